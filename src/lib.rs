@@ -1,0 +1,1 @@
+//! curtail runs quantized GGUF language models and stops each token at the layer where its result is decided.
