@@ -1,0 +1,211 @@
+//! Owns an open model file: the maps of its parts and the tensor directory over all of them. Refuses incomplete or
+//! inconsistent sets of parts.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use super::header::duplicate;
+use super::{Error, Header, Metadata, TensorInfo};
+
+/// An open GGUF file, or all parts of a split one. The data is mapped, not read.
+#[derive(Debug)]
+pub struct File {
+    path: PathBuf,
+    version: u32,
+    metadata: Metadata,
+    tensors: Vec<TensorInfo>,
+    by_name: HashMap<String, usize>,
+    alignment: usize,
+    parts: Vec<Mmap>,
+}
+
+impl File {
+    /// Opens a file and checks its header. Of a split file, `path` must name the first part
+    /// (`NAME-00001-of-0000N.gguf`); the others are found beside it.
+    pub fn open(path: &Path) -> Result<File, Error> {
+        let (map, header) = open_part(path)?;
+        let n_parts = split_u32(&header, "split.count")?.unwrap_or(1).max(1);
+        let mut file = File {
+            path: path.to_owned(),
+            version: header.version,
+            metadata: header.metadata,
+            tensors: header.tensors,
+            by_name: HashMap::new(),
+            alignment: header.alignment,
+            parts: vec![map],
+        };
+        if n_parts > 1 {
+            file.open_others(n_parts)?;
+        }
+        file.index_names()?;
+        Ok(file)
+    }
+
+    /// The path given to `open`.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The format version, 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The key-value pairs (of a split file, the first part's).
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// All tensors, in the file's order.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// The tensor with this name.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.by_name.get(name).map(|&i| &self.tensors[i])
+    }
+
+    /// The bytes of a tensor of this file.
+    pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
+        &self.parts[tensor.part][tensor.start..tensor.start + tensor.bytes]
+    }
+
+    /// The alignment of every tensor's data (of a split file, the smallest of its parts').
+    pub fn alignment(&self) -> usize {
+        self.alignment
+    }
+
+    /// How many files the model consists of.
+    pub fn n_parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Bytes of all parts together.
+    pub fn file_bytes(&self) -> u64 {
+        self.parts.iter().map(|map| map.len() as u64).sum()
+    }
+
+    fn open_others(&mut self, n_parts: u32) -> Result<(), Error> {
+        let stem = self.check_first(n_parts)?;
+        for no in 1..n_parts {
+            let path = self.path.with_file_name(part_name(&stem, no, n_parts));
+            let (map, header) =
+                open_part(&path).map_err(|e| name_missing(e, &path, no, n_parts))?;
+            for (key, expected) in [("split.no", no), ("split.count", n_parts)] {
+                let found = split_u32(&header, key)?;
+                if found != Some(expected) {
+                    let found = found.map_or("no such key".into(), |n| n.to_string());
+                    return Err(Error::invalid(
+                        &path,
+                        format_args!("`{key}`"),
+                        expected,
+                        found,
+                    ));
+                }
+            }
+            self.alignment = self.alignment.min(header.alignment);
+            self.tensors
+                .extend(header.tensors.into_iter().map(|t| TensorInfo {
+                    part: self.parts.len(),
+                    ..t
+                }));
+            self.parts.push(map);
+        }
+        self.check_tensor_count()
+    }
+
+    /// Checks that the open file is the first of its set; returns the name before `-00001-of-`.
+    fn check_first(&self, n_parts: u32) -> Result<String, Error> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let no = self.metadata.u32("split.no")?.unwrap_or(0);
+        let stem = no
+            .checked_add(1)
+            .and_then(|_| name.strip_suffix(&part_name("", no, n_parts)));
+        if no != 0 {
+            let e = Error::invalid(&self.path, "`split.no`", "0, the first part", no);
+            let hint = |stem| format!("open `{}` instead", part_name(stem, 0, n_parts));
+            return Err(e.with_hint(hint(stem.unwrap_or("NAME"))));
+        }
+        stem.map(str::to_owned).ok_or_else(|| {
+            let expected = format!(
+                "`{}`, the first of {n_parts} parts",
+                part_name("NAME", 0, n_parts)
+            );
+            Error::invalid(&self.path, "file name", expected, format_args!("`{name}`"))
+        })
+    }
+
+    fn check_tensor_count(&self) -> Result<(), Error> {
+        let found = self.tensors.len();
+        match self.metadata.u32("split.tensors.count")? {
+            Some(n) if n as usize != found => {
+                let found = format!("{found} in the {} parts", self.parts.len());
+                Err(Error::invalid(
+                    &self.path,
+                    "`split.tensors.count`",
+                    format_args!("{n} tensors"),
+                    found,
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn index_names(&mut self) -> Result<(), Error> {
+        self.by_name.reserve(self.tensors.len());
+        for (i, t) in self.tensors.iter().enumerate() {
+            if self.by_name.insert(t.name.clone(), i).is_some() {
+                return Err(duplicate(&self.path, "tensor", &t.name));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open_part(path: &Path) -> Result<(Mmap, Header), Error> {
+    let map = map(path)?;
+    let header = Header::parse(path, &map)?;
+    Ok((map, header))
+}
+
+#[allow(unsafe_code)]
+fn map(path: &Path) -> Result<Mmap, Error> {
+    // Asked before opening: opening a pipe would wait for a writer.
+    let kind = fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
+    if !kind.is_file() {
+        let found = if kind.is_dir() {
+            "a directory"
+        } else {
+            "a device or pipe"
+        };
+        return Err(Error::invalid(path, "file", "a regular file", found));
+    }
+    let file = fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
+    // SAFETY: the map is private to `File` and only read; that nobody rewrites a model file while it is in use is
+    // the one promise the operating system cannot enforce.
+    unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))
+}
+
+fn split_u32(header: &Header, key: &str) -> Result<Option<u32>, Error> {
+    header.metadata.u32(key)
+}
+
+fn part_name(stem: &str, no: u32, n_parts: u32) -> String {
+    format!("{stem}-{:05}-of-{n_parts:05}.gguf", no + 1)
+}
+
+/// Says that a file which is not there is a missing part.
+fn name_missing(e: Error, path: &Path, no: u32, n_parts: u32) -> Error {
+    match e {
+        Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            let field = format!("part {} of {n_parts}", no + 1);
+            Error::invalid(path, field, "a file beside the first part", "none")
+        }
+        e => e,
+    }
+}

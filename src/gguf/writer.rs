@@ -1,0 +1,219 @@
+//! Owns writing a file: header, then each tensor's data as it is made. Refuses to leave an incomplete file, and
+//! anything that the reader would refuse.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use super::header::{alignment, check_key, check_name, duplicate};
+use super::{Array, Error, MAGIC, Metadata, TensorInfo, VERSION, Value};
+use crate::dtype::DType;
+
+/// A file to be written: metadata and declared tensors. The data comes when it is written.
+///
+/// ```
+/// use curtail::dtype::DType;
+/// use curtail::gguf::{Error, File, Metadata, Writer};
+///
+/// # fn main() -> Result<(), Error> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// let path = dir.path().join("tiny.gguf");
+/// let mut metadata = Metadata::new();
+/// metadata.insert("general.architecture", "llama");
+/// let mut writer = Writer::new(metadata);
+/// writer.tensor("output_norm.weight", &[3], DType::F32)?;
+/// writer.write::<Error>(&path, |_| Ok(vec![0; 12].into()))?;
+/// assert_eq!(File::open(&path)?.data(&File::open(&path)?.tensors()[0]), [0; 12]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Writer {
+    metadata: Metadata,
+    tensors: Vec<TensorInfo>,
+    names: HashSet<String>,
+}
+
+impl Writer {
+    /// A file with this metadata and no tensors yet. `general.alignment` is obeyed.
+    pub fn new(metadata: Metadata) -> Writer {
+        Writer {
+            metadata,
+            ..Writer::default()
+        }
+    }
+
+    /// Declares the next tensor; `dims` are in ggml's order.
+    pub fn tensor(&mut self, name: &str, dims: &[usize], dtype: DType) -> Result<(), Error> {
+        check_name(Path::new(""), name)?;
+        let info = TensorInfo::new(Path::new(""), name.to_owned(), dims, dtype)?;
+        if !self.names.insert(info.name.clone()) {
+            return Err(duplicate(Path::new(""), "tensor", name));
+        }
+        self.tensors.push(info);
+        Ok(())
+    }
+
+    /// The tensors declared so far.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// Writes the file: `data` is asked for each tensor's bytes, in the order of declaration, and nothing of an
+    /// earlier tensor is kept. A file at `path` is replaced when the new one is complete, and stays untouched when
+    /// anything fails.
+    pub fn write<'a, E: From<Error>>(
+        &self,
+        path: &Path,
+        mut data: impl FnMut(&TensorInfo) -> Result<Cow<'a, [u8]>, E>,
+    ) -> Result<(), E> {
+        let io = |e| Error::io(path, "write", e);
+        let alignment = alignment(path, &self.metadata)?;
+        let header = self.header(path, alignment)?;
+        let temporary = create_beside(path).map_err(io)?;
+        let mut out = BufWriter::new(temporary.as_file());
+        out.write_all(&header).map_err(io)?;
+        for tensor in &self.tensors {
+            let bytes = data(tensor)?;
+            check_length(path, tensor, bytes.len())?;
+            out.write_all(&bytes).map_err(io)?;
+            out.write_all(&vec![0; padding(bytes.len(), alignment)])
+                .map_err(io)?;
+        }
+        out.flush().map_err(io)?;
+        drop(out);
+        publish(temporary, path).map_err(io)?;
+        Ok(())
+    }
+
+    /// Everything before the data section, padded.
+    fn header(&self, path: &Path, alignment: usize) -> Result<Vec<u8>, Error> {
+        let mut out = MAGIC.to_vec();
+        out.extend(VERSION.to_le_bytes());
+        put_len(&mut out, self.tensors.len());
+        put_len(&mut out, self.metadata.len());
+        for (key, value) in self.metadata.iter() {
+            check_key(path, key)?;
+            put_string(&mut out, key);
+            put_value(&mut out, value);
+        }
+        let mut offset = 0usize;
+        for tensor in &self.tensors {
+            put_entry(&mut out, tensor, offset);
+            offset = offset
+                .checked_add(tensor.bytes)
+                .and_then(|n| n.checked_next_multiple_of(alignment))
+                .ok_or_else(|| {
+                    Error::invalid(
+                        path,
+                        "tensor data",
+                        "a size that fits in memory",
+                        "a larger one",
+                    )
+                })?;
+        }
+        out.resize(out.len() + padding(out.len(), alignment), 0);
+        Ok(out)
+    }
+}
+
+fn check_length(path: &Path, tensor: &TensorInfo, found: usize) -> Result<(), Error> {
+    if found == tensor.bytes {
+        return Ok(());
+    }
+    let field = format!("data of tensor `{}`", tensor.name);
+    Err(Error::invalid(
+        path,
+        field,
+        format_args!("{} bytes", tensor.bytes),
+        found,
+    ))
+}
+
+fn padding(len: usize, alignment: usize) -> usize {
+    (alignment - len % alignment) % alignment
+}
+
+/// A temporary file in the target's folder, with the permissions of an ordinary new file.
+fn create_beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".curtail-").suffix(".part");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder_of(path))
+}
+
+/// Makes the complete file appear under its name, and lasting.
+fn publish(temporary: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
+    temporary.as_file().sync_all()?;
+    temporary.persist(path)?;
+    // Only Unix lets a folder be synced; elsewhere the rename alone has to do.
+    #[cfg(unix)]
+    fs::File::open(folder_of(path))?.sync_all()?;
+    Ok(())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+fn put_entry(out: &mut Vec<u8>, tensor: &TensorInfo, offset: usize) {
+    put_string(out, &tensor.name);
+    out.extend((tensor.n_dims as u32).to_le_bytes());
+    tensor.dims().iter().for_each(|&d| put_len(out, d));
+    out.extend(tensor.dtype.id().to_le_bytes());
+    put_len(out, offset);
+}
+
+fn put_len(out: &mut Vec<u8>, n: usize) {
+    out.extend((n as u64).to_le_bytes());
+}
+
+fn put_string(out: &mut Vec<u8>, s: &str) {
+    put_len(out, s.len());
+    out.extend(s.as_bytes());
+}
+
+fn put_value(out: &mut Vec<u8>, value: &Value) {
+    out.extend(value.value_type().id().to_le_bytes());
+    match value {
+        Value::U8(v) => out.extend(v.to_le_bytes()),
+        Value::I8(v) => out.extend(v.to_le_bytes()),
+        Value::U16(v) => out.extend(v.to_le_bytes()),
+        Value::I16(v) => out.extend(v.to_le_bytes()),
+        Value::U32(v) => out.extend(v.to_le_bytes()),
+        Value::I32(v) => out.extend(v.to_le_bytes()),
+        Value::F32(v) => out.extend(v.to_le_bytes()),
+        Value::Bool(v) => out.push(u8::from(*v)),
+        Value::String(v) => put_string(out, v),
+        Value::Array(v) => put_array(out, v),
+        Value::U64(v) => out.extend(v.to_le_bytes()),
+        Value::I64(v) => out.extend(v.to_le_bytes()),
+        Value::F64(v) => out.extend(v.to_le_bytes()),
+    }
+}
+
+fn put_array(out: &mut Vec<u8>, array: &Array) {
+    out.extend(array.element_type().id().to_le_bytes());
+    put_len(out, array.len());
+    match array {
+        Array::U8(v) => out.extend(v),
+        Array::I8(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::U16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::I16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::U32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::I32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::F32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::Bool(v) => out.extend(v.iter().map(|&b| u8::from(b))),
+        Array::String(v) => v.iter().for_each(|s| put_string(out, s)),
+        Array::Array(v) => v.iter().for_each(|a| put_array(out, a)),
+        Array::U64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::I64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::F64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+    }
+}
