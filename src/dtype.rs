@@ -43,10 +43,7 @@ impl DType {
 
     /// The type with this name; upper and lower case are the same.
     pub fn from_name(name: &str) -> Option<DType> {
-        DType::ALL
-            .iter()
-            .copied()
-            .find(|t| t.name().eq_ignore_ascii_case(name))
+        DType::ALL.iter().copied().find(|t| t.name().eq_ignore_ascii_case(name))
     }
 
     /// Elements per block.
@@ -130,10 +127,7 @@ mod tests {
             assert_eq!(DType::from_id(t.id()), Some(t));
             assert_eq!(DType::from_name(t.name()), Some(t));
             assert_eq!(format!("{t:?}").to_lowercase(), t.name().to_lowercase());
-            assert!(
-                i == 0 || DType::ALL[i - 1].id() < t.id(),
-                "ALL is in the order of the ids"
-            );
+            assert!(i == 0 || DType::ALL[i - 1].id() < t.id(), "ALL is in the order of the ids");
         }
         assert_eq!(DType::ALL.len(), 35);
         assert_eq!(DType::from_name("Q6_k"), Some(DType::Q6_K));

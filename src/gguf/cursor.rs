@@ -36,20 +36,13 @@ impl<'a> Cursor<'a> {
         self.at
     }
 
-    pub(super) fn error(
-        &self,
-        field: &dyn Display,
-        expected: impl Display,
-        found: impl Display,
-    ) -> Error {
+    pub(super) fn error(&self, field: &dyn Display, expected: impl Display, found: impl Display) -> Error {
         Error::invalid(self.path, field, expected, found)
     }
 
     pub(super) fn take<const N: usize>(&mut self, field: &dyn Display) -> Result<[u8; N], Error> {
         let bytes = self.take_bytes(N as u64, field)?;
-        Ok(bytes
-            .try_into()
-            .expect("take_bytes returns as many bytes as asked for"))
+        Ok(bytes.try_into().expect("take_bytes returns as many bytes as asked for"))
     }
 
     pub(super) fn u32(&mut self, field: &dyn Display) -> Result<u32, Error> {
@@ -66,11 +59,7 @@ impl<'a> Cursor<'a> {
         let most = self.rest() / min_bytes;
         match usize::try_from(n) {
             Ok(n) if n <= most => Ok(n),
-            _ => Err(self.error(
-                field,
-                format_args!("at most {most}, as many as the rest of the file can hold"),
-                n,
-            )),
+            _ => Err(self.error(field, format_args!("at most {most}, as many as the rest of the file can hold"), n)),
         }
     }
 
@@ -106,11 +95,7 @@ impl<'a> Cursor<'a> {
 
     fn array(&mut self, depth: usize, field: &dyn Display) -> Result<Array, Error> {
         if depth > MAX_DEPTH {
-            return Err(self.error(
-                field,
-                format_args!("at most {MAX_DEPTH} arrays within each other"),
-                "more",
-            ));
+            return Err(self.error(field, format_args!("at most {MAX_DEPTH} arrays within each other"), "more"));
         }
         let element = self.value_type(&Of("elements", field))?;
         let length = &Of("length", field);
@@ -161,12 +146,7 @@ impl<'a> Cursor<'a> {
     ) -> Result<Vec<T>, Error> {
         let n = self.count(N, &Of("length", field))?;
         let bytes = self.take_bytes((n * N) as u64, field)?;
-        Ok(bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|&chunk| from_le_bytes(chunk))
-            .collect())
+        Ok(bytes.as_chunks().0.iter().map(|&chunk| from_le_bytes(chunk)).collect())
     }
 
     fn bools(&mut self, n: usize, field: &dyn Display) -> Result<Vec<bool>, Error> {
@@ -195,20 +175,11 @@ impl<'a> Cursor<'a> {
 
     fn too_short(&self, n: u64, field: &dyn Display) -> Error {
         if self.bytes.len() > MAX_HEADER_BYTES {
-            let expected =
-                format!("metadata and tensor directory within the first {MAX_HEADER_BYTES} bytes");
-            return self.error(
-                field,
-                expected,
-                format_args!("{n} more bytes at byte {}", self.at),
-            );
+            let expected = format!("metadata and tensor directory within the first {MAX_HEADER_BYTES} bytes");
+            return self.error(field, expected, format_args!("{n} more bytes at byte {}", self.at));
         }
         let expected = format!("{n} bytes at byte {}", self.at);
-        self.error(
-            field,
-            expected,
-            format_args!("{} before the end of the file", self.rest()),
-        )
+        self.error(field, expected, format_args!("{} before the end of the file", self.rest()))
     }
 
     fn rest(&self) -> usize {

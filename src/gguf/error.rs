@@ -18,11 +18,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The file breaks a rule of the format, or a value has a type or range that its reader cannot use.
-    #[error(
-        "{field}: expected {expected}, found {found}{}{}",
-        place(path),
-        hint_line(hint)
-    )]
+    #[error("{field}: expected {expected}, found {found}{}{}", place(path), hint_line(hint))]
     Invalid {
         /// The file; empty for metadata that never was in one.
         path: PathBuf,
@@ -49,11 +45,7 @@ pub enum Error {
 
 impl Error {
     pub(super) fn io(path: &Path, action: &'static str, source: io::Error) -> Error {
-        Error::Io {
-            path: path.to_owned(),
-            action,
-            source,
-        }
+        Error::Io { path: path.to_owned(), action, source }
     }
 
     pub(super) fn invalid(
@@ -81,17 +73,9 @@ impl Error {
 }
 
 fn place(path: &Path) -> String {
-    if path.as_os_str().is_empty() {
-        String::new()
-    } else {
-        format!(" in `{}`", path.display())
-    }
+    if path.as_os_str().is_empty() { String::new() } else { format!(" in `{}`", path.display()) }
 }
 
 fn hint_line(hint: &str) -> String {
-    if hint.is_empty() {
-        String::new()
-    } else {
-        format!("\nhint: {hint}")
-    }
+    if hint.is_empty() { String::new() } else { format!("\nhint: {hint}") }
 }

@@ -43,12 +43,7 @@ impl Header {
         let mut tensors = read_directory(&mut c, path, n_tensors)?;
         place(path, &mut tensors, c.position(), alignment, bytes.len())?;
         check_overlap(path, &tensors)?;
-        Ok(Header {
-            version,
-            metadata,
-            tensors,
-            alignment,
-        })
+        Ok(Header { version, metadata, tensors, alignment })
     }
 }
 
@@ -57,12 +52,7 @@ pub(super) fn alignment(path: &Path, metadata: &Metadata) -> Result<usize, Error
     let alignment = metadata.u32(ALIGNMENT_KEY)?.unwrap_or(DEFAULT_ALIGNMENT);
     match usize::try_from(alignment) {
         Ok(n) if n.is_power_of_two() => Ok(n),
-        _ => Err(Error::invalid(
-            path,
-            format_args!("`{ALIGNMENT_KEY}`"),
-            "a power of two",
-            alignment,
-        )),
+        _ => Err(Error::invalid(path, format_args!("`{ALIGNMENT_KEY}`"), "a power of two", alignment)),
     }
 }
 
@@ -87,21 +77,14 @@ fn check_length(path: &Path, what: &str, text: &str, max: usize) -> Result<(), E
     }
     let start: String = text.chars().take(80).collect();
     let found = format!("{} bytes: `{start}`", text.len());
-    Err(Error::invalid(
-        path,
-        what,
-        format_args!("1 to {max} bytes"),
-        found,
-    ))
+    Err(Error::invalid(path, what, format_args!("1 to {max} bytes"), found))
 }
 
 fn read_version(c: &mut Cursor) -> Result<u32, Error> {
     let magic: [u8; 4] = c.take(&"magic")?;
     if magic != MAGIC {
         let found = format!("`{}`", magic.escape_ascii());
-        return Err(c
-            .error(&"magic", "`GGUF`", found)
-            .with_hint("this is no GGUF file"));
+        return Err(c.error(&"magic", "`GGUF`", found).with_hint("this is no GGUF file"));
     }
     let version = c.u32(&"version")?;
     if (2..=VERSION).contains(&version) {
@@ -109,9 +92,7 @@ fn read_version(c: &mut Cursor) -> Result<u32, Error> {
     }
     if (1..=VERSION).contains(&version.swap_bytes()) {
         let hint = "convert the model again for a little-endian machine";
-        return Err(c
-            .error(&"byte order", "little endian", "a big-endian file")
-            .with_hint(hint));
+        return Err(c.error(&"byte order", "little endian", "a big-endian file").with_hint(hint));
     }
     Err(c.error(&"version", "2 or 3", version))
 }
@@ -174,10 +155,7 @@ fn read_dtype(c: &mut Cursor, name: &str) -> Result<DType, Error> {
     let field = &format_args!("type of tensor `{name}`");
     let id = c.u32(field)?;
     DType::from_id(id).ok_or_else(|| {
-        let known: Vec<_> = DType::ALL
-            .iter()
-            .map(|t| format!("{} {t}", t.id()))
-            .collect();
+        let known: Vec<_> = DType::ALL.iter().map(|t| format!("{} {t}", t.id())).collect();
         c.error(field, format_args!("one of {}", known.join(", ")), id)
     })
 }
@@ -194,12 +172,7 @@ fn place(
     for t in tensors {
         if !t.start.is_multiple_of(alignment) {
             let field = format!("offset of tensor `{}`", t.name);
-            return Err(Error::invalid(
-                path,
-                field,
-                format_args!("a multiple of {alignment}"),
-                t.start,
-            ));
+            return Err(Error::invalid(path, field, format_args!("a multiple of {alignment}"), t.start));
         }
         let start = data_start.and_then(|s| s.checked_add(t.start));
         match start.and_then(|s| s.checked_add(t.bytes)) {
@@ -213,13 +186,8 @@ fn place(
 fn beyond_end(path: &Path, t: &TensorInfo, file_bytes: usize) -> Error {
     let field = format!("data of tensor `{}`", t.name);
     let expected = format!("{} bytes at data offset {}", t.bytes, t.start);
-    Error::invalid(
-        path,
-        field,
-        expected,
-        format_args!("the end of the file at byte {file_bytes}"),
-    )
-    .with_hint("the file may be truncated: copy or download it again")
+    Error::invalid(path, field, expected, format_args!("the end of the file at byte {file_bytes}"))
+        .with_hint("the file may be truncated: copy or download it again")
 }
 
 fn check_overlap(path: &Path, tensors: &[TensorInfo]) -> Result<(), Error> {
@@ -229,16 +197,8 @@ fn check_overlap(path: &Path, tensors: &[TensorInfo]) -> Result<(), Error> {
         let end = pair[0].start + pair[0].bytes;
         if end > pair[1].start {
             let field = format!("data of tensor `{}`", pair[1].name);
-            let expected = format!(
-                "a start at byte {end} or later, behind tensor `{}`",
-                pair[0].name
-            );
-            return Err(Error::invalid(
-                path,
-                field,
-                expected,
-                format_args!("byte {}", pair[1].start),
-            ));
+            let expected = format!("a start at byte {end} or later, behind tensor `{}`", pair[0].name);
+            return Err(Error::invalid(path, field, expected, format_args!("byte {}", pair[1].start)));
         }
     }
     Ok(())

@@ -21,10 +21,7 @@ impl Metadata {
     }
 
     pub(super) fn of_file(path: &Path) -> Metadata {
-        Metadata {
-            path: path.to_owned(),
-            pairs: IndexMap::new(),
-        }
+        Metadata { path: path.to_owned(), pairs: IndexMap::new() }
     }
 
     /// The file the pairs were read from; empty for metadata made in memory.
@@ -145,23 +142,12 @@ impl Metadata {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
-        let found = || {
-            Error::invalid(
-                &self.path,
-                format_args!("`{key}`"),
-                expected,
-                value.describe(),
-            )
-        };
+        let found = || Error::invalid(&self.path, format_args!("`{key}`"), expected, value.describe());
         convert(value).map(Some).ok_or_else(found)
     }
 
     fn need<T>(&self, key: &str, expected: &'static str, value: Option<T>) -> Result<T, Error> {
-        value.ok_or_else(|| Error::MissingKey {
-            path: self.path.clone(),
-            key: key.to_owned(),
-            expected,
-        })
+        value.ok_or_else(|| Error::MissingKey { path: self.path.clone(), key: key.to_owned(), expected })
     }
 }
 

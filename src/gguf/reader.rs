@@ -94,26 +94,16 @@ impl File {
         let stem = self.check_first(n_parts)?;
         for no in 1..n_parts {
             let path = self.path.with_file_name(part_name(&stem, no, n_parts));
-            let (map, header) =
-                open_part(&path).map_err(|e| name_missing(e, &path, no, n_parts))?;
+            let (map, header) = open_part(&path).map_err(|e| name_missing(e, &path, no, n_parts))?;
             for (key, expected) in [("split.no", no), ("split.count", n_parts)] {
                 let found = split_u32(&header, key)?;
                 if found != Some(expected) {
                     let found = found.map_or("no such key".into(), |n| n.to_string());
-                    return Err(Error::invalid(
-                        &path,
-                        format_args!("`{key}`"),
-                        expected,
-                        found,
-                    ));
+                    return Err(Error::invalid(&path, format_args!("`{key}`"), expected, found));
                 }
             }
             self.alignment = self.alignment.min(header.alignment);
-            self.tensors
-                .extend(header.tensors.into_iter().map(|t| TensorInfo {
-                    part: self.parts.len(),
-                    ..t
-                }));
+            self.tensors.extend(header.tensors.into_iter().map(|t| TensorInfo { part: self.parts.len(), ..t }));
             self.parts.push(map);
         }
         self.check_tensor_count()
@@ -123,19 +113,14 @@ impl File {
     fn check_first(&self, n_parts: u32) -> Result<String, Error> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let no = self.metadata.u32("split.no")?.unwrap_or(0);
-        let stem = no
-            .checked_add(1)
-            .and_then(|_| name.strip_suffix(&part_name("", no, n_parts)));
+        let stem = no.checked_add(1).and_then(|_| name.strip_suffix(&part_name("", no, n_parts)));
         if no != 0 {
             let e = Error::invalid(&self.path, "`split.no`", "0, the first part", no);
             let hint = |stem| format!("open `{}` instead", part_name(stem, 0, n_parts));
             return Err(e.with_hint(hint(stem.unwrap_or("NAME"))));
         }
         stem.map(str::to_owned).ok_or_else(|| {
-            let expected = format!(
-                "`{}`, the first of {n_parts} parts",
-                part_name("NAME", 0, n_parts)
-            );
+            let expected = format!("`{}`, the first of {n_parts} parts", part_name("NAME", 0, n_parts));
             Error::invalid(&self.path, "file name", expected, format_args!("`{name}`"))
         })
     }
@@ -145,12 +130,7 @@ impl File {
         match self.metadata.u32("split.tensors.count")? {
             Some(n) if n as usize != found => {
                 let found = format!("{found} in the {} parts", self.parts.len());
-                Err(Error::invalid(
-                    &self.path,
-                    "`split.tensors.count`",
-                    format_args!("{n} tensors"),
-                    found,
-                ))
+                Err(Error::invalid(&self.path, "`split.tensors.count`", format_args!("{n} tensors"), found))
             }
             _ => Ok(()),
         }
@@ -178,11 +158,7 @@ fn map(path: &Path) -> Result<Mmap, Error> {
     // Asked before opening: opening a pipe would wait for a writer.
     let kind = fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
     if !kind.is_file() {
-        let found = if kind.is_dir() {
-            "a directory"
-        } else {
-            "a device or pipe"
-        };
+        let found = if kind.is_dir() { "a directory" } else { "a device or pipe" };
         return Err(Error::invalid(path, "file", "a regular file", found));
     }
     let file = fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;

@@ -32,59 +32,26 @@ pub struct TensorInfo {
 
 impl TensorInfo {
     /// A tensor of this shape, its data not yet placed. `path` is for the message.
-    pub(super) fn new(
-        path: &Path,
-        name: String,
-        dims: &[usize],
-        dtype: DType,
-    ) -> Result<TensorInfo, Error> {
+    pub(super) fn new(path: &Path, name: String, dims: &[usize], dtype: DType) -> Result<TensorInfo, Error> {
         let invalid = |what: &str, expected: String, found: String| {
-            Error::invalid(
-                path,
-                format_args!("{what} of tensor `{name}`"),
-                expected,
-                found,
-            )
+            Error::invalid(path, format_args!("{what} of tensor `{name}`"), expected, found)
         };
         if dims.len() > MAX_DIMS {
-            return Err(invalid(
-                "dimensions",
-                format!("at most {MAX_DIMS}"),
-                dims.len().to_string(),
-            ));
+            return Err(invalid("dimensions", format!("at most {MAX_DIMS}"), dims.len().to_string()));
         }
         let mut shape = [1; MAX_DIMS];
         shape[..dims.len()].copy_from_slice(dims);
         if !shape[0].is_multiple_of(dtype.block_len()) {
-            let expected = format!(
-                "rows of a multiple of {} elements for {dtype}",
-                dtype.block_len()
-            );
+            let expected = format!("rows of a multiple of {} elements for {dtype}", dtype.block_len());
             return Err(invalid("shape", expected, shape[0].to_string()));
         }
         // The element count must fit as well: without it a shape such as [0, huge, huge] would.
-        let elements = dims
-            .iter()
-            .try_fold(1isize, |n, &d| n.checked_mul(d.max(1).try_into().ok()?));
-        let bytes = dtype
-            .row_bytes(shape[0])
-            .and_then(|row| row.checked_mul(shape[1..].iter().product()));
+        let elements = dims.iter().try_fold(1isize, |n, &d| n.checked_mul(d.max(1).try_into().ok()?));
+        let bytes = dtype.row_bytes(shape[0]).and_then(|row| row.checked_mul(shape[1..].iter().product()));
         let (Some(_), Some(bytes)) = (elements, bytes) else {
-            return Err(invalid(
-                "shape",
-                "a size that fits in memory".into(),
-                format!("{dims:?} of {dtype}"),
-            ));
+            return Err(invalid("shape", "a size that fits in memory".into(), format!("{dims:?} of {dtype}")));
         };
-        Ok(TensorInfo {
-            name,
-            shape,
-            n_dims: dims.len(),
-            dtype,
-            bytes,
-            part: 0,
-            start: 0,
-        })
+        Ok(TensorInfo { name, shape, n_dims: dims.len(), dtype, bytes, part: 0, start: 0 })
     }
 
     /// The dimensions that the file names.

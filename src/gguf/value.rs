@@ -154,11 +154,7 @@ impl Value {
             Value::Bool(v) => format!("bool {v}"),
             Value::String(_) => "a string".into(),
             Value::Array(a) => format!("an array of {} {}", a.len(), a.element_type()),
-            _ => format!(
-                "{} {}",
-                self.value_type(),
-                self.as_integer().unwrap_or_default()
-            ),
+            _ => format!("{} {}", self.value_type(), self.as_integer().unwrap_or_default()),
         }
     }
 }

@@ -39,10 +39,7 @@ pub struct Writer {
 impl Writer {
     /// A file with this metadata and no tensors yet. `general.alignment` is obeyed.
     pub fn new(metadata: Metadata) -> Writer {
-        Writer {
-            metadata,
-            ..Writer::default()
-        }
+        Writer { metadata, ..Writer::default() }
     }
 
     /// Declares the next tensor; `dims` are in ggml's order.
@@ -79,8 +76,7 @@ impl Writer {
             let bytes = data(tensor)?;
             check_length(path, tensor, bytes.len())?;
             out.write_all(&bytes).map_err(io)?;
-            out.write_all(&vec![0; padding(bytes.len(), alignment)])
-                .map_err(io)?;
+            out.write_all(&vec![0; padding(bytes.len(), alignment)]).map_err(io)?;
         }
         out.flush().map_err(io)?;
         drop(out);
@@ -105,14 +101,7 @@ impl Writer {
             offset = offset
                 .checked_add(tensor.bytes)
                 .and_then(|n| n.checked_next_multiple_of(alignment))
-                .ok_or_else(|| {
-                    Error::invalid(
-                        path,
-                        "tensor data",
-                        "a size that fits in memory",
-                        "a larger one",
-                    )
-                })?;
+                .ok_or_else(|| Error::invalid(path, "tensor data", "a size that fits in memory", "a larger one"))?;
         }
         out.resize(out.len() + padding(out.len(), alignment), 0);
         Ok(out)
@@ -124,12 +113,7 @@ fn check_length(path: &Path, tensor: &TensorInfo, found: usize) -> Result<(), Er
         return Ok(());
     }
     let field = format!("data of tensor `{}`", tensor.name);
-    Err(Error::invalid(
-        path,
-        field,
-        format_args!("{} bytes", tensor.bytes),
-        found,
-    ))
+    Err(Error::invalid(path, field, format_args!("{} bytes", tensor.bytes), found))
 }
 
 fn padding(len: usize, alignment: usize) -> usize {

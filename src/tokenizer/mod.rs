@@ -1,0 +1,282 @@
+//! Text to token ids and back, by the rules that a GGUF file carries. Owns byte-level BPE, SentencePiece BPE,
+//! special tokens, streaming text and chat templates; refuses other kinds of tokenizer and calls no C.
+//!
+//! [`Tokenizer::from_gguf`] checks the vocabulary once; after that every text encodes and every id decodes.
+
+mod bpe;
+mod chat;
+mod pre;
+mod special;
+mod spm;
+mod stream;
+mod vocab;
+
+pub use chat::{ChatTemplate, Message};
+pub use stream::TextStream;
+
+use crate::gguf::{self, Metadata};
+use special::{Defaults, Matcher, Part, Roles};
+use vocab::{Kind, Strings, Vocab};
+
+/// The number of a token.
+pub type TokenId = u32;
+
+/// What special tokens in a text are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Special {
+    /// Their text stands for the token: prompts that a template made.
+    Parse,
+    /// Their text is text like any other: what a user typed.
+    Plain,
+}
+
+/// Why a file's tokenizer or chat template cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file lacks a key, or a key has a value that cannot be.
+    #[error(transparent)]
+    File(#[from] gguf::Error),
+    /// The chat template is no template, or it rejects the conversation.
+    #[error("chat template: {0}")]
+    Template(String),
+}
+
+/// The tokenizer of a model.
+pub struct Tokenizer {
+    vocab: Vocab,
+    bytes: Strings,
+    roles: Roles,
+    algorithm: Algorithm,
+    /// What stands for a token in any text, and what does in text that is parsed.
+    plain: Matcher,
+    parsed: Matcher,
+    add_bos: bool,
+    add_eos: bool,
+    notice: Option<String>,
+}
+
+impl Tokenizer {
+    /// Reads the tokenizer of a file.
+    pub fn from_gguf(meta: &Metadata) -> Result<Tokenizer, Error> {
+        match meta.need_str(keys::MODEL)? {
+            BPE => Tokenizer::bpe(meta),
+            SPM => Tokenizer::spm(meta),
+            other => {
+                let expected = format!("`{BPE}` (byte-level BPE) or `{SPM}` (SentencePiece BPE)");
+                Err(Error::invalid(meta, keys::MODEL, expected, format!("`{other}`")))
+            }
+        }
+    }
+
+    /// The ids of a text, without BOS or EOS.
+    pub fn encode(&self, text: &str, special: Special) -> Vec<TokenId> {
+        let matcher = match special {
+            Special::Parse => &self.parsed,
+            Special::Plain => &self.plain,
+        };
+        let mut ids = Vec::with_capacity(text.len() / 3);
+        matcher.split(text, &mut |part| match (part, &self.algorithm) {
+            (Part::Token(id), _) => ids.push(id),
+            (Part::Text(text), Algorithm::Bpe(bpe)) => bpe.encode(&self.vocab, text, &mut ids),
+            (Part::Text(text), Algorithm::Spm(spm)) => spm.encode(&self.vocab, text, &mut ids),
+        });
+        ids
+    }
+
+    /// The ids of a text with BOS and EOS where the file asks for them; one that the text has already is not
+    /// added again.
+    pub fn encode_with_bos(&self, text: &str, special: Special) -> Vec<TokenId> {
+        let mut ids = self.encode(text, special);
+        if let Some(bos) = self.roles.bos.filter(|bos| self.add_bos && ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        if let Some(eos) = self.roles.eos.filter(|eos| self.add_eos && ids.last() != Some(eos)) {
+            ids.push(eos);
+        }
+        ids
+    }
+
+    /// The bytes that a token adds to a text; none for control tokens and ids outside the vocabulary.
+    pub fn token_bytes(&self, id: TokenId) -> &[u8] {
+        match self.vocab.kind(id) {
+            Kind::Control => &[],
+            _ => self.bytes.get(id),
+        }
+    }
+
+    /// The vocabulary's entry as the file has it; empty for ids outside the vocabulary.
+    pub fn token_text(&self, id: TokenId) -> &str {
+        self.vocab.text(id)
+    }
+
+    /// The id of a vocabulary entry.
+    pub fn token_id(&self, text: &str) -> Option<TokenId> {
+        self.vocab.id(text)
+    }
+
+    /// The bytes of the text that the ids stand for.
+    pub fn decode(&self, ids: &[TokenId]) -> Vec<u8> {
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.token_bytes(id)).copied().collect();
+        match bytes.strip_prefix(b" ") {
+            Some(rest) if self.has_space_prefix() => rest.to_vec(),
+            _ => bytes,
+        }
+    }
+
+    /// A stream for a text of its own, such as an answer: a space that encoding puts before the first word is not
+    /// shown.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream::new(self, self.has_space_prefix())
+    }
+
+    /// A stream for text that goes on after these ids.
+    pub fn stream_after(&self, ids: &[TokenId]) -> TextStream<'_> {
+        let starts = ids.last().is_none_or(|&id| self.is_control(id));
+        TextStream::new(self, starts && self.has_space_prefix())
+    }
+
+    /// Number of tokens.
+    pub fn n_vocab(&self) -> usize {
+        self.vocab.len()
+    }
+
+    /// The token that begins a text.
+    pub fn bos(&self) -> Option<TokenId> {
+        self.roles.bos
+    }
+
+    /// The token that ends a text.
+    pub fn eos(&self) -> Option<TokenId> {
+        self.roles.eos
+    }
+
+    /// The token that ends a turn of a conversation.
+    pub fn eot(&self) -> Option<TokenId> {
+        self.roles.eot
+    }
+
+    /// Whether the model has said all when it says this.
+    pub fn is_end_of_generation(&self, id: TokenId) -> bool {
+        self.roles.is_end_of_generation(id)
+    }
+
+    /// Whether a token steers and has no text.
+    pub fn is_control(&self, id: TokenId) -> bool {
+        self.vocab.kind(id) == Kind::Control
+    }
+
+    /// What a user should know about this file's tokenizer.
+    pub fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
+    }
+
+    fn bpe(meta: &Metadata) -> Result<Tokenizer, Error> {
+        let mut vocab = Vocab::from_gguf(meta)?;
+        let (pre, notice) = bpe_rules(meta)?;
+        let roles = Roles::from_gguf(meta, &mut vocab, Defaults::default())?;
+        let bpe = bpe::Bpe::from_gguf(meta, &vocab, &pre, roles.unknown)?;
+        let mut tokenizer = Tokenizer::build(meta, vocab, roles, Algorithm::Bpe(bpe), bpe::token_bytes)?;
+        tokenizer.add_bos = meta.bool(keys::ADD_BOS)?.unwrap_or(pre.add_bos);
+        tokenizer.notice = notice;
+        Ok(tokenizer)
+    }
+
+    fn spm(meta: &Metadata) -> Result<Tokenizer, Error> {
+        let mut vocab = Vocab::from_gguf(meta)?;
+        if !vocab.has_kinds {
+            spm::mark_bytes(&mut vocab);
+        }
+        let defaults = Defaults { bos: Some(1), eos: Some(2), unknown: Some(0) };
+        let roles = Roles::from_gguf(meta, &mut vocab, defaults)?;
+        let spm = spm::Spm::from_gguf(meta, &vocab, roles.unknown)?;
+        let mut tokenizer = Tokenizer::build(meta, vocab, roles, Algorithm::Spm(spm), spm::token_bytes)?;
+        tokenizer.add_bos = meta.bool(keys::ADD_BOS)?.unwrap_or(true);
+        Ok(tokenizer)
+    }
+
+    fn build(
+        meta: &Metadata,
+        vocab: Vocab,
+        roles: Roles,
+        algorithm: Algorithm,
+        token_bytes: fn(&str, Kind) -> Vec<u8>,
+    ) -> Result<Tokenizer, Error> {
+        let texts = |kinds: &[Kind]| -> Vec<(TokenId, &str)> {
+            let ids = 0..vocab.len() as TokenId;
+            ids.filter(|&id| kinds.contains(&vocab.kind(id))).map(|id| (id, vocab.text(id))).collect()
+        };
+        // SentencePiece finds its user-defined tokens itself, in escaped text.
+        let (plain, parsed): (&[Kind], &[Kind]) = match algorithm {
+            Algorithm::Bpe(_) => (&[Kind::UserDefined], &[Kind::UserDefined, Kind::Control, Kind::Unknown]),
+            Algorithm::Spm(_) => (&[], &[Kind::Control, Kind::Unknown]),
+        };
+        let ids = 0..vocab.len() as TokenId;
+        Ok(Tokenizer {
+            bytes: Strings::new(ids.map(|id| token_bytes(vocab.text(id), vocab.kind(id)))),
+            plain: Matcher::new(meta, texts(plain))?,
+            parsed: Matcher::new(meta, texts(parsed))?,
+            add_bos: false,
+            add_eos: meta.bool(keys::ADD_EOS)?.unwrap_or(false),
+            notice: None,
+            vocab,
+            roles,
+            algorithm,
+        })
+    }
+
+    fn has_space_prefix(&self) -> bool {
+        matches!(&self.algorithm, Algorithm::Spm(spm) if spm.space_prefix)
+    }
+}
+
+enum Algorithm {
+    Bpe(bpe::Bpe),
+    Spm(spm::Spm),
+}
+
+/// The values of `tokenizer.ggml.model` that are known.
+const BPE: &str = "gpt2";
+const SPM: &str = "llama";
+
+mod keys {
+    pub(super) const MODEL: &str = "tokenizer.ggml.model";
+    pub(super) const PRE: &str = "tokenizer.ggml.pre";
+    pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
+    pub(super) const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
+    pub(super) const SCORES: &str = "tokenizer.ggml.scores";
+    pub(super) const MERGES: &str = "tokenizer.ggml.merges";
+    pub(super) const BOS: &str = "tokenizer.ggml.bos_token_id";
+    pub(super) const EOS: &str = "tokenizer.ggml.eos_token_id";
+    pub(super) const EOT: &str = "tokenizer.ggml.eot_token_id";
+    pub(super) const EOM: &str = "tokenizer.ggml.eom_token_id";
+    pub(super) const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
+    pub(super) const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+    pub(super) const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
+    pub(super) const SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
+    pub(super) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+}
+
+impl Error {
+    fn invalid(meta: &Metadata, key: &str, expected: impl ToString, found: impl ToString) -> Error {
+        Error::File(gguf::Error::Invalid {
+            path: meta.path().to_owned(),
+            field: format!("`{key}`"),
+            expected: expected.to_string(),
+            found: found.to_string(),
+            hint: String::new(),
+        })
+    }
+}
+
+/// The splitting rules that the file names; the default ones, with a notice, where it names none that are known.
+fn bpe_rules(meta: &Metadata) -> Result<(pre::Pre, Option<String>), Error> {
+    let name = meta.str(keys::PRE)?;
+    if let Some(pre) = name.and_then(pre::named) {
+        return Ok((pre, None));
+    }
+    let why = match name {
+        Some(name) => format!("unknown `{}` `{name}`", keys::PRE),
+        None => format!("no `{}` in the file", keys::PRE),
+    };
+    Ok((pre::default(), Some(format!("{why}: text is split by the `default` rules, token ids may differ"))))
+}
