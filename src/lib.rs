@@ -1,5 +1,21 @@
 //! curtail runs quantized GGUF language models and stops each token at the layer where its result is decided.
+//!
+//! From prompt to token: [`gguf`] maps the file and checks it once; [`tokenizer`] turns text into ids and back;
+//! [`model`] holds the weights, immutable, and builds graphs for ranges of layers with [`ggml`]; [`session`] owns one
+//! timeline of tokens with its cache; [`sample`] chooses the next token; [`commands`] owns text, terminals and files.
+//!
+//! Modules in reading order, each using only those the design lets it use:
+//! [`dtype`], [`gguf`], [`tokenizer`], [`ggml`], [`model`], [`sample`], [`session`], [`cli`], [`commands`].
+//!
+//! What holds everywhere: unsafe code lives in [`ggml`] and in the one mmap of [`gguf`]; a loaded model serves any
+//! number of sessions; after loading, shapes are facts; only commands print, data to stdout and the rest to stderr.
 
+pub mod cli;
+pub mod commands;
 pub mod dtype;
+pub mod ggml;
 pub mod gguf;
+pub mod model;
+pub mod sample;
+pub mod session;
 pub mod tokenizer;

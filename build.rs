@@ -1,0 +1,240 @@
+//! Compiles the pinned ggml source and generates its bindings. What is compiled is listed in vendor/sources.txt.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, exit};
+
+const PINNED_CRATE: &str = "llama-cpp-sys-2";
+const GGML_VERSION: &str = "0.26.0";
+
+fn main() {
+    for path in ["build.rs", "Cargo.lock", "vendor/wrapper.h", "vendor/sources.txt"] {
+        println!("cargo:rerun-if-changed={path}");
+    }
+    for name in ["GGML_DIR", "LIBCLANG_PATH"] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let ggml = ggml_dir();
+    bind(&ggml, &out);
+    compile(&ggml, &out);
+}
+
+/// The folder with `include/` and `src/` of ggml: `GGML_DIR`, or the one inside the pinned crate.
+fn ggml_dir() -> PathBuf {
+    if let Some(dir) = env::var_os("GGML_DIR").map(PathBuf::from) {
+        if !dir.join("include/ggml.h").is_file() {
+            stop(&format!("GGML_DIR: expected a ggml source tree, found no `include/ggml.h` in {}", dir.display()));
+        }
+        println!("cargo:rerun-if-changed={}", dir.display());
+        return dir;
+    }
+    // The filter keeps Cargo from fetching crates of other platforms; cfg(any()) matches none, so no platform is named.
+    let cargo = env::var_os("CARGO").expect("cargo sets CARGO");
+    let output = Command::new(cargo)
+        .args(["metadata", "--locked", "--format-version", "1", "--manifest-path", "Cargo.toml"])
+        .output()
+        .unwrap_or_else(|e| stop(&format!("cannot run `cargo metadata`: {e}")));
+    if !output.status.success() {
+        stop(&format!("`cargo metadata --locked` failed:\n{}", String::from_utf8_lossy(&output.stderr)));
+    }
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
+    let manifest = metadata["packages"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|p| p["name"] == PINNED_CRATE)
+        .and_then(|p| p["manifest_path"].as_str())
+        .unwrap_or_else(|| stop(&format!("Cargo.lock names no `{PINNED_CRATE}`: the ggml pin is missing")));
+    Path::new(manifest).with_file_name("llama.cpp").join("ggml")
+}
+
+fn bind(ggml: &Path, out: &Path) {
+    let fetched = Path::new(".tools/py/clang/native");
+    if env::var_os("LIBCLANG_PATH").is_none() && fetched.is_dir() {
+        // SAFETY: the build script has no other threads.
+        #[allow(unsafe_code)]
+        unsafe {
+            env::set_var("LIBCLANG_PATH", fetched)
+        };
+    }
+    if let Err(why) = clang_sys::load() {
+        stop(&format!(
+            "libclang is needed to read ggml's headers and was not found ({why})\n\
+             hint: `make build` fetches it into this checkout without root; or install your system's package \
+             (`apt-get install libclang-dev`, `dnf install clang-devel`, `brew install llvm`); \
+             or point LIBCLANG_PATH at the folder that holds it"
+        ));
+    }
+    let mut builder = bindgen::Builder::default()
+        .header("vendor/wrapper.h")
+        .clang_arg(format!("-I{}", ggml.join("include").display()))
+        .default_enum_style(bindgen::EnumVariation::NewType { is_bitfield: false, is_global: false })
+        .derive_default(false)
+        .generate_comments(false)
+        .allowlist_function("ggml_(init|free|used_mem|get_mem_buffer|version|log_set)")
+        .allowlist_function("ggml_(new_tensor|set_name|get_name|set_input|set_output|nbytes|tensor_overhead)")
+        .allowlist_function("ggml_(add|mul|mul_mat|rms_norm|swiglu|swiglu_split|rope_ext|get_rows|set_rows|cpy)")
+        .allowlist_function("ggml_(soft_max_ext|flash_attn_ext|view_3d|reshape_2d|permute|transpose|cont|cast)")
+        .allowlist_function("ggml_(custom_4d|get_type_traits|get_type_traits_cpu)")
+        .allowlist_function("ggml_(new_graph_custom|graph_overhead_custom|build_forward_expand)")
+        .allowlist_function("ggml_(graph_n_nodes|graph_node|threadpool_params_default|threadpool_new|threadpool_free)")
+        .allowlist_function("ggml_gallocr_(new|free|alloc_graph|get_buffer_size)")
+        .allowlist_function("ggml_backend_(free|graph_compute|tensor_set|tensor_get|tensor_memset|tensor_alloc)")
+        .allowlist_function("ggml_backend_(cpu_.*|buft_.*|buffer_.*|reg_.*|dev_supports_op)")
+        .allowlist_type("ggml_backend_dev_get_extra_bufts_t")
+        .allowlist_var("GGML_ROPE_TYPE_NORMAL");
+    // The libclang wheel carries no builtin headers (stddef.h ...); the C compiler's own serve, searched last.
+    if let Some(include) = compiler_include_dir() {
+        builder = builder.clang_args(["-idirafter", &include]);
+    }
+    builder
+        .generate()
+        .unwrap_or_else(|e| stop(&format!("bindgen cannot read ggml's headers: {e}")))
+        .write_to_file(out.join("ggml_sys.rs"))
+        .expect("OUT_DIR is writable");
+}
+
+fn compiler_include_dir() -> Option<String> {
+    let output = cc::Build::new().get_compiler().to_command().arg("-print-file-name=include").output().ok()?;
+    let dir = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+    Path::new(&dir).is_absolute().then_some(dir)
+}
+
+fn compile(ggml: &Path, out: &Path) {
+    let src = ggml.join("src");
+    if env::var_os("GGML_DIR").is_none() && !src.join("ggml-cpu").is_dir() {
+        stop(&format!("the pinned ggml source at {} holds no `src/ggml-cpu`", ggml.display()));
+    }
+    // Upstream's CMake writes this header.
+    let version =
+        format!("#pragma once\n#define GGML_VERSION \"{GGML_VERSION}\"\n#define GGML_COMMIT \"{PINNED_CRATE}\"\n");
+    write_if_changed(&out.join("ggml-version.h"), &version);
+
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
+    let cpu_flags = cpu_flags(&arch);
+    println!("cargo:rustc-env=CURTAIL_CPU_FEATURES={}", enabled_features(&cpu_flags));
+
+    let mut objects = Vec::new();
+    for (section, flags) in
+        [("base", &[][..]), ("registry", &[]), ("cpu", &cpu_flags), (&format!("cpu-{arch}"), &cpu_flags)]
+    {
+        let files = section_files(section);
+        for (extension, is_cpp) in [("c", false), ("cpp", true)] {
+            let files: Vec<PathBuf> =
+                files.iter().filter(|f| f.rsplit('.').next() == Some(extension)).map(|f| src.join(f)).collect();
+            if files.is_empty() {
+                continue;
+            }
+            let mut build = ggml_build(ggml, out, is_cpp);
+            for flag in flags {
+                build.flag(flag);
+            }
+            objects.extend(build.files(files).compile_intermediates());
+        }
+    }
+    let mut archive = cc::Build::new();
+    archive.cpp(true).objects(objects).compile("ggml");
+    println!("cargo:rustc-link-lib=m");
+    println!("cargo:rustc-link-lib=pthread");
+}
+
+/// The settings that upstream's release build uses, in every Cargo profile.
+fn ggml_build(ggml: &Path, out: &Path, is_cpp: bool) -> cc::Build {
+    let mut build = cc::Build::new();
+    build
+        .cpp(is_cpp)
+        .std(if is_cpp { "gnu++17" } else { "gnu11" })
+        .opt_level(3)
+        .debug(false)
+        .warnings(false)
+        .pic(true)
+        .include(out)
+        .include(ggml.join("include"))
+        .include(ggml.join("src"))
+        .include(ggml.join("src/ggml-cpu"))
+        .define("NDEBUG", None)
+        .define("_GNU_SOURCE", None)
+        .define("_XOPEN_SOURCE", "600")
+        .define("GGML_SCHED_MAX_COPIES", "4")
+        .define("GGML_USE_CPU", None)
+        .define("GGML_USE_CPU_REPACK", None)
+        .define("GGML_USE_LLAMAFILE", None);
+    build
+}
+
+fn cpu_flags(arch: &str) -> Vec<String> {
+    let portable = env::var_os("CARGO_FEATURE_PORTABLE").is_some();
+    let native = env::var("HOST") == env::var("TARGET") && !portable;
+    let flag = match (arch, native) {
+        ("x86_64", true) => "-march=native",
+        ("x86_64", false) => "-march=x86-64-v3",
+        ("aarch64", true) => "-mcpu=native",
+        ("aarch64", false) => "-march=armv8.2-a+dotprod",
+        _ => stop(&format!("no ggml sources are listed for `{arch}` (vendor/sources.txt has x86_64 and aarch64)")),
+    };
+    vec![flag.to_owned()]
+}
+
+/// The instruction sets the flags turn on, as Rust names them, for the check at program start.
+fn enabled_features(flags: &[String]) -> String {
+    const MACROS: [(&str, &str); 21] = [
+        ("__SSE4_2__", "sse4.2"),
+        ("__POPCNT__", "popcnt"),
+        ("__AVX__", "avx"),
+        ("__AVX2__", "avx2"),
+        ("__FMA__", "fma"),
+        ("__F16C__", "f16c"),
+        ("__BMI__", "bmi1"),
+        ("__BMI2__", "bmi2"),
+        ("__LZCNT__", "lzcnt"),
+        ("__MOVBE__", "movbe"),
+        ("__AVX512F__", "avx512f"),
+        ("__AVX512BW__", "avx512bw"),
+        ("__AVX512DQ__", "avx512dq"),
+        ("__AVX512VL__", "avx512vl"),
+        ("__AVX512VBMI__", "avx512vbmi"),
+        ("__AVX512VNNI__", "avx512vnni"),
+        ("__AVX512BF16__", "avx512bf16"),
+        ("__AVXVNNI__", "avxvnni"),
+        ("__ARM_FEATURE_DOTPROD", "dotprod"),
+        ("__ARM_FEATURE_MATMUL_INT8", "i8mm"),
+        ("__ARM_FEATURE_SVE", "sve"),
+    ];
+    let output = cc::Build::new()
+        .get_compiler()
+        .to_command()
+        .args(flags)
+        .args(["-dM", "-E", "-x", "c", "/dev/null"])
+        .output()
+        .unwrap_or_else(|e| stop(&format!("cannot run the C compiler: {e}")));
+    let defined = String::from_utf8_lossy(&output.stdout);
+    let is_defined = |name: &str| defined.lines().any(|line| line.split_whitespace().nth(1) == Some(name));
+    let features: Vec<&str> = MACROS.iter().filter(|(name, _)| is_defined(name)).map(|(_, f)| *f).collect();
+    features.join(",")
+}
+
+fn section_files(section: &str) -> Vec<String> {
+    let list = fs::read_to_string("vendor/sources.txt").expect("vendor/sources.txt is readable");
+    let header = format!("[{section}]");
+    list.lines()
+        .skip_while(|line| *line != header)
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn write_if_changed(path: &Path, text: &str) {
+    if fs::read_to_string(path).ok().as_deref() != Some(text) {
+        fs::write(path, text).expect("OUT_DIR is writable");
+    }
+}
+
+fn stop(message: &str) -> ! {
+    println!("cargo:warning={}", message.replace('\n', " "));
+    eprintln!("error: {message}");
+    exit(1)
+}

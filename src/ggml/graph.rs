@@ -1,0 +1,288 @@
+//! Owns finished graphs, their scratch memory and their runs. Refuses to run a graph whose scratch has moved.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::context::{Context, Tensor};
+use super::ops::Ops;
+use super::store::Store;
+use super::{Device, Error, backend, sys};
+use crate::dtype::DType;
+
+/// Names a tensor of a finished graph: an input to fill or an output to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot(usize);
+
+/// What a closure uses to build a graph: the operations, and which of their results matter.
+pub struct Builder<'g> {
+    /// The operations.
+    pub ops: Ops<'g>,
+    ctx: &'g Context,
+    raw: NonNull<sys::ggml_cgraph>,
+    slots: &'g RefCell<Vec<NonNull<sys::ggml_tensor>>>,
+}
+
+impl<'g> Builder<'g> {
+    /// A tensor to be filled before each run.
+    #[track_caller]
+    pub fn input(&self, name: &str, dtype: DType, shape: &[usize]) -> (Tensor<'g>, Slot) {
+        let tensor = self.ctx.tensor(dtype, shape).named(name, None);
+        // SAFETY: the tensor is alive.
+        unsafe { sys::ggml_set_input(tensor.as_ptr()) };
+        (tensor, self.slot(tensor))
+    }
+
+    /// Computes `tensor` and keeps it readable after the run.
+    #[track_caller]
+    pub fn output(&self, tensor: Tensor<'g>) -> Slot {
+        // SAFETY: the tensor is alive.
+        unsafe { sys::ggml_set_output(tensor.as_ptr()) };
+        self.effect(tensor);
+        self.slot(tensor)
+    }
+
+    /// Computes `tensor` for its effect, at this place in the order.
+    #[track_caller]
+    pub fn effect(&self, tensor: Tensor<'g>) {
+        // SAFETY: graph and tensor are alive. The graph has as many nodes as its context has tensors, so it never
+        // overflows before the context's own check.
+        unsafe { sys::ggml_build_forward_expand(self.raw.as_ptr(), tensor.as_ptr()) }
+    }
+
+    fn slot(&self, tensor: Tensor<'g>) -> Slot {
+        let mut slots = self.slots.borrow_mut();
+        slots.push(NonNull::new(tensor.as_ptr()).expect("a tensor handle is never null"));
+        Slot(slots.len() - 1)
+    }
+}
+
+/// A graph over tensors of its own and of the stores it keeps alive. `S` says what its slots are for.
+struct Graph<S> {
+    slots: S,
+    tensors: Vec<NonNull<sys::ggml_tensor>>,
+    raw: NonNull<sys::ggml_cgraph>,
+    _ctx: Context,
+    _stores: Vec<Arc<Store>>,
+}
+
+// SAFETY: a finished graph is plain memory that only its runner touches.
+unsafe impl<S: Send> Send for Graph<S> {}
+
+impl<S> Graph<S> {
+    fn build(n_tensors: usize, stores: &[&Arc<Store>], build: impl for<'g> FnOnce(&Builder<'g>) -> S) -> Graph<S> {
+        let ctx = Context::with_graph(n_tensors, n_tensors);
+        // SAFETY: the context is alive and was made with room for a graph of this size.
+        let raw = unsafe { sys::ggml_new_graph_custom(ctx.as_ptr(), n_tensors, false) };
+        let raw = NonNull::new(raw).expect("the context has room for its graph");
+        let tensors = RefCell::new(Vec::new());
+        let slots = build(&Builder { ops: Ops::new(&ctx), ctx: &ctx, raw, slots: &tensors });
+        let graph = Graph {
+            slots,
+            tensors: tensors.into_inner(),
+            raw,
+            _stores: stores.iter().map(|&s| s.clone()).collect(),
+            _ctx: ctx,
+        };
+        graph.assert_owned();
+        graph
+    }
+
+    /// Every source of every node lies in this graph's context or in a store that the graph keeps alive.
+    fn assert_owned(&self) {
+        let owned = |t: *mut sys::ggml_tensor| {
+            t.is_null() || self._ctx.owns(t) || self._stores.iter().any(|s| s.context().owns(t))
+        };
+        // SAFETY: the graph and its nodes are alive: they were built from live handles a moment ago.
+        unsafe {
+            for i in 0..sys::ggml_graph_n_nodes(self.raw.as_ptr()) {
+                let node = &*sys::ggml_graph_node(self.raw.as_ptr(), i);
+                assert!(
+                    node.src.iter().all(|&s| owned(s)) && owned(node.view_src),
+                    "a graph uses a store it does not keep"
+                );
+            }
+        }
+    }
+}
+
+/// Runs graphs on one device, keeps them for reuse by key, and owns the scratch memory that they share.
+pub struct Runner<K, S> {
+    device: Arc<Device>,
+    scratch: Scratch,
+    cached: HashMap<K, (Graph<S>, u64)>,
+    uses: u64,
+}
+
+/// Graphs kept for reuse. A decode step needs one per padded cache length in use; prompts of odd lengths come and go.
+const MAX_CACHED: usize = 64;
+
+impl<K: Hash + Eq + Copy, S: Copy> Runner<K, S> {
+    /// A runner without graphs.
+    pub fn new(device: Arc<Device>) -> Runner<K, S> {
+        Runner { device, scratch: Scratch::new(), cached: HashMap::new(), uses: 0 }
+    }
+
+    /// The device that computes.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// Bytes of scratch memory in use.
+    pub fn scratch_bytes(&self) -> usize {
+        self.scratch.bytes()
+    }
+
+    /// Readies the graph of this key for its inputs, building it unless it is at hand. `stores` hold every tensor that
+    /// the graph uses beside its own; `n_tensors` bounds the tensors it makes.
+    pub fn prepare(
+        &mut self,
+        key: K,
+        n_tensors: usize,
+        stores: &[&Arc<Store>],
+        build: impl for<'g> FnOnce(&Builder<'g>) -> S,
+    ) -> Result<Run<'_, S>, Error> {
+        self.uses += 1;
+        if !self.cached.contains_key(&key) {
+            let graph = Graph::build(n_tensors, stores, build);
+            if self.scratch.place(&graph)? {
+                self.cached.clear(); // they point into the scratch that was replaced
+            }
+            self.evict_oldest();
+            self.cached.insert(key, (graph, 0));
+        }
+        let (graph, last_use) = self.cached.get_mut(&key).expect("present or just inserted");
+        *last_use = self.uses;
+        Ok(Run { graph, device: &self.device })
+    }
+
+    fn evict_oldest(&mut self) {
+        if self.cached.len() < MAX_CACHED {
+            return;
+        }
+        let oldest = self.cached.iter().min_by_key(|(_, (_, last_use))| *last_use).map(|(key, _)| *key);
+        self.cached.retain(|key, _| Some(*key) != oldest);
+    }
+}
+
+/// A graph about to run. It borrows the runner, so its scratch cannot be reused meanwhile.
+pub struct Run<'r, S> {
+    graph: &'r mut Graph<S>,
+    device: &'r Device,
+}
+
+impl<'r, S: Copy> Run<'r, S> {
+    /// What the graph's slots are for.
+    pub fn slots(&self) -> S {
+        self.graph.slots
+    }
+
+    /// Fills an i32 input.
+    #[track_caller]
+    pub fn set_i32(&mut self, slot: Slot, values: &[i32]) {
+        self.set(slot, DType::I32, values);
+    }
+
+    /// Fills an i64 input.
+    #[track_caller]
+    pub fn set_i64(&mut self, slot: Slot, values: &[i64]) {
+        self.set(slot, DType::I64, values);
+    }
+
+    /// Fills an f16 input.
+    #[track_caller]
+    pub fn set_f16(&mut self, slot: Slot, values: &[half::f16]) {
+        self.set(slot, DType::F16, values);
+    }
+
+    #[track_caller]
+    fn set<T: Copy>(&mut self, slot: Slot, dtype: DType, values: &[T]) {
+        let tensor = tensor(self.graph, slot);
+        assert_eq!((tensor.dtype(), tensor.nbytes()), (dtype, size_of_val(values)), "input {tensor:?}");
+        // SAFETY: the tensor has data of exactly this size, and plain numbers are valid bytes.
+        unsafe { sys::ggml_backend_tensor_set(tensor.as_ptr(), values.as_ptr().cast(), 0, size_of_val(values)) }
+    }
+
+    /// Runs the graph. The results borrow the runner:
+    /// ```compile_fail
+    /// use curtail::ggml::{Run, Runner, Slot};
+    /// fn both(runner: &mut Runner<u8, Slot>) {
+    ///     let first = runner.prepare(0, 1, &[], |_| todo!()).unwrap();
+    ///     let second = runner.prepare(1, 1, &[], |_| todo!()).unwrap();
+    ///     first.compute().unwrap();
+    /// }
+    /// ```
+    pub fn compute(self) -> Result<Computed<'r, S>, Error> {
+        self.device.compute(self.graph.raw)?;
+        Ok(Computed { graph: self.graph })
+    }
+}
+
+/// The results of a run, readable until the runner is used again.
+pub struct Computed<'r, S> {
+    graph: &'r Graph<S>,
+}
+
+impl<'r, S: Copy> Computed<'r, S> {
+    /// What the graph's slots are for.
+    pub fn slots(&self) -> S {
+        self.graph.slots
+    }
+
+    /// An f32 output.
+    #[track_caller]
+    pub fn f32(&self, slot: Slot) -> &'r [f32] {
+        let tensor = tensor(self.graph, slot);
+        assert_eq!(tensor.dtype(), DType::F32, "output {tensor:?}");
+        // SAFETY: on the CPU the data is memory of this process, f32 and contiguous, and stays while the runner is
+        // borrowed.
+        unsafe { std::slice::from_raw_parts((*tensor.as_ptr()).data.cast(), tensor.nbytes() / size_of::<f32>()) }
+    }
+}
+
+fn tensor<S>(graph: &Graph<S>, slot: Slot) -> Tensor<'_> {
+    // SAFETY: slots are tensors of the graph's own context.
+    unsafe { Tensor::from_raw(graph.tensors[slot.0]) }
+}
+
+/// Memory for intermediate results, shared by all graphs of a runner since they run one at a time.
+struct Scratch {
+    raw: NonNull<sys::ggml_gallocr>,
+}
+
+// SAFETY: the allocator is plain memory with one owner.
+unsafe impl Send for Scratch {}
+
+impl Scratch {
+    fn new() -> Scratch {
+        // SAFETY: the buffer type is static.
+        let raw = unsafe { sys::ggml_gallocr_new(backend::default_buffer_type()) };
+        Scratch { raw: NonNull::new(raw).expect("ggml_gallocr_new finds memory") }
+    }
+
+    fn bytes(&self) -> usize {
+        // SAFETY: the allocator is alive and has one buffer.
+        unsafe { sys::ggml_gallocr_get_buffer_size(self.raw.as_ptr(), 0) }
+    }
+
+    /// Gives every tensor of the graph its place. True if that took a new, larger buffer: graphs placed before are
+    /// then invalid.
+    fn place<S>(&mut self, graph: &Graph<S>) -> Result<bool, Error> {
+        let before = self.bytes();
+        // SAFETY: allocator and graph are alive.
+        let placed = unsafe { sys::ggml_gallocr_alloc_graph(self.raw.as_ptr(), graph.raw.as_ptr()) };
+        if !placed {
+            return Err(Error::OutOfMemory { what: "scratch for a graph", bytes: 0 });
+        }
+        Ok(self.bytes() != before)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // SAFETY: this is the only owner, and the graphs placed in it are never run again.
+        unsafe { sys::ggml_gallocr_free(self.raw.as_ptr()) }
+    }
+}

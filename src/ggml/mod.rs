@@ -1,0 +1,99 @@
+//! Safe ggml: contexts and tensor handles, operations, stores of data, graphs, the device that runs them.
+//!
+//! All unsafe code of the program except one mmap lives here. Objects own and drop; tensors are `Copy` handles that
+//! borrow from their owner; a wrong shape panics at the caller's line before ggml could abort the process.
+#![allow(unsafe_code)]
+
+mod backend;
+mod context;
+mod graph;
+mod ops;
+mod store;
+mod sys;
+
+pub use backend::Device;
+pub use context::{Context, Tensor};
+pub use graph::{Builder, Computed, Run, Runner, Slot};
+pub use ops::{Ops, Rope};
+pub use store::{Store, StoreBuilder, Stored};
+
+use std::ffi::{CStr, c_char, c_void};
+use std::sync::Once;
+
+/// What can fail at run time.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No memory.
+    #[error("out of memory for {what} ({bytes} bytes)")]
+    OutOfMemory {
+        /// What the memory was for.
+        what: &'static str,
+        /// How much was asked for, 0 where ggml does not say.
+        bytes: usize,
+    },
+    /// The backend failed.
+    #[error("{0}")]
+    Device(String),
+}
+
+/// ggml's version.
+pub fn version() -> &'static str {
+    // SAFETY: ggml returns a static string.
+    unsafe { CStr::from_ptr(sys::ggml_version()) }.to_str().unwrap_or("?")
+}
+
+/// The instruction sets that ggml was compiled with and this processor lacks. Running a graph without them would end
+/// in an illegal instruction.
+pub fn missing_cpu_features() -> Vec<&'static str> {
+    env!("CURTAIL_CPU_FEATURES").split(',').filter(|f| !f.is_empty() && !has_feature(f)).collect()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_feature(name: &str) -> bool {
+    macro_rules! ask {
+        ($($feature:tt),*) => {
+            match name {
+                $($feature => std::arch::is_x86_feature_detected!($feature),)*
+                _ => true,
+            }
+        };
+    }
+    ask!(
+        "sse4.2",
+        "popcnt",
+        "avx",
+        "avx2",
+        "fma",
+        "f16c",
+        "bmi1",
+        "bmi2",
+        "lzcnt",
+        "movbe",
+        "avx512f",
+        "avx512bw",
+        "avx512dq",
+        "avx512vl",
+        "avx512vbmi",
+        "avx512vnni",
+        "avx512bf16",
+        "avxvnni"
+    )
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_feature(name: &str) -> bool {
+    match name {
+        "dotprod" => std::arch::is_aarch64_feature_detected!("dotprod"),
+        "i8mm" => std::arch::is_aarch64_feature_detected!("i8mm"),
+        "sve" => std::arch::is_aarch64_feature_detected!("sve"),
+        _ => true,
+    }
+}
+
+/// Once per process: silences ggml's own log, whose errors come back as results.
+fn init() {
+    unsafe extern "C" fn ignore(_: sys::ggml_log_level, _: *const c_char, _: *mut c_void) {}
+    static ONCE: Once = Once::new();
+    // SAFETY: the callback is a static function that touches nothing.
+    ONCE.call_once(|| unsafe { sys::ggml_log_set(Some(ignore), std::ptr::null_mut()) });
+}

@@ -1,0 +1,250 @@
+//! Owns the operations that build a graph. Every shape is checked here, under the caller's line: ggml would abort.
+
+use super::context::{Context, Tensor, raw_type};
+use super::sys;
+use crate::dtype::DType;
+
+/// Parameters of rotary position embedding, as ggml computes it (YaRN, arXiv 2309.00071, contains the plain kind).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rope {
+    /// Leading elements of a head that are rotated.
+    pub n_dims: usize,
+    /// Base of the frequencies.
+    pub freq_base: f32,
+    /// Positions are multiplied by this (1 / factor of linear and YaRN scaling).
+    pub freq_scale: f32,
+    /// 0 without YaRN, 1 with it.
+    pub ext_factor: f32,
+    /// Multiplies the rotated vectors.
+    pub attn_factor: f32,
+    /// YaRN: rotations at which interpolation begins to fade.
+    pub beta_fast: f32,
+    /// YaRN: rotations below which frequencies are fully interpolated.
+    pub beta_slow: f32,
+    /// Context the model was trained with before scaling.
+    pub n_ctx_orig: usize,
+}
+
+/// The operations, on tensors that live as long as the graph being built or longer.
+///
+/// Operations take and give `Copy` handles; a wrong shape panics at the caller's line.
+#[derive(Clone, Copy)]
+pub struct Ops<'g> {
+    ctx: &'g Context,
+}
+
+impl<'g> Ops<'g> {
+    pub(super) fn new(ctx: &'g Context) -> Ops<'g> {
+        Ops { ctx }
+    }
+
+    /// A new tensor of the graph, without a source: an input.
+    #[track_caller]
+    pub fn tensor(&self, dtype: DType, shape: &[usize]) -> Tensor<'g> {
+        self.ctx.tensor(dtype, shape)
+    }
+
+    /// Matrix product: `a` is [k, m], `x` is [k, n]; the result is [m, n]. Heads in dimension 2 of `a` are shared by
+    /// equal groups of heads of `x`.
+    #[track_caller]
+    pub fn mul_mat(&self, a: Tensor<'g>, x: Tensor<'g>) -> Tensor<'g> {
+        let ([a0, _, a2, a3], [x0, _, x2, x3]) = (a.shape(), x.shape());
+        assert!(a0 == x0 && x2.is_multiple_of(a2) && x3.is_multiple_of(a3), "mul_mat: {a:?} by {x:?}");
+        assert!(a.strides()[0] <= a.strides()[1], "mul_mat: {a:?} is transposed");
+        // SAFETY: both tensors are alive and multiply.
+        self.adopt(unsafe { sys::ggml_mul_mat(self.room(), a.as_ptr(), x.as_ptr()) })
+    }
+
+    /// Element-wise sum; `b` is repeated to the shape of `a`.
+    #[track_caller]
+    pub fn add(&self, a: Tensor<'g>, b: Tensor<'g>) -> Tensor<'g> {
+        assert_repeats("add", a, b);
+        // SAFETY: both tensors are alive and `b` repeats to `a`.
+        self.adopt(unsafe { sys::ggml_add(self.room(), a.as_ptr(), b.as_ptr()) })
+    }
+
+    /// Element-wise product; `b` is repeated to the shape of `a`.
+    #[track_caller]
+    pub fn mul(&self, a: Tensor<'g>, b: Tensor<'g>) -> Tensor<'g> {
+        assert_repeats("mul", a, b);
+        // SAFETY: both tensors are alive and `b` repeats to `a`.
+        self.adopt(unsafe { sys::ggml_mul(self.room(), a.as_ptr(), b.as_ptr()) })
+    }
+
+    /// Each row divided by its root mean square (arXiv 1910.07467, eq. 4), times `weight`.
+    #[track_caller]
+    pub fn rms_norm(&self, x: Tensor<'g>, weight: Tensor<'g>, eps: f32) -> Tensor<'g> {
+        // SAFETY: the tensor is alive.
+        let normed = self.adopt(unsafe { sys::ggml_rms_norm(self.room(), x.as_ptr(), eps) });
+        self.mul(normed, weight)
+    }
+
+    /// SwiGLU (arXiv 2002.05202): rows of `x` hold gate, then up; the result is silu(gate) * up.
+    #[track_caller]
+    pub fn swiglu(&self, x: Tensor<'g>) -> Tensor<'g> {
+        assert!(x.shape()[0].is_multiple_of(2), "swiglu: {x:?} has no two halves");
+        // SAFETY: the tensor is alive and its rows split evenly.
+        self.adopt(unsafe { sys::ggml_swiglu(self.room(), x.as_ptr()) })
+    }
+
+    /// SwiGLU with gate and up apart.
+    #[track_caller]
+    pub fn swiglu_split(&self, gate: Tensor<'g>, up: Tensor<'g>) -> Tensor<'g> {
+        assert_eq!(gate.shape(), up.shape(), "swiglu_split: gate and up differ");
+        // SAFETY: both tensors are alive and of one shape.
+        self.adopt(unsafe { sys::ggml_swiglu_split(self.room(), gate.as_ptr(), up.as_ptr()) })
+    }
+
+    /// Rotary embedding of `x` [head, n_head, t] at `positions` i32 [t]; `factors` f32 [n_dims / 2] divide the
+    /// frequencies (Llama 3).
+    #[track_caller]
+    pub fn rope(&self, x: Tensor<'g>, positions: Tensor<'g>, factors: Option<Tensor<'g>>, rope: &Rope) -> Tensor<'g> {
+        assert_eq!(positions.dtype(), DType::I32, "rope: positions are i32");
+        assert_eq!(x.shape()[2], positions.shape()[0], "rope: {x:?} at {positions:?}");
+        assert!(rope.n_dims.is_multiple_of(2) && rope.n_dims <= x.shape()[0], "rope: {} of {x:?}", rope.n_dims);
+        assert!(
+            factors.is_none_or(|f| f.dtype() == DType::F32 && f.shape()[0] >= rope.n_dims / 2),
+            "rope: {factors:?}"
+        );
+        let factors = factors.map_or(std::ptr::null_mut(), Tensor::as_ptr);
+        // SAFETY: the tensors are alive and their shapes were just checked.
+        self.adopt(unsafe {
+            sys::ggml_rope_ext(
+                self.room(),
+                x.as_ptr(),
+                positions.as_ptr(),
+                factors,
+                rope.n_dims as i32,
+                sys::GGML_ROPE_TYPE_NORMAL as i32,
+                rope.n_ctx_orig as i32,
+                rope.freq_base,
+                rope.freq_scale,
+                rope.ext_factor,
+                rope.attn_factor,
+                rope.beta_fast,
+                rope.beta_slow,
+            )
+        })
+    }
+
+    /// Rows of `a` [k, m] picked by `rows` i32 [n]: f32 [k, n].
+    #[track_caller]
+    pub fn get_rows(&self, a: Tensor<'g>, rows: Tensor<'g>) -> Tensor<'g> {
+        assert_eq!(rows.dtype(), DType::I32, "get_rows: rows are i32");
+        assert!(a.shape()[2..] == [1, 1] && rows.shape()[1..] == [1, 1, 1], "get_rows: {a:?} by {rows:?}");
+        // SAFETY: both tensors are alive, one matrix and one list of rows.
+        self.adopt(unsafe { sys::ggml_get_rows(self.room(), a.as_ptr(), rows.as_ptr()) })
+    }
+
+    /// Writes `b` f32 [k, n] into the rows `rows` i64 [n] of `a` [k, m], converting to the type of `a`. The result is
+    /// a view of `a`; it takes effect only once it is part of the graph.
+    #[track_caller]
+    pub fn set_rows(&self, a: Tensor<'g>, b: Tensor<'g>, rows: Tensor<'g>) -> Tensor<'g> {
+        assert_eq!((b.dtype(), rows.dtype()), (DType::F32, DType::I64), "set_rows: f32 rows at i64 places");
+        let ([a0, _, a2, a3], [b0, b1, b2, b3]) = (a.shape(), b.shape());
+        let fits = (a0, a2, a3) == (b0, b2, b3) && rows.shape() == [b1, b2, b3, 1];
+        assert!(fits, "set_rows: {b:?} into {a:?} at {rows:?}");
+        // SAFETY: the tensors are alive and their shapes were just checked.
+        self.adopt(unsafe { sys::ggml_set_rows(self.room(), a.as_ptr(), b.as_ptr(), rows.as_ptr()) })
+    }
+
+    /// Copies `a` into `b`, converting its type. It takes effect only once it is part of the graph.
+    #[track_caller]
+    pub fn copy(&self, a: Tensor<'g>, b: Tensor<'g>) -> Tensor<'g> {
+        assert_eq!(a.shape(), b.shape(), "copy: shapes differ");
+        // SAFETY: both tensors are alive and hold the same number of elements.
+        self.adopt(unsafe { sys::ggml_cpy(self.room(), a.as_ptr(), b.as_ptr()) })
+    }
+
+    /// softmax(`x` * scale + mask) over rows; `mask` f16 or f32 [n_kv, t].
+    #[track_caller]
+    pub fn soft_max(&self, x: Tensor<'g>, mask: Tensor<'g>, scale: f32) -> Tensor<'g> {
+        assert!(mask.shape()[0] == x.shape()[0] && mask.shape()[1] >= x.shape()[1], "soft_max: {x:?} under {mask:?}");
+        // SAFETY: both tensors are alive and the mask covers the rows.
+        self.adopt(unsafe { sys::ggml_soft_max_ext(self.room(), x.as_ptr(), mask.as_ptr(), scale, 0.0) })
+    }
+
+    /// softmax(q k^T * scale + mask) v in one operation. `q` [head, t, n_head], `k` and `v` [head, n_kv, n_head_kv],
+    /// `mask` f16 [n_kv, t]; the result is [head_v, n_head, t].
+    #[track_caller]
+    pub fn flash_attn(&self, q: Tensor<'g>, k: Tensor<'g>, v: Tensor<'g>, mask: Tensor<'g>, scale: f32) -> Tensor<'g> {
+        let (qs, ks, vs, ms) = (q.shape(), k.shape(), v.shape(), mask.shape());
+        assert!(qs[0] == ks[0] && qs[2].is_multiple_of(ks[2]) && vs[1..] == ks[1..], "flash_attn: {q:?} {k:?} {v:?}");
+        assert!(mask.dtype() == DType::F16 && ms[0] == ks[1] && ms[1] >= qs[1], "flash_attn: mask {mask:?}");
+        // SAFETY: the tensors are alive and their shapes were just checked.
+        self.adopt(unsafe {
+            sys::ggml_flash_attn_ext(self.room(), q.as_ptr(), k.as_ptr(), v.as_ptr(), mask.as_ptr(), scale, 0.0, 0.0)
+        })
+    }
+
+    /// The same elements in another shape; `a` is contiguous.
+    #[track_caller]
+    pub fn reshape(&self, a: Tensor<'g>, shape: [usize; 2]) -> Tensor<'g> {
+        assert_eq!(shape[0] * shape[1], a.shape().iter().product::<usize>(), "reshape: {a:?} to {shape:?}");
+        assert!(is_contiguous(a), "reshape: {a:?} is not contiguous");
+        // SAFETY: the tensor is alive, contiguous, and keeps its number of elements.
+        self.adopt(unsafe { sys::ggml_reshape_2d(self.room(), a.as_ptr(), shape[0] as i64, shape[1] as i64) })
+    }
+
+    /// A window of `a`: `shape` with the given strides in bytes for dimensions 1 and 2, from byte `offset` on.
+    #[track_caller]
+    pub fn view(&self, a: Tensor<'g>, shape: [usize; 3], strides: [usize; 2], offset: usize) -> Tensor<'g> {
+        let row = a.dtype().row_bytes(shape[0]).expect("view: a row is whole blocks");
+        let end = offset + row + (shape[1] - 1) * strides[0] + (shape[2] - 1) * strides[1];
+        assert!(end <= a.nbytes(), "view: {shape:?} at {offset} reaches byte {end} of {} in {a:?}", a.nbytes());
+        let [ne0, ne1, ne2] = shape.map(|n| n as i64);
+        // SAFETY: the tensor is alive and the window lies inside it.
+        self.adopt(unsafe { sys::ggml_view_3d(self.room(), a.as_ptr(), ne0, ne1, ne2, strides[0], strides[1], offset) })
+    }
+
+    /// Dimensions 1 and 2 exchanged, without a copy.
+    #[track_caller]
+    pub fn swap_1_2(&self, a: Tensor<'g>) -> Tensor<'g> {
+        // SAFETY: the tensor is alive; the axes are a permutation.
+        self.adopt(unsafe { sys::ggml_permute(self.room(), a.as_ptr(), 0, 2, 1, 3) })
+    }
+
+    /// Dimensions 0 and 1 exchanged, without a copy.
+    #[track_caller]
+    pub fn transpose(&self, a: Tensor<'g>) -> Tensor<'g> {
+        // SAFETY: the tensor is alive.
+        self.adopt(unsafe { sys::ggml_transpose(self.room(), a.as_ptr()) })
+    }
+
+    /// A contiguous copy.
+    #[track_caller]
+    pub fn contiguous(&self, a: Tensor<'g>) -> Tensor<'g> {
+        // SAFETY: the tensor is alive.
+        self.adopt(unsafe { sys::ggml_cont(self.room(), a.as_ptr()) })
+    }
+
+    /// A copy in another element type.
+    #[track_caller]
+    pub fn cast(&self, a: Tensor<'g>, dtype: DType) -> Tensor<'g> {
+        // SAFETY: the tensor is alive.
+        self.adopt(unsafe { sys::ggml_cast(self.room(), a.as_ptr(), raw_type(dtype)) })
+    }
+
+    #[track_caller]
+    fn room(&self) -> *mut sys::ggml_context {
+        self.ctx.room()
+    }
+
+    #[track_caller]
+    fn adopt(&self, raw: *mut sys::ggml_tensor) -> Tensor<'g> {
+        self.ctx.adopt(raw)
+    }
+}
+
+#[track_caller]
+fn assert_repeats(op: &str, a: Tensor<'_>, b: Tensor<'_>) {
+    let repeats = a.shape().iter().zip(b.shape()).all(|(a, b)| a.is_multiple_of(b));
+    assert!(repeats, "{op}: {b:?} does not repeat to {a:?}");
+}
+
+fn is_contiguous(a: Tensor<'_>) -> bool {
+    let (shape, strides) = (a.shape(), a.strides());
+    a.dtype().row_bytes(shape[0]) == Some(strides[1])
+        && strides[2] == strides[1] * shape[1]
+        && strides[3] == strides[2] * shape[2]
+}

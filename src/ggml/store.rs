@@ -1,0 +1,197 @@
+//! Owns tensors that keep their data: weights, caches, hidden states. Refuses to free what a graph still reads.
+
+use std::any::Any;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::context::{Context, Tensor};
+use super::{Error, backend, sys};
+use crate::dtype::DType;
+
+/// Tensors with data, shared by everything that reads them. Made by a [`StoreBuilder`].
+pub struct Store {
+    ctx: Context,
+    tensors: Vec<NonNull<sys::ggml_tensor>>,
+    _buffers: Vec<Buffer>,
+    _mapped: Vec<Arc<dyn Any + Send + Sync>>,
+}
+
+// SAFETY: the tensor list is fixed; data is written through `StoreBuilder` before the store is shared, or by whoever
+// alone runs graphs on it (a session, which is `&mut` while it does).
+unsafe impl Send for Store {}
+// SAFETY: see above.
+unsafe impl Sync for Store {}
+
+/// A tensor of a shared store. Keeps the store alive.
+#[derive(Clone)]
+pub struct Stored {
+    store: Arc<Store>,
+    index: usize,
+}
+
+impl Stored {
+    /// The handle, for use in graphs.
+    pub fn t(&self) -> Tensor<'_> {
+        // SAFETY: the tensor lies in the store's context, which `self` keeps alive.
+        unsafe { Tensor::from_raw(self.store.tensors[self.index]) }
+    }
+
+    /// The store that holds the data.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Copies bytes out of the tensor, from byte `offset` on.
+    pub fn read(&self, offset: usize, bytes: &mut [u8]) {
+        assert!(offset + bytes.len() <= self.t().nbytes(), "read past the end of {:?}", self.t());
+        // SAFETY: the tensor has data and the range lies inside it.
+        unsafe { sys::ggml_backend_tensor_get(self.t().as_ptr(), bytes.as_mut_ptr().cast(), offset, bytes.len()) }
+    }
+
+    /// Overwrites bytes of the tensor, from byte `offset` on. The caller alone computes with this store meanwhile.
+    pub fn write(&mut self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.t().nbytes(), "write past the end of {:?}", self.t());
+        // SAFETY: the tensor has data and the range lies inside it.
+        unsafe { sys::ggml_backend_tensor_set(self.t().as_ptr(), bytes.as_ptr().cast(), offset, bytes.len()) }
+    }
+
+    /// Sets bytes of the tensor to zero. The caller alone computes with this store meanwhile.
+    pub fn clear(&mut self, offset: usize, len: usize) {
+        assert!(offset + len <= self.t().nbytes(), "clear past the end of {:?}", self.t());
+        // SAFETY: the tensor has data and the range lies inside it.
+        unsafe { sys::ggml_backend_tensor_memset(self.t().as_ptr(), 0, offset, len) }
+    }
+}
+
+impl Store {
+    pub(super) fn context(&self) -> &Context {
+        &self.ctx
+    }
+}
+
+/// Collects tensors, then allocates them all.
+pub struct StoreBuilder {
+    store: Store,
+}
+
+impl StoreBuilder {
+    /// A store with room for `n_tensors` tensors.
+    pub fn new(n_tensors: usize) -> StoreBuilder {
+        super::init();
+        let store =
+            Store { ctx: Context::new(n_tensors), tensors: Vec::new(), _buffers: Vec::new(), _mapped: Vec::new() };
+        StoreBuilder { store }
+    }
+
+    /// A tensor whose data stays where it is, inside `owner`. False if ggml cannot use it there (its alignment);
+    /// nothing is added then.
+    pub fn add_mapped<O, F>(&mut self, name: &str, dtype: DType, shape: &[usize], owner: &Arc<O>, data: F) -> bool
+    where
+        O: Any + Send + Sync,
+        F: FnOnce(&O) -> &[u8],
+    {
+        let bytes = data(owner);
+        if !(bytes.as_ptr() as usize).is_multiple_of(sys_alignment()) {
+            return false;
+        }
+        let tensor = self.tensor(name, dtype, shape);
+        assert_eq!(bytes.len(), tensor.nbytes(), "{name}: data and shape differ");
+        let raw = tensor.as_ptr();
+        // SAFETY: the bytes belong to `owner`, which the store keeps alive and nothing changes; ggml reads them only.
+        let buffer = unsafe {
+            let buffer = sys::ggml_backend_cpu_buffer_from_ptr(bytes.as_ptr().cast_mut().cast(), bytes.len());
+            let buffer = Buffer(NonNull::new(buffer).expect("ggml wraps memory"));
+            sys::ggml_backend_tensor_alloc(buffer.0.as_ptr(), raw, bytes.as_ptr().cast_mut().cast());
+            buffer
+        };
+        self.store._buffers.push(buffer);
+        self.store._mapped.push(owner.clone());
+        true
+    }
+
+    /// A tensor in memory of its own, with this content: the parts, one after the other. Where the processor has a
+    /// faster layout for such weights, the content is stored in it; then it serves `mul_mat` only.
+    pub fn add_weight(&mut self, name: &str, dtype: DType, shape: [usize; 2], parts: &[&[u8]]) -> Result<(), Error> {
+        let buft = backend::repack_buffer_type(dtype, shape).unwrap_or_else(backend::default_buffer_type);
+        let raw = self.allocate(name, dtype, &shape, buft)?;
+        match parts {
+            [one] => set(raw, one),
+            parts => set(raw, &parts.concat()),
+        }
+        Ok(())
+    }
+
+    /// Whether [`StoreBuilder::add_weight`] would store such a weight in a faster layout.
+    pub fn repacks(dtype: DType, shape: [usize; 2]) -> bool {
+        backend::repack_buffer_type(dtype, shape).is_some()
+    }
+
+    /// A tensor in plain memory, readable by every operation, with this content.
+    pub fn add_plain(&mut self, name: &str, dtype: DType, shape: &[usize], data: &[u8]) -> Result<(), Error> {
+        let raw = self.allocate(name, dtype, shape, backend::default_buffer_type())?;
+        set(raw, data);
+        Ok(())
+    }
+
+    /// A tensor in plain memory whose content is not defined yet.
+    pub fn add_empty(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Result<(), Error> {
+        self.allocate(name, dtype, shape, backend::default_buffer_type()).map(drop)
+    }
+
+    /// The finished store: its tensors in the order they were added.
+    pub fn finish(self) -> Vec<Stored> {
+        let store = Arc::new(self.store);
+        (0..store.tensors.len()).map(|index| Stored { store: store.clone(), index }).collect()
+    }
+
+    fn allocate(
+        &mut self,
+        name: &str,
+        dtype: DType,
+        shape: &[usize],
+        buft: sys::ggml_backend_buffer_type_t,
+    ) -> Result<NonNull<sys::ggml_tensor>, Error> {
+        let raw = self.tensor(name, dtype, shape).as_ptr();
+        // SAFETY: the buffer type is static; the new buffer has the size it asks for this tensor, which starts at its
+        // base, and the store keeps it as long as the tensor.
+        unsafe {
+            let bytes = sys::ggml_backend_buft_get_alloc_size(buft, raw);
+            let buffer = NonNull::new(sys::ggml_backend_buft_alloc_buffer(buft, bytes))
+                .map(Buffer)
+                .ok_or(Error::OutOfMemory { what: "tensor data", bytes })?;
+            let base = sys::ggml_backend_buffer_get_base(buffer.0.as_ptr());
+            sys::ggml_backend_tensor_alloc(buffer.0.as_ptr(), raw, base);
+            self.store._buffers.push(buffer);
+        }
+        Ok(NonNull::new(raw).expect("a tensor handle is never null"))
+    }
+
+    fn tensor(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Tensor<'_> {
+        let raw = self.store.ctx.tensor(dtype, shape).named(name, None).as_ptr();
+        self.store.tensors.push(NonNull::new(raw).expect("a tensor handle is never null"));
+        // SAFETY: the tensor was just made in the store's context.
+        unsafe { Tensor::from_raw(NonNull::new_unchecked(raw)) }
+    }
+}
+
+fn set(raw: NonNull<sys::ggml_tensor>, data: &[u8]) {
+    // SAFETY: the tensor is allocated; its size is compared before the copy.
+    unsafe {
+        assert_eq!(sys::ggml_nbytes(raw.as_ptr()), data.len(), "data and shape differ");
+        sys::ggml_backend_tensor_set(raw.as_ptr(), data.as_ptr().cast(), 0, data.len());
+    }
+}
+
+fn sys_alignment() -> usize {
+    // SAFETY: asks a static object.
+    unsafe { sys::ggml_backend_buft_get_alignment(backend::default_buffer_type()) }
+}
+
+struct Buffer(NonNull<sys::ggml_backend_buffer>);
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: this is the only owner.
+        unsafe { sys::ggml_backend_buffer_free(self.0.as_ptr()) }
+    }
+}

@@ -1,0 +1,172 @@
+//! Owns the keys and values of past positions, a row per position and layer. Refuses rows beyond its length.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Config, Rows};
+use crate::dtype::DType;
+use crate::ggml::{self, Builder, Store, StoreBuilder, Stored, Tensor};
+
+/// How values lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueLayout {
+    /// A row per position, as flash attention reads them.
+    Rows,
+    /// A column per position, as a matrix product over positions reads them.
+    Columns,
+}
+
+/// The key-value cache of one session. Memory is touched as rows come into use.
+pub struct Cache {
+    k: Vec<Stored>,
+    v: Vec<Stored>,
+    layout: ValueLayout,
+    n_rows: usize,
+    n_clear: usize,
+}
+
+impl Cache {
+    /// A cache of `n_rows` positions for every layer.
+    pub fn new(
+        config: &Config,
+        n_rows: usize,
+        type_k: DType,
+        type_v: DType,
+        layout: ValueLayout,
+    ) -> Result<Cache, ggml::Error> {
+        let shape_v = match layout {
+            ValueLayout::Rows => [config.n_embd_v(), n_rows],
+            ValueLayout::Columns => [n_rows, config.n_embd_v()],
+        };
+        let mut builder = StoreBuilder::new(2 * config.n_layer);
+        for il in 0..config.n_layer {
+            builder.add_empty(&format!("cache_k-{il}"), type_k, &[config.n_embd_k(), n_rows])?;
+            builder.add_empty(&format!("cache_v-{il}"), type_v, &shape_v)?;
+        }
+        let stored = builder.finish();
+        let (k, v) = stored.chunks_exact(2).map(|kv| (kv[0].clone(), kv[1].clone())).unzip();
+        Ok(Cache { k, v, layout, n_rows, n_clear: 0 })
+    }
+
+    /// Positions there is room for.
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Holds the rows.
+    pub fn store(&self) -> &Arc<Store> {
+        self.k[0].store()
+    }
+
+    /// Makes the first `n` rows readable: masked rows are multiplied by zero, which a stray NaN would survive.
+    pub fn clear_up_to(&mut self, n: usize) {
+        if n <= self.n_clear {
+            return;
+        }
+        let first = self.n_clear;
+        for il in 0..self.k.len() {
+            for (offset, len) in chunks(&self.k[il], ValueLayout::Rows, first..n) {
+                self.k[il].clear(offset, len);
+            }
+            for (offset, len) in chunks(&self.v[il], self.layout, first..n) {
+                self.v[il].clear(offset, len);
+            }
+        }
+        self.n_clear = n;
+    }
+
+    /// Hands the bytes of the first `n` positions to `each`, piece by piece.
+    pub fn read_rows(&self, n: usize, each: &mut dyn FnMut(&[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+        for (k, v) in self.k.iter().zip(&self.v) {
+            for (tensor, layout) in [(k, ValueLayout::Rows), (v, self.layout)] {
+                for (offset, len) in chunks(tensor, layout, 0..n) {
+                    let mut bytes = vec![0; len];
+                    tensor.read(offset, &mut bytes);
+                    each(&bytes)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Overwrites the first `n` positions with the pieces that [`Cache::read_rows`] gave.
+    pub fn write_rows(
+        &mut self,
+        n: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        for (k, v) in self.k.iter_mut().zip(&mut self.v) {
+            for (tensor, layout) in [(k, ValueLayout::Rows), (v, self.layout)] {
+                for (offset, len) in chunks(tensor, layout, 0..n) {
+                    let mut bytes = vec![0; len];
+                    fill(&mut bytes)?;
+                    tensor.write(offset, &bytes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether values lie by column.
+    pub fn transposes_values(&self) -> bool {
+        self.layout == ValueLayout::Columns
+    }
+
+    /// Element index of every value of these positions in a cache that keeps them by column: [n_embd_v] per position.
+    pub fn value_places(&self, positions: Range<usize>) -> Vec<i64> {
+        let n_embd_v = self.v[0].t().shape()[1];
+        positions.flat_map(|p| (0..n_embd_v).map(move |channel| (channel * self.n_rows + p) as i64)).collect()
+    }
+
+    /// Adds to the graph the writing of keys `k` [n_embd_k, t] and values `v` [n_embd_v, t].
+    pub(super) fn write<'g>(&'g self, g: &Builder<'g>, il: usize, rows: &Rows<'g>, k: Tensor<'g>, v: Tensor<'g>) {
+        g.effect(g.ops.set_rows(self.k[il].t(), k, rows.cache_rows));
+        let Some(places) = rows.value_places else {
+            g.effect(g.ops.set_rows(self.v[il].t(), v, rows.cache_rows));
+            return;
+        };
+        // Each value is a row of one element.
+        let (all, [n_embd_v, t, ..]) = (self.v[il].t(), v.shape());
+        let element = all.strides()[0];
+        let cells = g.ops.view(all, [1, self.n_rows * n_embd_v, 1], [element, element], 0);
+        let values = if t == 1 {
+            g.ops.view(v, [1, n_embd_v, 1], [v.strides()[0], v.strides()[0]], 0)
+        } else {
+            g.ops.reshape(g.ops.contiguous(v), [1, n_embd_v * t])
+        };
+        g.effect(g.ops.set_rows(cells, values, places));
+    }
+
+    /// The first `n_kv` rows of keys, by head: [head, n_kv, n_head_kv].
+    pub(super) fn keys<'g>(&'g self, g: &Builder<'g>, config: &Config, il: usize, n_kv: usize) -> Tensor<'g> {
+        by_head(g, self.k[il].t(), config.head_dim_k, config.n_head_kv, n_kv)
+    }
+
+    /// The first `n_kv` positions of values, by head: [head_v, n_kv, n_head_kv], or by column [n_kv, head_v, n_head_kv].
+    pub(super) fn values<'g>(&'g self, g: &Builder<'g>, config: &Config, il: usize, n_kv: usize) -> Tensor<'g> {
+        let (all, head, n_head) = (self.v[il].t(), config.head_dim_v, config.n_head_kv);
+        match self.layout {
+            ValueLayout::Rows => by_head(g, all, head, n_head, n_kv),
+            ValueLayout::Columns => {
+                let column = all.strides()[1];
+                g.ops.view(all, [n_kv, head, n_head], [column, column * head], 0)
+            }
+        }
+    }
+}
+
+/// Offsets and lengths of the bytes of some positions of a cache tensor.
+fn chunks(tensor: &Stored, layout: ValueLayout, positions: Range<usize>) -> Vec<(usize, usize)> {
+    let ([_, n_columns, ..], [element, row, ..]) = (tensor.t().shape(), tensor.t().strides());
+    match layout {
+        ValueLayout::Rows => vec![(positions.start * row, positions.len() * row)],
+        ValueLayout::Columns => {
+            (0..n_columns).map(|c| (c * row + positions.start * element, positions.len() * element)).collect()
+        }
+    }
+}
+
+fn by_head<'g>(g: &Builder<'g>, rows: Tensor<'g>, head: usize, n_head: usize, n_kv: usize) -> Tensor<'g> {
+    let head_bytes = rows.dtype().row_bytes(head).expect("the session checked that heads are whole blocks");
+    g.ops.view(rows, [head, n_kv, n_head], [rows.strides()[1], head_bytes], 0)
+}

@@ -1,0 +1,193 @@
+//! Owns the numbers that describe a model, read from GGUF metadata. Refuses what the forward pass cannot run.
+
+use super::Error;
+use crate::ggml::Rope;
+use crate::gguf::{File, Metadata, Value};
+
+/// Architectures that run, as `general.architecture` names them.
+pub const SUPPORTED_ARCHITECTURES: &[&str] = &["llama"];
+
+/// The shape of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `general.architecture`.
+    pub architecture: String,
+    /// `general.name`, or empty.
+    pub name: String,
+    /// Layers (blocks).
+    pub n_layer: usize,
+    /// Width of the hidden state.
+    pub n_embd: usize,
+    /// Width of the feed-forward layer.
+    pub n_ff: usize,
+    /// Query heads.
+    pub n_head: usize,
+    /// Key and value heads (grouped-query attention, arXiv 2305.13245).
+    pub n_head_kv: usize,
+    /// Elements of a query or key head.
+    pub head_dim_k: usize,
+    /// Elements of a value head.
+    pub head_dim_v: usize,
+    /// Entries of the vocabulary.
+    pub n_vocab: usize,
+    /// Context the model was trained with, in tokens.
+    pub n_ctx_train: usize,
+    /// Epsilon of the norms.
+    pub norm_eps: f32,
+    /// Rotary position embedding.
+    pub rope: Rope,
+}
+
+impl Config {
+    /// Reads the configuration of a model file.
+    pub fn from_gguf(file: &File) -> Result<Config, Error> {
+        let meta = file.metadata();
+        let architecture = meta.need_str("general.architecture")?;
+        if !SUPPORTED_ARCHITECTURES.contains(&architecture) {
+            return Err(Error::unsupported(
+                file,
+                "general.architecture",
+                format!("one of {}", SUPPORTED_ARCHITECTURES.join(", ")),
+                format!("`{architecture}`"),
+            ));
+        }
+        Keys { file, meta, architecture }.config()
+    }
+
+    /// Width of all query heads together.
+    pub fn n_embd_q(&self) -> usize {
+        self.n_head * self.head_dim_k
+    }
+
+    /// Width of all key heads together: a row of the key cache.
+    pub fn n_embd_k(&self) -> usize {
+        self.n_head_kv * self.head_dim_k
+    }
+
+    /// Width of all value heads together: a row of the value cache.
+    pub fn n_embd_v(&self) -> usize {
+        self.n_head_kv * self.head_dim_v
+    }
+}
+
+/// The metadata keys of one architecture.
+struct Keys<'f> {
+    file: &'f File,
+    meta: &'f Metadata,
+    architecture: &'f str,
+}
+
+impl Keys<'_> {
+    fn config(&self) -> Result<Config, Error> {
+        let n_head = self.size("attention.head_count")?;
+        let n_embd = self.size("embedding_length")?;
+        let n_layer = self.size("block_count")?;
+        if let Some(n @ 1..) = self.meta.u32(&self.key("expert_count"))? {
+            return Err(self.invalid("expert_count", "0 (mixtures of experts are not supported)", n));
+        }
+        let head_dim_k = self.head_dim("attention.key_length", n_embd, n_head)?;
+        let head_dim_v = self.head_dim("attention.value_length", n_embd, n_head)?;
+        let config = Config {
+            architecture: self.architecture.to_owned(),
+            name: self.meta.str("general.name")?.unwrap_or_default().to_owned(),
+            n_layer,
+            n_embd,
+            n_ff: self.size("feed_forward_length")?,
+            n_head,
+            n_head_kv: self.optional_size("attention.head_count_kv")?.unwrap_or(n_head),
+            head_dim_k,
+            head_dim_v,
+            n_vocab: self.n_vocab()?,
+            n_ctx_train: self.size("context_length")?,
+            norm_eps: self.meta.need_f32(&self.key("attention.layer_norm_rms_epsilon"))?,
+            rope: self.rope(head_dim_k)?,
+        };
+        if !n_head.is_multiple_of(config.n_head_kv) {
+            let expected = format!("a divisor of attention.head_count {n_head}");
+            return Err(self.invalid("attention.head_count_kv", &expected, config.n_head_kv));
+        }
+        Ok(config)
+    }
+
+    /// llama.cpp's keys for RoPE and its scaling. YaRN: arXiv 2309.00071.
+    fn rope(&self, head_dim: usize) -> Result<Rope, Error> {
+        let n_ctx_train = self.size("context_length")?;
+        let n_dims = self.optional_size("rope.dimension_count")?.unwrap_or(head_dim);
+        if n_dims > head_dim || !n_dims.is_multiple_of(2) {
+            let expected = format!("an even number up to the head's {head_dim}");
+            return Err(self.invalid("rope.dimension_count", &expected, n_dims));
+        }
+        let legacy_factor = self.f32("rope.scale_linear")?;
+        let factor = self.f32("rope.scaling.factor")?.or(legacy_factor).filter(|&f| f != 0.0).unwrap_or(1.0);
+        let kind_key = self.key("rope.scaling.type");
+        let kind = self.meta.str(&kind_key)?.unwrap_or("linear");
+        let (freq_scale, ext_factor) = match kind {
+            "none" => (1.0, 0.0),
+            "linear" => (1.0 / factor, 0.0),
+            "yarn" => (1.0 / factor, self.f32("rope.scaling.yarn_ext_factor")?.unwrap_or(1.0)),
+            other => return Err(self.invalid("rope.scaling.type", "one of none, linear, yarn", format!("`{other}`"))),
+        };
+        Ok(Rope {
+            n_dims,
+            freq_base: self.f32("rope.freq_base")?.unwrap_or(10_000.0),
+            freq_scale,
+            ext_factor,
+            attn_factor: self.f32("rope.scaling.attn_factor")?.unwrap_or(1.0),
+            beta_fast: self.f32("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+            beta_slow: self.f32("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+            n_ctx_orig: self.optional_size("rope.scaling.original_context_length")?.unwrap_or(n_ctx_train),
+        })
+    }
+
+    fn n_vocab(&self) -> Result<usize, Error> {
+        let embedding =
+            self.file.tensor("token_embd.weight").ok_or_else(|| Error::missing(self.file, "token_embd.weight"))?;
+        Ok(embedding.shape[1])
+    }
+
+    fn head_dim(&self, key: &str, n_embd: usize, n_head: usize) -> Result<usize, Error> {
+        match self.optional_size(key)? {
+            Some(n) => Ok(n),
+            None if n_embd.is_multiple_of(n_head) => Ok(n_embd / n_head),
+            None => {
+                Err(self.invalid("attention.head_count", &format!("a divisor of embedding_length {n_embd}"), n_head))
+            }
+        }
+    }
+
+    /// A count that must be there and is at least 1.
+    fn size(&self, key: &str) -> Result<usize, Error> {
+        let found = self.optional_size(key)?;
+        found.ok_or_else(|| self.invalid(key, "a number", "nothing"))
+    }
+
+    /// A count of at least 1. An array counts when all layers agree.
+    fn optional_size(&self, key: &str) -> Result<Option<usize>, Error> {
+        let full = self.key(key);
+        if let Some(Value::Array(array)) = self.meta.get(&full) {
+            let items: Vec<_> = (0..array.len()).filter_map(|i| array.get(i)?.as_integer()).collect();
+            return match items.first() {
+                Some(&n) if n > 0 && items.len() == array.len() && items.iter().all(|&m| m == n) => {
+                    Ok(Some(n as usize))
+                }
+                _ => Err(self.invalid(key, "one number for all layers (they differ)", format!("{items:?}"))),
+            };
+        }
+        match self.meta.u32(&full)? {
+            Some(0) => Err(self.invalid(key, "at least 1", 0)),
+            n => Ok(n.map(|n| n as usize)),
+        }
+    }
+
+    fn f32(&self, key: &str) -> Result<Option<f32>, Error> {
+        Ok(self.meta.f32(&self.key(key))?)
+    }
+
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
+    }
+
+    fn invalid(&self, key: &str, expected: &str, found: impl ToString) -> Error {
+        Error::unsupported(self.file, &self.key(key), expected.to_owned(), found.to_string())
+    }
+}

@@ -1,0 +1,208 @@
+//! The Llama architecture: pre-norm, rotary grouped-query attention, SwiGLU.
+
+use std::sync::Arc;
+
+use super::weights::{Linear, Loader, Stack};
+use super::{Cache, Config, Error, LayerStep, Rows};
+use crate::ggml::{Builder, Store, Stored, Tensor};
+use crate::gguf::File;
+
+/// Bound on the tensors that one layer adds to a graph, views included.
+pub(super) const TENSORS_PER_LAYER: usize = 48;
+
+pub(super) struct Llama {
+    token_embd: Stored,
+    layers: Vec<Layer>,
+    output_norm: Stored,
+    output: Stored,
+    /// Llama 3 divides the rotary frequencies by these.
+    rope_freqs: Option<Stored>,
+}
+
+struct Layer {
+    attn_norm: Stored,
+    attn_qkv: Stack,
+    attn_output: Linear,
+    ffn_norm: Stored,
+    ffn_gate_up: Stack,
+    ffn_down: Linear,
+}
+
+impl Llama {
+    pub(super) fn load(file: &Arc<File>, config: &Config) -> Result<(Llama, usize), Error> {
+        let Config { n_embd, n_ff, n_vocab, .. } = *config;
+        let (n_q, n_k, n_v) = (config.n_embd_q(), config.n_embd_k(), config.n_embd_v());
+        let mut w = Loader::new(file.clone());
+        let token_embd = w.table("token_embd.weight", [n_embd, n_vocab])?;
+        let mut layers = Vec::new();
+        for il in 0..config.n_layer {
+            let blk = format!("blk.{il}");
+            layers.push((
+                w.vector(&format!("{blk}.attn_norm.weight"), n_embd)?,
+                w.stack(&blk, &[("attn_q", n_q), ("attn_k", n_k), ("attn_v", n_v)], n_embd)?,
+                w.linear(&blk, "attn_output", [config.n_head * config.head_dim_v, n_embd])?,
+                w.vector(&format!("{blk}.ffn_norm.weight"), n_embd)?,
+                w.stack(&blk, &[("ffn_gate", n_ff), ("ffn_up", n_ff)], n_embd)?,
+                w.linear(&blk, "ffn_down", [n_ff, n_embd])?,
+            ));
+        }
+        let output_norm = w.vector("output_norm.weight", n_embd)?;
+        let output = w.head([n_embd, n_vocab], token_embd)?;
+        let rope_freqs = w.optional_vector("rope_freqs.weight", config.rope.n_dims / 2)?;
+        let (stored, weights_bytes) = w.finish();
+        let layers =
+            layers.into_iter().map(|(attn_norm, attn_qkv, attn_output, ffn_norm, ffn_gate_up, ffn_down)| Layer {
+                attn_norm: attn_norm.get(&stored),
+                attn_qkv: attn_qkv.get(&stored),
+                attn_output: attn_output.get(&stored),
+                ffn_norm: ffn_norm.get(&stored),
+                ffn_gate_up: ffn_gate_up.get(&stored),
+                ffn_down: ffn_down.get(&stored),
+            });
+        let network = Llama {
+            token_embd: token_embd.get(&stored),
+            layers: layers.collect(),
+            output_norm: output_norm.get(&stored),
+            output: output.get(&stored),
+            rope_freqs: rope_freqs.map(|f| f.get(&stored)),
+        };
+        Ok((network, weights_bytes))
+    }
+
+    pub(super) fn store(&self) -> &Arc<Store> {
+        self.token_embd.store()
+    }
+
+    pub(super) fn embed<'g>(&'g self, g: &Builder<'g>, tokens: Tensor<'g>) -> Tensor<'g> {
+        g.ops.get_rows(self.token_embd.t(), tokens).named("inp_embd", None) // [n_embd, t]
+    }
+
+    pub(super) fn layer<'g>(
+        &'g self,
+        g: &Builder<'g>,
+        config: &Config,
+        step: &LayerStep,
+        cache: &'g Cache,
+        rows: &Rows<'g>,
+        mut h: Tensor<'g>,
+    ) -> Tensor<'g> {
+        let layer = &self.layers[step.il];
+        if step.attention {
+            let x = g.ops.rms_norm(h, layer.attn_norm.t(), config.norm_eps).named("attn_norm", step.il);
+            h = g.ops.add(self.attention(g, config, step.il, cache, rows, x), h).named("ffn_inp", step.il);
+        }
+        if step.feed_forward {
+            let x = g.ops.rms_norm(h, layer.ffn_norm.t(), config.norm_eps).named("ffn_norm", step.il);
+            h = g.ops.add(feed_forward(g, config, layer, x).named("ffn_out", step.il), h).named("l_out", step.il);
+        }
+        h
+    }
+
+    pub(super) fn head<'g>(&'g self, g: &Builder<'g>, config: &Config, h: Tensor<'g>) -> Tensor<'g> {
+        let x = g.ops.rms_norm(h, self.output_norm.t(), config.norm_eps).named("result_norm", None);
+        g.ops.mul_mat(self.output.t(), x).named("result_output", None) // [n_vocab, t]
+    }
+
+    /// Attention of the rows `x` [n_embd, t] over the cache, to which they are added first.
+    fn attention<'g>(
+        &'g self,
+        g: &Builder<'g>,
+        config: &Config,
+        il: usize,
+        cache: &'g Cache,
+        rows: &Rows<'g>,
+        x: Tensor<'g>,
+    ) -> Tensor<'g> {
+        let (layer, t) = (&self.layers[il], x.shape()[1]);
+        let (q, k, v) = self.rotated_qkv(g, config, layer, rows, x);
+        cache.write(g, il, rows, flat(g, k), v);
+
+        let q = g.ops.swap_1_2(q); // [head, t, n_head]
+        let scale = 1.0 / (config.head_dim_k as f32).sqrt();
+        let n_kv = rows.mask.shape()[0];
+        let (k, v) = (cache.keys(g, config, il, n_kv), cache.values(g, config, il, n_kv));
+        let mixed = if cache.transposes_values() {
+            let weights = g.ops.soft_max(g.ops.mul_mat(k, q), rows.mask, scale); // [n_kv, t, n_head]
+            g.ops.contiguous(g.ops.swap_1_2(g.ops.mul_mat(v, weights))) // [head_v, n_head, t]
+        } else {
+            g.ops.flash_attn(q, k, v, rows.mask, scale) // [head_v, n_head, t]
+        };
+        let mixed = g.ops.reshape(mixed, [config.n_head * config.head_dim_v, t]).named("kqv_out", il);
+        linear(g, &layer.attn_output, mixed)
+    }
+
+    /// Queries [head, n_head, t] and keys [head, n_head_kv, t], rotated, and values [n_embd_v, t].
+    fn rotated_qkv<'g>(
+        &'g self,
+        g: &Builder<'g>,
+        config: &Config,
+        layer: &'g Layer,
+        rows: &Rows<'g>,
+        x: Tensor<'g>,
+    ) -> (Tensor<'g>, Tensor<'g>, Tensor<'g>) {
+        let (n_head, n_head_kv, head) = (config.n_head, config.n_head_kv, config.head_dim_k);
+        let parts = stack(g, &layer.attn_qkv, x);
+        let rope = |x| g.ops.rope(x, rows.positions, self.rope_freqs.as_ref().map(Stored::t), &config.rope);
+        let [q_part, .., v_part] = &parts[..] else {
+            let qkv = parts[0];
+            let v = columns(g, qkv, config.n_embd_q() + config.n_embd_k(), config.n_embd_v());
+            let (q, k) = split_heads(g, rope(heads(g, qkv, 0, n_head + n_head_kv, head)), n_head);
+            return (q, k, v);
+        };
+        let v_offset = v_part.shape()[0] - config.n_embd_v();
+        let v = columns(g, *v_part, v_offset, config.n_embd_v());
+        if q_part.shape()[0] > config.n_embd_q() {
+            let (q, k) = split_heads(g, rope(heads(g, *q_part, 0, n_head + n_head_kv, head)), n_head);
+            return (q, k, v);
+        }
+        let k_part = parts[1];
+        (rope(heads(g, *q_part, 0, n_head, head)), rope(heads(g, k_part, 0, n_head_kv, head)), v)
+    }
+}
+
+fn feed_forward<'g>(g: &Builder<'g>, config: &Config, layer: &'g Layer, x: Tensor<'g>) -> Tensor<'g> {
+    let parts = stack(g, &layer.ffn_gate_up, x);
+    let gated = match parts[..] {
+        [gate_up] => g.ops.swiglu(gate_up), // [n_ff, t]
+        [gate, up] => g.ops.swiglu_split(gate, up),
+        _ => unreachable!("gate and up are one or two parts"),
+    };
+    debug_assert_eq!(gated.shape()[0], config.n_ff);
+    linear(g, &layer.ffn_down, gated)
+}
+
+fn linear<'g>(g: &Builder<'g>, linear: &'g Linear, x: Tensor<'g>) -> Tensor<'g> {
+    let y = g.ops.mul_mat(linear.weight.t(), x);
+    linear.bias().map_or(y, |bias| g.ops.add(y, bias))
+}
+
+fn stack<'g>(g: &Builder<'g>, stack: &'g Stack, x: Tensor<'g>) -> Vec<Tensor<'g>> {
+    stack.parts.iter().map(|(part, _)| linear(g, part, x)).collect()
+}
+
+/// `n` columns of the rows of `x` from column `first` on: [n, t].
+fn columns<'g>(g: &Builder<'g>, x: Tensor<'g>, first: usize, n: usize) -> Tensor<'g> {
+    let row_bytes = x.strides()[1];
+    let t = x.shape()[1];
+    g.ops.view(x, [n, t, 1], [row_bytes, row_bytes * t], first * size_of::<f32>())
+}
+
+/// The rows of `x` from column `first` on as `n_head` heads: [head, n_head, t].
+fn heads<'g>(g: &Builder<'g>, x: Tensor<'g>, first: usize, n_head: usize, head: usize) -> Tensor<'g> {
+    let f32s = size_of::<f32>();
+    g.ops.view(x, [head, n_head, x.shape()[1]], [head * f32s, x.strides()[1]], first * f32s)
+}
+
+/// Adjacent heads [head, n_head, t] as rows [head * n_head, t].
+fn flat<'g>(g: &Builder<'g>, x: Tensor<'g>) -> Tensor<'g> {
+    let [head, n_head, t, _] = x.shape();
+    g.ops.view(x, [head * n_head, t, 1], [x.strides()[2], x.strides()[2] * t], 0)
+}
+
+/// Query heads and key heads of `x` [head, n_head + n_head_kv, t].
+fn split_heads<'g>(g: &Builder<'g>, x: Tensor<'g>, n_head: usize) -> (Tensor<'g>, Tensor<'g>) {
+    let [head, n, t, _] = x.shape();
+    let [_, head_bytes, row_bytes, _] = x.strides();
+    let part = |first: usize, n| g.ops.view(x, [head, n, t], [head_bytes, row_bytes], first * head_bytes);
+    (part(0, n_head), part(n_head, n - n_head))
+}

@@ -1,0 +1,180 @@
+//! A loaded model: configuration, weights, and the one forward pass, which takes a plan of layers. Owns nothing that
+//! changes after loading; refuses files whose tensors do not have the shape they must have.
+
+mod cache;
+mod config;
+mod llama;
+mod weights;
+
+pub use cache::{Cache, ValueLayout};
+pub use config::{Config, SUPPORTED_ARCHITECTURES};
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::ggml::{self, Builder, Device, Store, Tensor};
+use crate::gguf::{self, File, TensorInfo};
+use llama::Llama;
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file is no valid GGUF file.
+    #[error(transparent)]
+    Gguf(#[from] gguf::Error),
+    /// Memory or device.
+    #[error(transparent)]
+    Ggml(#[from] ggml::Error),
+    /// A tensor is not there.
+    #[error("tensor `{name}` is missing in {path}")]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor has the wrong shape.
+    #[error("{name}: expected {expected:?}, found {found:?} in {path}")]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
+    /// A value that the forward pass cannot run.
+    #[error("`{key}`: expected {expected}, found {found} in {path}")]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The metadata key or tensor.
+        key: String,
+        /// What runs.
+        expected: String,
+        /// What the file says.
+        found: String,
+    },
+}
+
+impl Error {
+    fn missing(file: &File, name: &str) -> Error {
+        Error::Missing { path: file.path().to_owned(), name: name.to_owned() }
+    }
+
+    fn shape(file: &File, info: &TensorInfo, expected: &[usize]) -> Error {
+        Error::Shape {
+            path: file.path().to_owned(),
+            name: info.name.clone(),
+            expected: expected.to_vec(),
+            found: info.dims().to_vec(),
+        }
+    }
+
+    fn unsupported(file: &File, key: &str, expected: String, found: String) -> Error {
+        Error::Unsupported { path: file.path().to_owned(), key: key.to_owned(), expected, found }
+    }
+}
+
+/// One step of a plan: which layer's weights, and which of its two halves run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LayerStep {
+    /// The layer.
+    pub il: usize,
+    /// Whether its attention runs.
+    pub attention: bool,
+    /// Whether its feed-forward network runs.
+    pub feed_forward: bool,
+}
+
+impl LayerStep {
+    /// The whole layer `il`.
+    pub fn whole(il: usize) -> LayerStep {
+        LayerStep { il, attention: true, feed_forward: true }
+    }
+}
+
+/// What the rows of a forward pass share: their places, and what they may see.
+#[derive(Clone, Copy)]
+pub struct Rows<'g> {
+    /// Position of each row, i32 [t].
+    pub positions: Tensor<'g>,
+    /// Cache row that each row writes, i64 [t].
+    pub cache_rows: Tensor<'g>,
+    /// Where each value goes, i64 [n_embd_v * t], in a cache that keeps values by column ([`Cache::value_places`]).
+    pub value_places: Option<Tensor<'g>>,
+    /// 0 where a row sees a cache row, -inf where not; f16 [n_kv, t].
+    pub mask: Tensor<'g>,
+}
+
+/// A model, immutable after loading; any number of sessions use it.
+pub struct Model {
+    file: Arc<File>,
+    config: Config,
+    device: Arc<Device>,
+    network: Llama,
+    weights_bytes: usize,
+}
+
+impl Model {
+    /// Loads the weights of a file onto a device.
+    pub fn load(file: Arc<File>, device: Arc<Device>) -> Result<Model, Error> {
+        let config = Config::from_gguf(&file)?;
+        let (network, weights_bytes) = Llama::load(&file, &config)?;
+        Ok(Model { file, config, device, network, weights_bytes })
+    }
+
+    /// The numbers that describe the model.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The file the model came from.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The device that computes.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// Bytes of weights that one token reads at full depth.
+    pub fn weights_bytes(&self) -> usize {
+        self.weights_bytes
+    }
+
+    /// Holds the data of every weight.
+    pub fn store(&self) -> &Arc<Store> {
+        self.network.store()
+    }
+
+    /// Bound on the tensors of a graph that runs `n_steps` steps, embedding and head included.
+    pub fn graph_size(&self, n_steps: usize) -> usize {
+        n_steps * llama::TENSORS_PER_LAYER + 32
+    }
+
+    /// Embeddings of `tokens` i32 [t]: [n_embd, t].
+    pub fn embed<'g>(&'g self, g: &Builder<'g>, tokens: Tensor<'g>) -> Tensor<'g> {
+        self.network.embed(g, tokens)
+    }
+
+    /// Runs steps on the hidden state `h` [n_embd, t].
+    pub fn run<'g>(
+        &'g self,
+        g: &Builder<'g>,
+        steps: &[LayerStep],
+        cache: &'g Cache,
+        rows: &Rows<'g>,
+        h: Tensor<'g>,
+    ) -> Tensor<'g> {
+        steps.iter().fold(h, |h, step| self.network.layer(g, &self.config, step, cache, rows, h))
+    }
+
+    /// Logits of the hidden states `h` [n_embd, t]: final norm and output head, [n_vocab, t].
+    pub fn head<'g>(&'g self, g: &Builder<'g>, h: Tensor<'g>) -> Tensor<'g> {
+        self.network.head(g, &self.config, h)
+    }
+}

@@ -1,0 +1,221 @@
+//! Owns the loading of weights: each is fetched with the shape it must have, and lies where it multiplies fastest.
+//! After loading, shapes are facts.
+
+use std::sync::Arc;
+
+use super::Error;
+use crate::dtype::DType;
+use crate::ggml::{StoreBuilder, Stored, Tensor};
+use crate::gguf::{File, TensorInfo};
+
+/// A matrix with its optional bias.
+pub(crate) struct Linear {
+    pub(crate) weight: Stored,
+    pub(crate) bias: Option<Stored>,
+}
+
+/// Matrices that are multiplied by the same vector, stored as few as their types allow: matrices of one type lie in one
+/// tensor, one below the other, and are read in one go.
+pub(crate) struct Stack {
+    /// Each with its number of output rows.
+    pub(crate) parts: Vec<(Linear, usize)>,
+}
+
+/// Collects the weights of a model file.
+pub(crate) struct Loader {
+    file: Arc<File>,
+    builder: StoreBuilder,
+    loaded: Vec<Pending>,
+    weights_bytes: usize,
+}
+
+/// Stands for a tensor until the store is finished.
+#[derive(Clone, Copy)]
+pub(crate) struct Pending(usize);
+
+pub(crate) struct PendingLinear(Pending, Option<Pending>);
+pub(crate) struct PendingStack(Vec<(PendingLinear, usize)>);
+
+impl Loader {
+    pub(crate) fn new(file: Arc<File>) -> Loader {
+        let builder = StoreBuilder::new(file.tensors().len() + 1);
+        Loader { file, builder, loaded: Vec::new(), weights_bytes: 0 }
+    }
+
+    /// A vector of f32, such as a norm's weight.
+    pub(crate) fn vector(&mut self, name: &str, n: usize) -> Result<Pending, Error> {
+        self.optional_vector(name, n)?.ok_or_else(|| Error::missing(&self.file, name))
+    }
+
+    /// A vector of f32 that a model may lack.
+    pub(crate) fn optional_vector(&mut self, name: &str, n: usize) -> Result<Option<Pending>, Error> {
+        let file = self.file.clone();
+        let Some(info) = file.tensor(name) else { return Ok(None) };
+        expect_shape(&file, info, &[n])?;
+        let values = to_f32(&file, info)?;
+        self.builder.add_plain(name, DType::F32, &[n], &values)?;
+        Ok(Some(self.push(info.bytes)))
+    }
+
+    /// A matrix whose rows are looked up: it stays in the file's map where it can.
+    pub(crate) fn table(&mut self, name: &str, shape: [usize; 2]) -> Result<Pending, Error> {
+        let file = self.file.clone();
+        let info = file.tensor(name).ok_or_else(|| Error::missing(&file, name))?;
+        expect_shape(&file, info, &shape)?;
+        if !self.builder.add_mapped(name, info.dtype, &shape, &file, |f| f.data(info)) {
+            self.builder.add_plain(name, info.dtype, &shape, file.data(info))?;
+        }
+        // Rows are looked up one at a time: a table is not read per token.
+        Ok(self.push(0))
+    }
+
+    /// The output head: a matrix of its own, or the token embeddings once more (tied).
+    pub(crate) fn head(&mut self, shape: [usize; 2], token_embd: Pending) -> Result<Pending, Error> {
+        let file = self.file.clone();
+        let info = file.tensor("output.weight").or_else(|| file.tensor("token_embd.weight"));
+        let info = info.ok_or_else(|| Error::missing(&file, "token_embd.weight"))?;
+        if info.name == "token_embd.weight" && !StoreBuilder::repacks(info.dtype, shape) {
+            self.weights_bytes += info.bytes;
+            return Ok(token_embd);
+        }
+        self.matrix(&info.name, shape)
+    }
+
+    /// Matrices [n_in, n] with their optional biases that are multiplied by the same vector.
+    pub(crate) fn stack(&mut self, prefix: &str, names: &[(&str, usize)], n_in: usize) -> Result<PendingStack, Error> {
+        let file = self.file.clone();
+        let mut infos = Vec::new();
+        for &(name, n) in names {
+            let full = format!("{prefix}.{name}.weight");
+            let info = file.tensor(&full).ok_or_else(|| Error::missing(&file, &full))?;
+            expect_shape(&file, info, &[n_in, n])?;
+            infos.push((name, n, info));
+        }
+        let mut parts = Vec::new();
+        for group in infos.chunk_by(|(_, _, a), (_, _, b)| a.dtype == b.dtype) {
+            parts.push(self.fused(prefix, group, n_in)?);
+        }
+        Ok(PendingStack(parts))
+    }
+
+    /// One matrix with its optional bias.
+    pub(crate) fn linear(&mut self, prefix: &str, name: &str, shape: [usize; 2]) -> Result<PendingLinear, Error> {
+        let weight = self.matrix(&format!("{prefix}.{name}.weight"), shape)?;
+        let bias = self.optional_vector(&format!("{prefix}.{name}.bias"), shape[1])?;
+        Ok(PendingLinear(weight, bias))
+    }
+
+    pub(crate) fn finish(self) -> (Vec<Stored>, usize) {
+        (self.builder.finish(), self.weights_bytes)
+    }
+
+    fn fused(
+        &mut self,
+        prefix: &str,
+        group: &[(&str, usize, &TensorInfo)],
+        n_in: usize,
+    ) -> Result<(PendingLinear, usize), Error> {
+        if let [(name, n, _)] = group {
+            return Ok((self.linear(prefix, name, [n_in, *n])?, *n));
+        }
+        let file = self.file.clone();
+        let n: usize = group.iter().map(|(_, n, _)| n).sum();
+        let name = group.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join("+");
+        let data: Vec<&[u8]> = group.iter().map(|(.., info)| file.data(info)).collect();
+        self.builder.add_weight(&format!("{prefix}.{name}"), group[0].2.dtype, [n_in, n], &data)?;
+        let weight = self.push(data.iter().map(|d| d.len()).sum());
+        let bias = self.fused_bias(prefix, &name, group)?;
+        Ok((PendingLinear(weight, bias), n))
+    }
+
+    /// The biases of a fused group, zero where one is missing; none if all are.
+    fn fused_bias(
+        &mut self,
+        prefix: &str,
+        name: &str,
+        group: &[(&str, usize, &TensorInfo)],
+    ) -> Result<Option<Pending>, Error> {
+        let file = self.file.clone();
+        let (mut values, mut any) = (Vec::new(), false);
+        for (name, n, _) in group {
+            match file.tensor(&format!("{prefix}.{name}.bias")) {
+                Some(info) => {
+                    expect_shape(&file, info, &[*n])?;
+                    values.extend(to_f32(&file, info)?);
+                    any = true;
+                }
+                None => values.resize(values.len() + n * size_of::<f32>(), 0),
+            }
+        }
+        if !any {
+            return Ok(None);
+        }
+        self.builder.add_plain(
+            &format!("{prefix}.{name}.bias"),
+            DType::F32,
+            &[values.len() / size_of::<f32>()],
+            &values,
+        )?;
+        Ok(Some(self.push(values.len())))
+    }
+
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Pending, Error> {
+        let file = self.file.clone();
+        let info = file.tensor(name).ok_or_else(|| Error::missing(&file, name))?;
+        expect_shape(&file, info, &shape)?;
+        let repacks = StoreBuilder::repacks(info.dtype, shape);
+        if repacks || !self.builder.add_mapped(name, info.dtype, &shape, &file, |f| f.data(info)) {
+            self.builder.add_weight(name, info.dtype, shape, &[file.data(info)])?;
+        }
+        Ok(self.push(info.bytes))
+    }
+
+    fn push(&mut self, bytes: usize) -> Pending {
+        self.weights_bytes += bytes;
+        let pending = Pending(self.loaded.len());
+        self.loaded.push(pending);
+        pending
+    }
+}
+
+impl Pending {
+    pub(crate) fn get(self, stored: &[Stored]) -> Stored {
+        stored[self.0].clone()
+    }
+}
+
+impl PendingLinear {
+    pub(crate) fn get(&self, stored: &[Stored]) -> Linear {
+        Linear { weight: self.0.get(stored), bias: self.1.map(|b| b.get(stored)) }
+    }
+}
+
+impl PendingStack {
+    pub(crate) fn get(&self, stored: &[Stored]) -> Stack {
+        Stack { parts: self.0.iter().map(|(linear, n)| (linear.get(stored), *n)).collect() }
+    }
+}
+
+impl Linear {
+    pub(crate) fn bias(&self) -> Option<Tensor<'_>> {
+        self.bias.as_ref().map(Stored::t)
+    }
+}
+
+fn expect_shape(file: &File, info: &TensorInfo, shape: &[usize]) -> Result<(), Error> {
+    let found = &info.shape[..];
+    let matches = found.starts_with(shape) && found[shape.len()..].iter().all(|&n| n == 1);
+    if matches { Ok(()) } else { Err(Error::shape(file, info, shape)) }
+}
+
+/// The bytes of a vector as f32; f16 and bf16 are widened, which is exact.
+fn to_f32(file: &File, info: &TensorInfo) -> Result<Vec<u8>, Error> {
+    let data = file.data(info);
+    let pairs = || data.chunks_exact(2).map(|b| [b[0], b[1]]);
+    match info.dtype {
+        DType::F32 => Ok(data.to_vec()),
+        DType::F16 => Ok(pairs().flat_map(|b| half::f16::from_le_bytes(b).to_f32().to_le_bytes()).collect()),
+        DType::BF16 => Ok(pairs().flat_map(|b| half::bf16::from_le_bytes(b).to_f32().to_le_bytes()).collect()),
+        other => Err(Error::unsupported(file, &info.name, "f32, f16 or bf16".to_owned(), other.name().to_owned())),
+    }
+}
