@@ -12,11 +12,13 @@ use super::vocab::{Kind, Vocab};
 use super::{Error, TokenId, keys};
 use crate::gguf::Metadata;
 
+/// (left, right) -> (rank, merged)
+type Merges = HashMap<(TokenId, TokenId), (u32, TokenId)>;
+
 /// The merges and the rules of one file.
 pub(super) struct Bpe {
     splitter: Splitter,
-    /// (left, right) -> (rank, merged)
-    merges: HashMap<(TokenId, TokenId), (u32, TokenId)>,
+    merges: Merges,
     byte_ids: [Option<TokenId>; 256],
     byte_chars: [char; 256],
     unknown: Option<TokenId>,
@@ -144,7 +146,7 @@ struct Merge {
     merged: TokenId,
 }
 
-fn merges(meta: &Metadata, vocab: &Vocab) -> Result<HashMap<(TokenId, TokenId), (u32, TokenId)>, Error> {
+fn merges(meta: &Metadata, vocab: &Vocab) -> Result<Merges, Error> {
     let list = meta.need_strings(keys::MERGES)?;
     if u32::try_from(list.len()).is_err() {
         let found = format!("{} merges", list.len());

@@ -175,7 +175,7 @@ impl Tokenizer {
         let (pre, notice) = bpe_rules(meta)?;
         let roles = Roles::from_gguf(meta, &mut vocab, Defaults::default())?;
         let bpe = bpe::Bpe::from_gguf(meta, &vocab, &pre, roles.unknown)?;
-        let mut tokenizer = Tokenizer::build(meta, vocab, roles, Algorithm::Bpe(bpe), bpe::token_bytes)?;
+        let mut tokenizer = Tokenizer::build(meta, vocab, roles, Algorithm::Bpe(Box::new(bpe)), bpe::token_bytes)?;
         tokenizer.add_bos = meta.bool(keys::ADD_BOS)?.unwrap_or(pre.add_bos);
         tokenizer.notice = notice;
         Ok(tokenizer)
@@ -189,7 +189,7 @@ impl Tokenizer {
         let defaults = Defaults { bos: Some(1), eos: Some(2), unknown: Some(0) };
         let roles = Roles::from_gguf(meta, &mut vocab, defaults)?;
         let spm = spm::Spm::from_gguf(meta, &vocab, roles.unknown)?;
-        let mut tokenizer = Tokenizer::build(meta, vocab, roles, Algorithm::Spm(spm), spm::token_bytes)?;
+        let mut tokenizer = Tokenizer::build(meta, vocab, roles, Algorithm::Spm(Box::new(spm)), spm::token_bytes)?;
         tokenizer.add_bos = meta.bool(keys::ADD_BOS)?.unwrap_or(true);
         Ok(tokenizer)
     }
@@ -230,8 +230,8 @@ impl Tokenizer {
 }
 
 enum Algorithm {
-    Bpe(bpe::Bpe),
-    Spm(spm::Spm),
+    Bpe(Box<bpe::Bpe>),
+    Spm(Box<spm::Spm>),
 }
 
 /// The values of `tokenizer.ggml.model` that are known.
@@ -280,3 +280,6 @@ fn bpe_rules(meta: &Metadata) -> Result<(pre::Pre, Option<String>), Error> {
     };
     Ok((pre::default(), Some(format!("{why}: text is split by the `default` rules, token ids may differ"))))
 }
+
+#[cfg(test)]
+mod tests;
