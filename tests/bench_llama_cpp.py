@@ -172,15 +172,20 @@ def requantize(quantize, model, cache, dtype):
     if not target.is_file():
         log(f"requantizing to {target}")
         part = target.with_suffix(".part")
-        checked([quantize, "--allow-requantize", model, part, dtype])
+        checked([quantize, "--allow-requantize", model, part, dtype], quiet=True)
         os.replace(part, target)
     return target
 
 
-def checked(command):
-    result = subprocess.run(["nice", "-n", "10", *map(str, command)], stdout=sys.stderr)
+def checked(command, quiet=False):
+    """Runs a command; what it prints goes to stderr, and with `quiet` only when it fails."""
+    command = ["nice", "-n", "10", *map(str, command)]
+    if quiet:
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    else:
+        result = subprocess.run(command, stdout=sys.stderr)
     if result.returncode != 0:
-        sys.exit(f"error: `{' '.join(map(str, command))}` ended with {result.returncode}")
+        sys.exit(f"error: `{' '.join(command)}` ended with {result.returncode}\n{result.stdout or ''}")
 
 
 def log(message):
