@@ -117,7 +117,7 @@ pub struct Session {
     model: Arc<Model>,
     params: SessionParams,
     cache: Cache,
-    /// Hidden states on their way from one range to the next, [n_embd, n_batch].
+    /// Hidden states on their way from one range to the next, \[n_embd, n_batch\].
     hidden: Stored,
     runner: Runner<GraphKey, Slots>,
     tokens: Vec<TokenId>,
@@ -256,7 +256,7 @@ impl Session {
         self.n_done = self.n_done.min(n);
     }
 
-    /// Logits of the last token of the timeline, evaluating what is not evaluated yet: [n_vocab].
+    /// Logits of the last token of the timeline, evaluating what is not evaluated yet: \[n_vocab\].
     pub fn logits(&mut self) -> Result<&[f32], Error> {
         self.settle()?;
         Ok(&self.logits)

@@ -44,7 +44,7 @@ impl<'g> Ops<'g> {
         self.ctx.tensor(dtype, shape)
     }
 
-    /// Matrix product: `a` is [k, m], `x` is [k, n]; the result is [m, n]. Heads in dimension 2 of `a` are shared by
+    /// Matrix product: `a` is \[k, m\], `x` is \[k, n\]; the result is \[m, n\]. Heads in dimension 2 of `a` are shared by
     /// equal groups of heads of `x`.
     #[track_caller]
     pub fn mul_mat(&self, a: Tensor<'g>, x: Tensor<'g>) -> Tensor<'g> {
@@ -95,7 +95,7 @@ impl<'g> Ops<'g> {
         self.adopt(unsafe { sys::ggml_swiglu_split(self.room(), gate.as_ptr(), up.as_ptr()) })
     }
 
-    /// Rotary embedding of `x` [head, n_head, t] at `positions` i32 [t]; `factors` f32 [n_dims / 2] divide the
+    /// Rotary embedding of `x` \[head, n_head, t\] at `positions` i32 \[t\]; `factors` f32 \[n_dims / 2\] divide the
     /// frequencies (Llama 3).
     #[track_caller]
     pub fn rope(&self, x: Tensor<'g>, positions: Tensor<'g>, factors: Option<Tensor<'g>>, rope: &Rope) -> Tensor<'g> {
@@ -127,7 +127,7 @@ impl<'g> Ops<'g> {
         })
     }
 
-    /// Rows of `a` [k, m] picked by `rows` i32 [n]: f32 [k, n].
+    /// Rows of `a` \[k, m\] picked by `rows` i32 \[n\]: f32 \[k, n\].
     #[track_caller]
     pub fn get_rows(&self, a: Tensor<'g>, rows: Tensor<'g>) -> Tensor<'g> {
         assert_eq!(rows.dtype(), DType::I32, "get_rows: rows are i32");
@@ -136,7 +136,7 @@ impl<'g> Ops<'g> {
         self.adopt(unsafe { sys::ggml_get_rows(self.room(), a.as_ptr(), rows.as_ptr()) })
     }
 
-    /// Writes `b` f32 [k, n] into the rows `rows` i64 [n] of `a` [k, m], converting to the type of `a`. The result is
+    /// Writes `b` f32 \[k, n\] into the rows `rows` i64 \[n\] of `a` \[k, m\], converting to the type of `a`. The result is
     /// a view of `a`; it takes effect only once it is part of the graph.
     #[track_caller]
     pub fn set_rows(&self, a: Tensor<'g>, b: Tensor<'g>, rows: Tensor<'g>) -> Tensor<'g> {
@@ -156,7 +156,7 @@ impl<'g> Ops<'g> {
         self.adopt(unsafe { sys::ggml_cpy(self.room(), a.as_ptr(), b.as_ptr()) })
     }
 
-    /// softmax(`x` * scale + mask) over rows; `mask` f16 or f32 [n_kv, t].
+    /// softmax(`x` * scale + mask) over rows; `mask` f16 or f32 \[n_kv, t\].
     #[track_caller]
     pub fn soft_max(&self, x: Tensor<'g>, mask: Tensor<'g>, scale: f32) -> Tensor<'g> {
         assert!(mask.shape()[0] == x.shape()[0] && mask.shape()[1] >= x.shape()[1], "soft_max: {x:?} under {mask:?}");
@@ -164,8 +164,8 @@ impl<'g> Ops<'g> {
         self.adopt(unsafe { sys::ggml_soft_max_ext(self.room(), x.as_ptr(), mask.as_ptr(), scale, 0.0) })
     }
 
-    /// softmax(q k^T * scale + mask) v in one operation. `q` [head, t, n_head], `k` and `v` [head, n_kv, n_head_kv],
-    /// `mask` f16 [n_kv, t]; the result is [head_v, n_head, t].
+    /// softmax(q k^T * scale + mask) v in one operation. `q` \[head, t, n_head\], `k` and `v` \[head, n_kv, n_head_kv\],
+    /// `mask` f16 \[n_kv, t\]; the result is \[head_v, n_head, t\].
     #[track_caller]
     pub fn flash_attn(&self, q: Tensor<'g>, k: Tensor<'g>, v: Tensor<'g>, mask: Tensor<'g>, scale: f32) -> Tensor<'g> {
         let (qs, ks, vs, ms) = (q.shape(), k.shape(), v.shape(), mask.shape());

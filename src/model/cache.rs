@@ -112,13 +112,13 @@ impl Cache {
         self.layout == ValueLayout::Columns
     }
 
-    /// Element index of every value of these positions in a cache that keeps them by column: [n_embd_v] per position.
+    /// Element index of every value of these positions in a cache that keeps them by column: \[n_embd_v\] per position.
     pub fn value_places(&self, positions: Range<usize>) -> Vec<i64> {
         let n_embd_v = self.v[0].t().shape()[1];
         positions.flat_map(|p| (0..n_embd_v).map(move |channel| (channel * self.n_rows + p) as i64)).collect()
     }
 
-    /// Adds to the graph the writing of keys `k` [n_embd_k, t] and values `v` [n_embd_v, t].
+    /// Adds to the graph the writing of keys `k` \[n_embd_k, t\] and values `v` \[n_embd_v, t\].
     pub(super) fn write<'g>(&'g self, g: &Builder<'g>, il: usize, rows: &Rows<'g>, k: Tensor<'g>, v: Tensor<'g>) {
         g.effect(g.ops.set_rows(self.k[il].t(), k, rows.cache_rows));
         let Some(places) = rows.value_places else {
@@ -137,12 +137,12 @@ impl Cache {
         g.effect(g.ops.set_rows(cells, values, places));
     }
 
-    /// The first `n_kv` rows of keys, by head: [head, n_kv, n_head_kv].
+    /// The first `n_kv` rows of keys, by head: \[head, n_kv, n_head_kv\].
     pub(super) fn keys<'g>(&'g self, g: &Builder<'g>, config: &Config, il: usize, n_kv: usize) -> Tensor<'g> {
         by_head(g, self.k[il].t(), config.head_dim_k, config.n_head_kv, n_kv)
     }
 
-    /// The first `n_kv` positions of values, by head: [head_v, n_kv, n_head_kv], or by column [n_kv, head_v, n_head_kv].
+    /// The first `n_kv` positions of values, by head: \[head_v, n_kv, n_head_kv\], or by column \[n_kv, head_v, n_head_kv\].
     pub(super) fn values<'g>(&'g self, g: &Builder<'g>, config: &Config, il: usize, n_kv: usize) -> Tensor<'g> {
         let (all, head, n_head) = (self.v[il].t(), config.head_dim_v, config.n_head_kv);
         match self.layout {

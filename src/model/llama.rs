@@ -103,7 +103,7 @@ impl Llama {
         g.ops.mul_mat(self.output.t(), x).named("result_output", None) // [n_vocab, t]
     }
 
-    /// Attention of the rows `x` [n_embd, t] over the cache, to which they are added first.
+    /// Attention of the rows `x` \[n_embd, t\] over the cache, to which they are added first.
     fn attention<'g>(
         &'g self,
         g: &Builder<'g>,
@@ -131,7 +131,7 @@ impl Llama {
         linear(g, &layer.attn_output, mixed)
     }
 
-    /// Queries [head, n_head, t] and keys [head, n_head_kv, t], rotated, and values [n_embd_v, t].
+    /// Queries \[head, n_head, t\] and keys \[head, n_head_kv, t\], rotated, and values \[n_embd_v, t\].
     fn rotated_qkv<'g>(
         &'g self,
         g: &Builder<'g>,
@@ -180,20 +180,20 @@ fn stack<'g>(g: &Builder<'g>, stack: &'g Stack, x: Tensor<'g>) -> Vec<Tensor<'g>
     stack.parts.iter().map(|(part, _)| linear(g, part, x)).collect()
 }
 
-/// `n` columns of the rows of `x` from column `first` on: [n, t].
+/// `n` columns of the rows of `x` from column `first` on: \[n, t\].
 fn columns<'g>(g: &Builder<'g>, x: Tensor<'g>, first: usize, n: usize) -> Tensor<'g> {
     let row_bytes = x.strides()[1];
     let t = x.shape()[1];
     g.ops.view(x, [n, t, 1], [row_bytes, row_bytes * t], first * size_of::<f32>())
 }
 
-/// The rows of `x` from column `first` on as `n_head` heads: [head, n_head, t].
+/// The rows of `x` from column `first` on as `n_head` heads: \[head, n_head, t\].
 fn heads<'g>(g: &Builder<'g>, x: Tensor<'g>, first: usize, n_head: usize, head: usize) -> Tensor<'g> {
     let f32s = size_of::<f32>();
     g.ops.view(x, [head, n_head, x.shape()[1]], [head * f32s, x.strides()[1]], first * f32s)
 }
 
-/// Adjacent heads [head, n_head, t] as rows [head * n_head, t].
+/// Adjacent heads \[head, n_head, t\] as rows \[head * n_head, t\].
 fn flat<'g>(g: &Builder<'g>, x: Tensor<'g>) -> Tensor<'g> {
     let [head, n_head, t, _] = x.shape();
     g.ops.view(x, [head * n_head, t, 1], [x.strides()[2], x.strides()[2] * t], 0)

@@ -99,13 +99,13 @@ impl LayerStep {
 /// What the rows of a forward pass share: their places, and what they may see.
 #[derive(Clone, Copy)]
 pub struct Rows<'g> {
-    /// Position of each row, i32 [t].
+    /// Position of each row, i32 \[t\].
     pub positions: Tensor<'g>,
-    /// Cache row that each row writes, i64 [t].
+    /// Cache row that each row writes, i64 \[t\].
     pub cache_rows: Tensor<'g>,
-    /// Where each value goes, i64 [n_embd_v * t], in a cache that keeps values by column ([`Cache::value_places`]).
+    /// Where each value goes, i64 \[n_embd_v * t\], in a cache that keeps values by column ([`Cache::value_places`]).
     pub value_places: Option<Tensor<'g>>,
-    /// 0 where a row sees a cache row, -inf where not; f16 [n_kv, t].
+    /// 0 where a row sees a cache row, -inf where not; f16 \[n_kv, t\].
     pub mask: Tensor<'g>,
 }
 
@@ -156,12 +156,12 @@ impl Model {
         n_steps * llama::TENSORS_PER_LAYER + 32
     }
 
-    /// Embeddings of `tokens` i32 [t]: [n_embd, t].
+    /// Embeddings of `tokens` i32 \[t\]: \[n_embd, t\].
     pub fn embed<'g>(&'g self, g: &Builder<'g>, tokens: Tensor<'g>) -> Tensor<'g> {
         self.network.embed(g, tokens)
     }
 
-    /// Runs steps on the hidden state `h` [n_embd, t].
+    /// Runs steps on the hidden state `h` \[n_embd, t\].
     pub fn run<'g>(
         &'g self,
         g: &Builder<'g>,
@@ -173,7 +173,7 @@ impl Model {
         steps.iter().fold(h, |h, step| self.network.layer(g, &self.config, step, cache, rows, h))
     }
 
-    /// Logits of the hidden states `h` [n_embd, t]: final norm and output head, [n_vocab, t].
+    /// Logits of the hidden states `h` \[n_embd, t\]: final norm and output head, \[n_vocab, t\].
     pub fn head<'g>(&'g self, g: &Builder<'g>, h: Tensor<'g>) -> Tensor<'g> {
         self.network.head(g, &self.config, h)
     }
