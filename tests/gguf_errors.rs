@@ -17,11 +17,11 @@ const Q4_0: u32 = 2;
 #[test]
 fn no_gguf_file() {
     assert_eq!(
-        message(Raw(b"PK\x03\x04".to_vec())),
+        message(Raw::of(b"PK\x03\x04")),
         "magic: expected `GGUF`, found `PK\\x03\\x04` in `m.gguf`\nhint: this is no GGUF file"
     );
     assert_eq!(
-        message(Raw(vec![])),
+        message(Raw::default()),
         "magic: expected 4 bytes at byte 0, found 0 before the end of the file in `m.gguf`"
     );
 }

@@ -1,11 +1,16 @@
 //! Builds GGUF bytes by hand, field by field, right or wrong; shared by the tests of the format.
 #![allow(dead_code)] // each test file uses its own part
 
-/// Bytes in the making. Every method appends one field and returns the bytes.
+/// Bytes in the making, and where each field starts. Every method appends a field and returns the bytes.
 #[derive(Clone, Default)]
-pub(crate) struct Raw(pub(crate) Vec<u8>);
+pub(crate) struct Raw(pub(crate) Vec<u8>, pub(crate) Vec<usize>);
 
 impl Raw {
+    /// These bytes as one field.
+    pub(crate) fn of(bytes: &[u8]) -> Raw {
+        Raw::default().bytes(bytes)
+    }
+
     /// Magic, version 3, counts.
     pub(crate) fn header(n_tensors: u64, n_pairs: u64) -> Raw {
         Raw::versioned(3, n_tensors, n_pairs)
@@ -13,10 +18,14 @@ impl Raw {
 
     /// Magic, version, counts.
     pub(crate) fn versioned(version: u32, n_tensors: u64, n_pairs: u64) -> Raw {
-        Raw(b"GGUF".to_vec()).u32(version).u64(n_tensors).u64(n_pairs)
+        Raw::of(b"GGUF").u32(version).u64(n_tensors).u64(n_pairs)
     }
 
     pub(crate) fn u32(self, v: u32) -> Raw {
+        self.bytes(&v.to_le_bytes())
+    }
+
+    pub(crate) fn u16(self, v: u16) -> Raw {
         self.bytes(&v.to_le_bytes())
     }
 
@@ -25,6 +34,7 @@ impl Raw {
     }
 
     pub(crate) fn bytes(mut self, bytes: &[u8]) -> Raw {
+        self.1.push(self.0.len());
         self.0.extend_from_slice(bytes);
         self
     }
@@ -53,7 +63,6 @@ impl Raw {
     /// Zeros up to the next multiple of `alignment`, then `n` bytes of data.
     pub(crate) fn data(mut self, alignment: usize, n: usize) -> Raw {
         self.0.resize(self.0.len().next_multiple_of(alignment), 0);
-        self.0.extend((0..n).map(|i| i as u8));
-        self
+        self.bytes(&(0..n).map(|i| i as u8).collect::<Vec<_>>())
     }
 }
