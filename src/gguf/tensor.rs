@@ -47,7 +47,8 @@ impl TensorInfo {
         }
         // The element count must fit as well: without it a shape such as [0, huge, huge] would.
         let elements = dims.iter().try_fold(1isize, |n, &d| n.checked_mul(d.max(1).try_into().ok()?));
-        let bytes = dtype.row_bytes(shape[0]).and_then(|row| row.checked_mul(shape[1..].iter().product()));
+        let row = dtype.row_bytes(shape[0]);
+        let bytes = row.and_then(|row| shape[1..].iter().try_fold(row, |n, &d| n.checked_mul(d)));
         let (Some(_), Some(bytes)) = (elements, bytes) else {
             return Err(invalid("shape", "a size that fits in memory".into(), format!("{dims:?} of {dtype}")));
         };
