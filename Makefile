@@ -44,7 +44,7 @@ libclang: tools
 tools:
 	@for tool in cargo cc c++ python3; do \
 	  command -v $$tool >/dev/null || { \
-	    echo "error: \`$$tool\` was not found; needed are Rust 1.88 or newer, a C and C++ compiler, and Python 3 with pip" >&2; \
+	    echo "error: \`$$tool\` was not found; needed are Rust 1.89 or newer, a C and C++ compiler, and Python 3 with pip" >&2; \
 	    echo "hint: https://rustup.rs; Debian, Ubuntu: apt-get install build-essential python3-pip" >&2; \
 	    exit 1; }; \
 	done

@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::context::{Context, Tensor};
+use super::node::{Node, Nodes};
 use super::ops::Ops;
 use super::store::Store;
 use super::{Device, Error, backend, sys};
@@ -65,6 +66,7 @@ struct Graph<S> {
     tensors: Vec<NonNull<sys::ggml_tensor>>,
     raw: NonNull<sys::ggml_cgraph>,
     _ctx: Context,
+    _nodes: Vec<Box<dyn Node>>,
     _stores: Vec<Arc<Store>>,
 }
 
@@ -78,11 +80,13 @@ impl<S> Graph<S> {
         let raw = unsafe { sys::ggml_new_graph_custom(ctx.as_ptr(), n_tensors, false) };
         let raw = NonNull::new(raw).expect("the context has room for its graph");
         let tensors = RefCell::new(Vec::new());
-        let slots = build(&Builder { ops: Ops::new(&ctx), ctx: &ctx, raw, slots: &tensors });
+        let nodes = Nodes::default();
+        let slots = build(&Builder { ops: Ops::new(&ctx, &nodes), ctx: &ctx, raw, slots: &tensors });
         let graph = Graph {
             slots,
             tensors: tensors.into_inner(),
             raw,
+            _nodes: nodes.into_inner(),
             _stores: stores.iter().map(|&s| s.clone()).collect(),
             _ctx: ctx,
         };

@@ -7,15 +7,19 @@
 mod backend;
 mod context;
 mod graph;
+mod linear;
+mod node;
 mod ops;
+mod packed;
 mod store;
 mod sys;
 
 pub use backend::Device;
 pub use context::{Context, Tensor};
 pub use graph::{Builder, Computed, Run, Runner, Slot};
+pub use linear::{Around, Weight};
 pub use ops::{Ops, Rope};
-pub use store::{Store, StoreBuilder, Stored};
+pub use store::{PendingWeight, Store, StoreBuilder, Stored};
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::Once;

@@ -1,6 +1,7 @@
 //! Owns the operations that build a graph. Every shape is checked here, under the caller's line: ggml would abort.
 
 use super::context::{Context, Tensor, raw_type};
+use super::node::Nodes;
 use super::sys;
 use crate::dtype::DType;
 
@@ -31,11 +32,16 @@ pub struct Rope {
 #[derive(Clone, Copy)]
 pub struct Ops<'g> {
     ctx: &'g Context,
+    nodes: &'g Nodes,
 }
 
 impl<'g> Ops<'g> {
-    pub(super) fn new(ctx: &'g Context) -> Ops<'g> {
-        Ops { ctx }
+    pub(super) fn new(ctx: &'g Context, nodes: &'g Nodes) -> Ops<'g> {
+        Ops { ctx, nodes }
+    }
+
+    pub(super) fn nodes(&self) -> &'g Nodes {
+        self.nodes
     }
 
     /// A new tensor of the graph, without a source: an input.
@@ -226,12 +232,12 @@ impl<'g> Ops<'g> {
     }
 
     #[track_caller]
-    fn room(&self) -> *mut sys::ggml_context {
+    pub(super) fn room(&self) -> *mut sys::ggml_context {
         self.ctx.room()
     }
 
     #[track_caller]
-    fn adopt(&self, raw: *mut sys::ggml_tensor) -> Tensor<'g> {
+    pub(super) fn adopt(&self, raw: *mut sys::ggml_tensor) -> Tensor<'g> {
         self.ctx.adopt(raw)
     }
 }

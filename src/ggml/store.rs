@@ -4,7 +4,11 @@ use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use memmap2::MmapMut;
+
 use super::context::{Context, Tensor};
+use super::linear::Weight;
+use super::packed::Packing;
 use super::{Error, backend, sys};
 use crate::dtype::DType;
 
@@ -14,6 +18,7 @@ pub struct Store {
     tensors: Vec<NonNull<sys::ggml_tensor>>,
     _buffers: Vec<Buffer>,
     _mapped: Vec<Arc<dyn Any + Send + Sync>>,
+    _arenas: Vec<MmapMut>,
 }
 
 // SAFETY: the tensor list is fixed; data is written through `StoreBuilder` before the store is shared, or by whoever
@@ -69,18 +74,39 @@ impl Store {
     }
 }
 
+/// Stands for a weight until its store is finished.
+#[derive(Clone, Copy)]
+pub struct PendingWeight {
+    index: usize,
+    packing: Option<Packing>,
+}
+
+impl PendingWeight {
+    /// The weight, once [`StoreBuilder::finish`] has given the tensors of its store.
+    pub fn get(&self, stored: &[Stored]) -> Weight {
+        Weight::new(stored[self.index].clone(), self.packing)
+    }
+}
+
 /// Collects tensors, then allocates them all.
 pub struct StoreBuilder {
     store: Store,
+    /// Bytes left in the last arena.
+    room: usize,
 }
 
 impl StoreBuilder {
     /// A store with room for `n_tensors` tensors.
     pub fn new(n_tensors: usize) -> StoreBuilder {
         super::init();
-        let store =
-            Store { ctx: Context::new(n_tensors), tensors: Vec::new(), _buffers: Vec::new(), _mapped: Vec::new() };
-        StoreBuilder { store }
+        let store = Store {
+            ctx: Context::new(n_tensors),
+            tensors: Vec::new(),
+            _buffers: Vec::new(),
+            _mapped: Vec::new(),
+            _arenas: Vec::new(),
+        };
+        StoreBuilder { store, room: 0 }
     }
 
     /// A tensor whose data stays where it is, inside `owner`. False if ggml cannot use it there (its alignment);
@@ -97,33 +123,49 @@ impl StoreBuilder {
         let tensor = self.tensor(name, dtype, shape);
         assert_eq!(bytes.len(), tensor.nbytes(), "{name}: data and shape differ");
         let raw = tensor.as_ptr();
-        // SAFETY: the bytes belong to `owner`, which the store keeps alive and nothing changes; ggml reads them only.
-        let buffer = unsafe {
-            let buffer = sys::ggml_backend_cpu_buffer_from_ptr(bytes.as_ptr().cast_mut().cast(), bytes.len());
-            let buffer = Buffer(NonNull::new(buffer).expect("ggml wraps memory"));
-            sys::ggml_backend_tensor_alloc(buffer.0.as_ptr(), raw, bytes.as_ptr().cast_mut().cast());
-            buffer
-        };
-        self.store._buffers.push(buffer);
+        // ggml reads the bytes only, so that they may belong to a file.
+        self.attach(raw, bytes.as_ptr().cast_mut(), bytes.len());
         self.store._mapped.push(owner.clone());
         true
     }
 
-    /// A tensor in memory of its own, with this content: the parts, one after the other. Where the processor has a
-    /// faster layout for such weights, the content is stored in it; then it serves `mul_mat` only.
-    pub fn add_weight(&mut self, name: &str, dtype: DType, shape: [usize; 2], parts: &[&[u8]]) -> Result<(), Error> {
-        let buft = backend::repack_buffer_type(dtype, shape).unwrap_or_else(backend::default_buffer_type);
-        let raw = self.allocate(name, dtype, &shape, buft)?;
-        match parts {
-            [one] => set(raw, one),
-            parts => set(raw, &parts.concat()),
+    /// A matrix to multiply by, its rows in `parts` one after the other. Where the processor has a faster layout for such
+    /// weights, the content is stored in it, and the tensor has a type and shape of its own.
+    pub fn add_weight(
+        &mut self,
+        name: &str,
+        dtype: DType,
+        shape: [usize; 2],
+        parts: &[&[u8]],
+    ) -> Result<PendingWeight, Error> {
+        let packing = Packing::of(dtype, shape);
+        if let Some(packing) = packing {
+            let shape = [packing.group_bytes(), packing.n_groups()];
+            let raw = self.tensor(name, DType::I8, &shape).as_ptr();
+            let place = self.place(shape.iter().product())?;
+            packing.pack(parts, place);
+            let (start, len) = (place.as_mut_ptr(), place.len());
+            self.attach(raw, start, len);
+        } else {
+            let buft = backend::repack_buffer_type(dtype, shape).unwrap_or_else(backend::default_buffer_type);
+            let raw = self.allocate(name, dtype, &shape, buft)?;
+            match parts {
+                [one] => set(raw, one),
+                parts => set(raw, &parts.concat()),
+            }
         }
-        Ok(())
+        Ok(PendingWeight { index: self.store.tensors.len() - 1, packing })
+    }
+
+    /// A tensor already added, by its place in the order, as a matrix to multiply by.
+    pub fn as_weight(&self, index: usize) -> PendingWeight {
+        assert!(index < self.store.tensors.len(), "tensor {index} is not there yet");
+        PendingWeight { index, packing: None }
     }
 
     /// Whether [`StoreBuilder::add_weight`] would store such a weight in a faster layout.
     pub fn repacks(dtype: DType, shape: [usize; 2]) -> bool {
-        backend::repack_buffer_type(dtype, shape).is_some()
+        Packing::of(dtype, shape).is_some() || backend::repack_buffer_type(dtype, shape).is_some()
     }
 
     /// A tensor in plain memory, readable by every operation, with this content.
@@ -142,6 +184,38 @@ impl StoreBuilder {
     pub fn finish(self) -> Vec<Stored> {
         let store = Arc::new(self.store);
         (0..store.tensors.len()).map(|index| Stored { store: store.clone(), index }).collect()
+    }
+
+    /// Gives a tensor memory that the store keeps in `_mapped` or `_arenas`.
+    fn attach(&mut self, raw: *mut sys::ggml_tensor, start: *mut u8, len: usize) {
+        // SAFETY: the memory has the tensor's size and lives as long as the store.
+        unsafe {
+            let buffer = sys::ggml_backend_cpu_buffer_from_ptr(start.cast(), len);
+            let buffer = Buffer(NonNull::new(buffer).expect("ggml wraps memory"));
+            sys::ggml_backend_tensor_alloc(buffer.0.as_ptr(), raw, start.cast());
+            self.store._buffers.push(buffer);
+        }
+    }
+
+    /// Memory for a packed weight, in large pages where the system has them: weights are read from end to end for every
+    /// token, and each page costs a look-up.
+    fn place(&mut self, bytes: usize) -> Result<&mut [u8], Error> {
+        /// Untouched memory costs nothing, so a small model may leave most of it.
+        const ARENA_BYTES: usize = 256 << 20;
+        let step = bytes.next_multiple_of(sys_alignment());
+        if self.room < step {
+            let len = step.max(ARENA_BYTES);
+            let arena =
+                MmapMut::map_anon(len).map_err(|_| Error::OutOfMemory { what: "packed weights", bytes: len })?;
+            #[cfg(target_os = "linux")]
+            let _ = arena.advise(memmap2::Advice::HugePage); // a system without them is slower, no more
+            self.store._arenas.push(arena);
+            self.room = len;
+        }
+        let arena = self.store._arenas.last_mut().expect("just made if there was none");
+        let start = arena.len() - self.room;
+        self.room -= step;
+        Ok(&mut arena[start..start + bytes])
     }
 
     fn allocate(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::weights::{Linear, Loader, Stack};
 use super::{Cache, Config, Error, LayerStep, Rows};
-use crate::ggml::{Builder, Store, Stored, Tensor};
+use crate::ggml::{Around, Builder, Store, Stored, Tensor, Weight};
 use crate::gguf::File;
 
 /// Bound on the tensors that one layer adds to a graph, views included.
@@ -14,7 +14,7 @@ pub(super) struct Llama {
     token_embd: Stored,
     layers: Vec<Layer>,
     output_norm: Stored,
-    output: Stored,
+    output: Weight,
     /// Llama 3 divides the rotary frequencies by these.
     rope_freqs: Option<Stored>,
 }
@@ -87,23 +87,28 @@ impl Llama {
         mut h: Tensor<'g>,
     ) -> Tensor<'g> {
         let layer = &self.layers[step.il];
+        let norm = |weight: &'g Stored| Some((weight.t(), config.norm_eps));
         if step.attention {
-            let x = g.ops.rms_norm(h, layer.attn_norm.t(), config.norm_eps).named("attn_norm", step.il);
-            h = g.ops.add(self.attention(g, config, step.il, cache, rows, x), h).named("ffn_inp", step.il);
+            let mixed = self.attention(g, config, step.il, cache, rows, h, norm(&layer.attn_norm));
+            let around = Around { residual: Some(h), ..Around::default() };
+            h = linear(g, &layer.attn_output, mixed, around).named("ffn_inp", step.il);
         }
         if step.feed_forward {
-            let x = g.ops.rms_norm(h, layer.ffn_norm.t(), config.norm_eps).named("ffn_norm", step.il);
-            h = g.ops.add(feed_forward(g, config, layer, x).named("ffn_out", step.il), h).named("l_out", step.il);
+            let gated = gate_up(g, layer, h, norm(&layer.ffn_norm));
+            let around = Around { residual: Some(h), ..Around::default() };
+            h = linear(g, &layer.ffn_down, gated, around).named("l_out", step.il);
         }
         h
     }
 
     pub(super) fn head<'g>(&'g self, g: &Builder<'g>, config: &Config, h: Tensor<'g>) -> Tensor<'g> {
-        let x = g.ops.rms_norm(h, self.output_norm.t(), config.norm_eps).named("result_norm", None);
-        g.ops.mul_mat(self.output.t(), x).named("result_output", None) // [n_vocab, t]
+        let around = Around { norm: Some((self.output_norm.t(), config.norm_eps)), ..Around::default() };
+        g.ops.linear(&self.output, h, around).named("result_output", None) // [n_vocab, t]
     }
 
-    /// Attention of the rows `x` \[n_embd, t\] over the cache, to which they are added first.
+    /// Attention of the rows `x` \[n_embd, t\], normed first, over the cache, to which they are added: what the heads found,
+    /// \[n_head * head_v, t\].
+    #[allow(clippy::too_many_arguments)] // a layer's whole surroundings
     fn attention<'g>(
         &'g self,
         g: &Builder<'g>,
@@ -112,9 +117,10 @@ impl Llama {
         cache: &'g Cache,
         rows: &Rows<'g>,
         x: Tensor<'g>,
+        norm: Norm<'g>,
     ) -> Tensor<'g> {
         let (layer, t) = (&self.layers[il], x.shape()[1]);
-        let (q, k, v) = self.rotated_qkv(g, config, layer, rows, x);
+        let (q, k, v) = self.rotated_qkv(g, config, layer, rows, x, norm);
         cache.write(g, il, rows, flat(g, k), v);
 
         let q = g.ops.swap_1_2(q); // [head, t, n_head]
@@ -127,8 +133,7 @@ impl Llama {
         } else {
             g.ops.flash_attn(q, k, v, rows.mask, scale) // [head_v, n_head, t]
         };
-        let mixed = g.ops.reshape(mixed, [config.n_head * config.head_dim_v, t]).named("kqv_out", il);
-        linear(g, &layer.attn_output, mixed)
+        g.ops.reshape(mixed, [config.n_head * config.head_dim_v, t]).named("kqv_out", il)
     }
 
     /// Queries \[head, n_head, t\] and keys \[head, n_head_kv, t\], rotated, and values \[n_embd_v, t\].
@@ -139,9 +144,10 @@ impl Llama {
         layer: &'g Layer,
         rows: &Rows<'g>,
         x: Tensor<'g>,
+        norm: Norm<'g>,
     ) -> (Tensor<'g>, Tensor<'g>, Tensor<'g>) {
         let (n_head, n_head_kv, head) = (config.n_head, config.n_head_kv, config.head_dim_k);
-        let parts = stack(g, &layer.attn_qkv, x);
+        let parts = stack(g, &layer.attn_qkv, x, norm);
         let rope = |x| g.ops.rope(x, rows.positions, self.rope_freqs.as_ref().map(Stored::t), &config.rope);
         let [q_part, .., v_part] = &parts[..] else {
             let qkv = parts[0];
@@ -160,24 +166,33 @@ impl Llama {
     }
 }
 
-fn feed_forward<'g>(g: &Builder<'g>, config: &Config, layer: &'g Layer, x: Tensor<'g>) -> Tensor<'g> {
-    let parts = stack(g, &layer.ffn_gate_up, x);
-    let gated = match parts[..] {
-        [gate_up] => g.ops.swiglu(gate_up), // [n_ff, t]
+/// A norm to come before a multiplication: its weight and epsilon.
+type Norm<'g> = Option<(Tensor<'g>, f32)>;
+
+/// silu(gate) * up of the normed rows: \[n_ff, t\].
+fn gate_up<'g>(g: &Builder<'g>, layer: &'g Layer, x: Tensor<'g>, norm: Norm<'g>) -> Tensor<'g> {
+    if let [(gate_up, _)] = &layer.ffn_gate_up.parts[..] {
+        return linear(g, gate_up, x, Around { norm, swiglu: true, ..Around::default() });
+    }
+    match stack(g, &layer.ffn_gate_up, x, norm)[..] {
         [gate, up] => g.ops.swiglu_split(gate, up),
         _ => unreachable!("gate and up are one or two parts"),
+    }
+}
+
+fn linear<'g>(g: &Builder<'g>, linear: &'g Linear, x: Tensor<'g>, around: Around<'g>) -> Tensor<'g> {
+    g.ops.linear(&linear.weight, x, Around { bias: linear.bias(), ..around })
+}
+
+fn stack<'g>(g: &Builder<'g>, stack: &'g Stack, x: Tensor<'g>, norm: Norm<'g>) -> Vec<Tensor<'g>> {
+    let (x, norm) = match norm {
+        // One norm for all parts, unless each has it inside.
+        Some((weight, eps)) if stack.parts.iter().any(|(part, _)| !part.weight.is_fused()) => {
+            (g.ops.rms_norm(x, weight, eps), None)
+        }
+        norm => (x, norm),
     };
-    debug_assert_eq!(gated.shape()[0], config.n_ff);
-    linear(g, &layer.ffn_down, gated)
-}
-
-fn linear<'g>(g: &Builder<'g>, linear: &'g Linear, x: Tensor<'g>) -> Tensor<'g> {
-    let y = g.ops.mul_mat(linear.weight.t(), x);
-    linear.bias().map_or(y, |bias| g.ops.add(y, bias))
-}
-
-fn stack<'g>(g: &Builder<'g>, stack: &'g Stack, x: Tensor<'g>) -> Vec<Tensor<'g>> {
-    stack.parts.iter().map(|(part, _)| linear(g, part, x)).collect()
+    stack.parts.iter().map(|(part, _)| linear(g, part, x, Around { norm, ..Around::default() })).collect()
 }
 
 /// `n` columns of the rows of `x` from column `first` on: \[n, t\].

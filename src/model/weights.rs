@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::Error;
 use crate::dtype::DType;
-use crate::ggml::{StoreBuilder, Stored, Tensor};
+use crate::ggml::{PendingWeight, StoreBuilder, Stored, Tensor, Weight};
 use crate::gguf::{File, TensorInfo};
 
 /// A matrix with its optional bias.
 pub(crate) struct Linear {
-    pub(crate) weight: Stored,
+    pub(crate) weight: Weight,
     pub(crate) bias: Option<Stored>,
 }
 
@@ -25,21 +25,21 @@ pub(crate) struct Stack {
 pub(crate) struct Loader {
     file: Arc<File>,
     builder: StoreBuilder,
-    loaded: Vec<Pending>,
+    n_loaded: usize,
     weights_bytes: usize,
 }
 
-/// Stands for a tensor until the store is finished.
+/// Stands for a tensor until the store is finished: its place in the order of loading.
 #[derive(Clone, Copy)]
 pub(crate) struct Pending(usize);
 
-pub(crate) struct PendingLinear(Pending, Option<Pending>);
+pub(crate) struct PendingLinear(PendingWeight, Option<Pending>);
 pub(crate) struct PendingStack(Vec<(PendingLinear, usize)>);
 
 impl Loader {
     pub(crate) fn new(file: Arc<File>) -> Loader {
         let builder = StoreBuilder::new(file.tensors().len() + 1);
-        Loader { file, builder, loaded: Vec::new(), weights_bytes: 0 }
+        Loader { file, builder, n_loaded: 0, weights_bytes: 0 }
     }
 
     /// A vector of f32, such as a norm's weight.
@@ -70,13 +70,13 @@ impl Loader {
     }
 
     /// The output head: a matrix of its own, or the token embeddings once more (tied).
-    pub(crate) fn head(&mut self, shape: [usize; 2], token_embd: Pending) -> Result<Pending, Error> {
+    pub(crate) fn head(&mut self, shape: [usize; 2], token_embd: Pending) -> Result<PendingWeight, Error> {
         let file = self.file.clone();
         let info = file.tensor("output.weight").or_else(|| file.tensor("token_embd.weight"));
         let info = info.ok_or_else(|| Error::missing(&file, "token_embd.weight"))?;
         if info.name == "token_embd.weight" && !StoreBuilder::repacks(info.dtype, shape) {
             self.weights_bytes += info.bytes;
-            return Ok(token_embd);
+            return Ok(self.builder.as_weight(token_embd.0));
         }
         self.matrix(&info.name, shape)
     }
@@ -122,8 +122,8 @@ impl Loader {
         let n: usize = group.iter().map(|(_, n, _)| n).sum();
         let name = group.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join("+");
         let data: Vec<&[u8]> = group.iter().map(|(.., info)| file.data(info)).collect();
-        self.builder.add_weight(&format!("{prefix}.{name}"), group[0].2.dtype, [n_in, n], &data)?;
-        let weight = self.push(data.iter().map(|d| d.len()).sum());
+        let weight = self.builder.add_weight(&format!("{prefix}.{name}"), group[0].2.dtype, [n_in, n], &data)?;
+        self.push(data.iter().map(|d| d.len()).sum());
         let bias = self.fused_bias(prefix, &name, group)?;
         Ok((PendingLinear(weight, bias), n))
     }
@@ -159,22 +159,24 @@ impl Loader {
         Ok(Some(self.push(values.len())))
     }
 
-    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Pending, Error> {
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<PendingWeight, Error> {
         let file = self.file.clone();
         let info = file.tensor(name).ok_or_else(|| Error::missing(&file, name))?;
         expect_shape(&file, info, &shape)?;
         let repacks = StoreBuilder::repacks(info.dtype, shape);
-        if repacks || !self.builder.add_mapped(name, info.dtype, &shape, &file, |f| f.data(info)) {
-            self.builder.add_weight(name, info.dtype, shape, &[file.data(info)])?;
-        }
-        Ok(self.push(info.bytes))
+        let weight = if !repacks && self.builder.add_mapped(name, info.dtype, &shape, &file, |f| f.data(info)) {
+            self.builder.as_weight(self.n_loaded)
+        } else {
+            self.builder.add_weight(name, info.dtype, shape, &[file.data(info)])?
+        };
+        self.push(info.bytes);
+        Ok(weight)
     }
 
     fn push(&mut self, bytes: usize) -> Pending {
         self.weights_bytes += bytes;
-        let pending = Pending(self.loaded.len());
-        self.loaded.push(pending);
-        pending
+        self.n_loaded += 1;
+        Pending(self.n_loaded - 1)
     }
 }
 

@@ -1,0 +1,234 @@
+//! Owns weight matrices and the multiplication by them, with what comes right before and after it: where the weight is
+//! packed, norm, bias, residual and gate are part of the one node, so that threads meet once instead of up to six times.
+
+use super::context::Tensor;
+use super::node::{Node, NodeRun, bytes, row};
+use super::ops::Ops;
+use super::packed::{GROUP, Packing, Scratch};
+use super::store::Stored;
+use crate::dtype::DType;
+
+/// A matrix \[n_in, n_out\] to multiply by.
+#[derive(Clone)]
+pub struct Weight {
+    stored: Stored,
+    packing: Option<Packing>,
+}
+
+/// What is done before and after a multiplication.
+#[derive(Clone, Copy, Default)]
+pub struct Around<'g> {
+    /// RMS norm of the input first: weight f32 \[n_in\] and epsilon.
+    pub norm: Option<(Tensor<'g>, f32)>,
+    /// Added to the products: f32 \[n_out\].
+    pub bias: Option<Tensor<'g>>,
+    /// SwiGLU of the products, whose first half is the gate.
+    pub swiglu: bool,
+    /// Added at the end: f32, of the result's shape.
+    pub residual: Option<Tensor<'g>>,
+}
+
+/// Up to this many rows every thread prepares the activations by itself, which is quicker than to wait for another.
+const OWN_ROWS: usize = 4;
+
+/// Rows kept near the processor while the groups of the matrix pass by.
+const ROWS: usize = 64;
+
+impl Weight {
+    pub(super) fn new(stored: Stored, packing: Option<Packing>) -> Weight {
+        Weight { stored, packing }
+    }
+
+    /// Whether [`Ops::linear`] computes everything around the multiplication in the same node.
+    pub fn is_fused(&self) -> bool {
+        self.packing.is_some()
+    }
+}
+
+impl<'g> Ops<'g> {
+    /// The products of `weight` \[n_in, n_out\] with `x` f32 \[n_in, t\], and what is done around it: f32 \[n_out, t\],
+    /// or \[n_out / 2, t\] with SwiGLU.
+    #[track_caller]
+    pub fn linear(&self, weight: &'g Weight, x: Tensor<'g>, around: Around<'g>) -> Tensor<'g> {
+        match weight.packing {
+            Some(packing) if !around.swiglu || packing.n_out().is_multiple_of(2 * GROUP) => {
+                self.packed(weight.stored.t(), packing, x, around)
+            }
+            Some(packing) => {
+                let products =
+                    self.packed(weight.stored.t(), packing, x, Around { swiglu: false, residual: None, ..around });
+                self.after(products, Around { bias: None, ..around })
+            }
+            None => {
+                let x = around.norm.map_or(x, |(norm, eps)| self.rms_norm(x, norm, eps));
+                self.after(self.mul_mat(weight.stored.t(), x), around)
+            }
+        }
+    }
+
+    fn after(&self, y: Tensor<'g>, around: Around<'g>) -> Tensor<'g> {
+        let y = around.bias.map_or(y, |bias| self.add(y, bias));
+        let y = if around.swiglu { self.swiglu(y) } else { y };
+        around.residual.map_or(y, |residual| self.add(y, residual))
+    }
+
+    #[track_caller]
+    fn packed(&self, weight: Tensor<'g>, packing: Packing, x: Tensor<'g>, around: Around<'g>) -> Tensor<'g> {
+        let ([n_in, n_rows, 1, 1], DType::F32) = (x.shape(), x.dtype()) else { panic!("linear: rows of {x:?}") };
+        assert!(n_in == packing.n_in() && x.strides()[0] == size_of::<f32>(), "linear: {packing:?} by {x:?}");
+        let eps = around.norm.map(|(_, eps)| eps);
+        let norm = around.norm.map(|(weight, _)| weight);
+        assert!(norm.is_none_or(|n| is_vector(n, n_in)), "linear: norm {norm:?} of {x:?}");
+        let n_out = if around.swiglu { packing.n_out() / 2 } else { packing.n_out() };
+        assert!(around.bias.is_none_or(|b| is_vector(b, packing.n_out())), "linear: bias {:?}", around.bias);
+        let same = |r: Tensor<'_>| r.shape() == [n_out, n_rows, 1, 1] && r.strides()[0] == size_of::<f32>();
+        assert!(around.residual.is_none_or(same), "linear: residual {:?}", around.residual);
+
+        let (input, input_norm, eps) = if n_rows <= OWN_ROWS {
+            (x, norm, eps)
+        } else {
+            let prepare = Prepare { packing, eps };
+            let sources: Vec<Tensor<'g>> = std::iter::once(x).chain(norm).collect();
+            (self.node(DType::I8, [packing.activation_bytes(), n_rows], &sources, prepare), None, None)
+        };
+        let multiply = Multiply {
+            packing,
+            eps,
+            is_prepared: n_rows > OWN_ROWS,
+            bias: around.bias.is_some(),
+            swiglu: around.swiglu,
+            residual: around.residual.is_some(),
+        };
+        let sources: Vec<Tensor<'g>> =
+            [weight, input].into_iter().chain(input_norm).chain(around.bias).chain(around.residual).collect();
+        self.node(DType::F32, [n_out, n_rows], &sources, multiply)
+    }
+}
+
+fn is_vector(t: Tensor<'_>, n: usize) -> bool {
+    t.dtype() == DType::F32 && t.shape() == [n, 1, 1, 1]
+}
+
+/// Rounds rows of activations to 8 bits, after a norm where there is one.
+struct Prepare {
+    packing: Packing,
+    eps: Option<f32>,
+}
+
+impl Node for Prepare {
+    /// Sources: x, norm's weight.
+    fn run(&self, run: &NodeRun<'_>) {
+        let row_bytes = self.packing.activation_bytes();
+        for i in run.share(run.dst.ne[1] as usize) {
+            // SAFETY: the graph runs this node after its sources; this thread alone writes row i.
+            unsafe {
+                let place = std::slice::from_raw_parts_mut(run.dst.data.cast::<u8>().add(i * row_bytes), row_bytes);
+                let norm = self.eps.map(|eps| (row(run.source(1), 0), eps));
+                prepare(&self.packing, row(run.source(0), i), norm, place);
+            }
+        }
+    }
+}
+
+fn prepare(packing: &Packing, x: &[f32], norm: Option<(&[f32], f32)>, place: &mut [u8]) {
+    let Some((weight, eps)) = norm else { return packing.prepare(x, place) };
+    let mut scratch = Scratch::take();
+    let normed = scratch.floats(x.len());
+    // As ggml adds up the squares: products in f32, the sum in f64, one after the other.
+    let sum: f64 = x.iter().map(|v| f64::from(v * v)).sum();
+    let scale = 1.0 / ((sum / x.len() as f64) as f32 + eps).sqrt();
+    for ((y, x), w) in normed.iter_mut().zip(x).zip(weight) {
+        *y = x * scale * w;
+    }
+    packing.prepare(normed, place);
+}
+
+/// Multiplies packed weights by rows of activations.
+struct Multiply {
+    packing: Packing,
+    eps: Option<f32>,
+    is_prepared: bool,
+    bias: bool,
+    swiglu: bool,
+    residual: bool,
+}
+
+impl Node for Multiply {
+    /// Sources: weight, x; where there are any: norm's weight, bias, residual.
+    fn run(&self, run: &NodeRun<'_>) {
+        let n_rows = run.dst.ne[1] as usize;
+        let row_bytes = self.packing.activation_bytes();
+        let mut scratch = Scratch::take();
+        // SAFETY: the graph runs this node after its sources, which nothing writes meanwhile.
+        let prepared = unsafe {
+            if self.is_prepared {
+                bytes(run.source(1))
+            } else {
+                let norm = self.eps.map(|eps| (row(run.source(2), 0), eps));
+                let places = scratch.bytes(n_rows * row_bytes);
+                for (i, place) in places.chunks_exact_mut(row_bytes).enumerate() {
+                    prepare(&self.packing, row(run.source(1), i), norm, place);
+                }
+                places
+            }
+        };
+        // SAFETY: as above.
+        let packed = unsafe { bytes(run.source(0)) };
+        let group = |g: usize| &packed[g * self.packing.group_bytes()..][..self.packing.group_bytes()];
+        let n_units = if self.swiglu { self.packing.n_groups() / 2 } else { self.packing.n_groups() };
+        let mut products = [[0.0; GROUP]; ROWS];
+        let mut gated = [[0.0; GROUP]; ROWS];
+        for (i, rows) in prepared.chunks(ROWS * row_bytes).enumerate() {
+            let n = rows.len() / row_bytes;
+            for unit in run.share(n_units) {
+                self.packing.multiply(group(unit), rows, &mut products[..n]);
+                if self.swiglu {
+                    self.packing.multiply(group(unit + n_units), rows, &mut gated[..n]);
+                }
+                for r in 0..n {
+                    self.finish(run, i * ROWS + r, unit, &mut products[r], &mut gated[r]);
+                }
+            }
+        }
+    }
+}
+
+impl Multiply {
+    /// Writes sixteen results of row `i`.
+    fn finish(&self, run: &NodeRun<'_>, i: usize, unit: usize, products: &mut [f32; GROUP], gated: &mut [f32; GROUP]) {
+        let n_dst = run.dst.ne[0] as usize;
+        let first = unit * GROUP;
+        let n = GROUP.min(n_dst - first);
+        let mut source = if self.eps.is_some() { 3 } else { 2 };
+        // SAFETY: the sources are as `Ops::packed` ordered them, with their shapes checked there; this thread alone writes
+        // these results.
+        unsafe {
+            if self.bias {
+                let bias = row(run.source(source), 0);
+                add(products, &bias[first..]);
+                if self.swiglu {
+                    add(gated, &bias[n_dst + first..]);
+                }
+                source += 1;
+            }
+            let y = run.dst.data.cast::<u8>().add(i * run.dst.nb[1]).cast::<f32>().add(first);
+            if self.swiglu {
+                let gate = *products;
+                ggml_vec_swiglu_f32(GROUP as i32, products.as_mut_ptr(), gate.as_ptr(), gated.as_ptr());
+            }
+            if self.residual {
+                add(products, &row(run.source(source), i)[first..]);
+            }
+            std::ptr::copy_nonoverlapping(products.as_ptr(), y, n);
+        }
+    }
+}
+
+fn add(products: &mut [f32; GROUP], other: &[f32]) {
+    products.iter_mut().zip(other).for_each(|(y, x)| *y += x);
+}
+
+unsafe extern "C" {
+    /// y = silu(x) * g, n times; ggml's own, so that the gate comes out the same to the bit.
+    fn ggml_vec_swiglu_f32(n: i32, y: *mut f32, x: *const f32, g: *const f32);
+}
