@@ -8,7 +8,7 @@ use std::sync::Arc;
 use half::f16;
 
 use crate::dtype::DType;
-use crate::ggml::{self, Builder, Runner, Slot, StoreBuilder, Stored, Tensor};
+use crate::ggml::{self, Builder, Order, Runner, Slot, StoreBuilder, Stored, Tensor};
 use crate::model::{Cache, LayerStep, Model, Rows, ValueLayout};
 use crate::sample::Sampler;
 
@@ -137,6 +137,7 @@ struct GraphKey {
     start: usize,
     end: usize,
     n_rows: usize,
+    /// Cache rows that the mask covers; 0 without a mask.
     n_kv: usize,
     n_out: usize,
 }
@@ -147,7 +148,7 @@ struct Slots {
     positions: Slot,
     cache_rows: Slot,
     value_places: Option<Slot>,
-    mask: Slot,
+    mask: Option<Slot>,
     out_rows: Option<Slot>,
     logits: Option<Slot>,
 }
@@ -392,6 +393,7 @@ impl Session {
         }
         let n_kv = (self.n_done + n_rows).next_multiple_of(KV_STEP).min(self.cache.n_rows());
         self.cache.clear_up_to(n_kv);
+        let n_kv = if self.model.masks_by_position(&self.cache) { 0 } else { n_kv };
         self.has_logits = false;
         let n_layer = self.model.config().n_layer;
         let starts = std::iter::once(0).chain(self.params.cuts.iter().copied());
@@ -422,7 +424,9 @@ impl Session {
         if let Some(slot) = slots.value_places {
             run.set_i64(slot, &cache.value_places(rows.clone()));
         }
-        run.set_f16(slots.mask, &causal_mask(rows, key.n_kv));
+        if let Some(slot) = slots.mask {
+            run.set_f16(slot, &causal_mask(rows, key.n_kv));
+        }
         if let Some(slot) = slots.out_rows {
             run.set_i32(slot, &(key.n_rows - key.n_out..key.n_rows).map(|r| r as i32).collect::<Vec<_>>());
         }
@@ -439,17 +443,23 @@ fn build_range<'g>(g: &Builder<'g>, model: &'g Model, cache: &'g Cache, hidden: 
     let GraphKey { start, end, n_rows, n_kv, n_out } = key;
     let (positions, positions_slot) = g.input("inp_pos", DType::I32, &[n_rows]);
     let (cache_rows, cache_rows_slot) = g.input("inp_cache_rows", DType::I64, &[n_rows]);
-    let (mask, mask_slot) = g.input("inp_mask", DType::F16, &[n_kv, n_rows]);
+    let mask = (n_kv > 0).then(|| g.input("inp_mask", DType::F16, &[n_kv, n_rows]));
     let value_places = cache
         .transposes_values()
         .then(|| g.input("inp_value_places", DType::I64, &[model.config().n_embd_v() * n_rows]));
-    let rows = Rows { positions, cache_rows, value_places: value_places.map(|(tensor, _)| tensor), mask };
+    let rows = Rows {
+        positions,
+        cache_rows,
+        value_places: value_places.map(|(tensor, _)| tensor),
+        mask: mask.map(|(tensor, _)| tensor),
+        order: if n_rows == 1 { Order::Token } else { Order::Prompt },
+    };
     let mut slots = Slots {
         tokens: None,
         positions: positions_slot,
         cache_rows: cache_rows_slot,
         value_places: value_places.map(|(_, slot)| slot),
-        mask: mask_slot,
+        mask: mask.map(|(_, slot)| slot),
         out_rows: None,
         logits: None,
     };

@@ -4,6 +4,7 @@
 //! borrow from their owner; a wrong shape panics at the caller's line before ggml could abort the process.
 #![allow(unsafe_code)]
 
+mod attention;
 mod backend;
 mod context;
 mod graph;
@@ -14,6 +15,7 @@ mod packed;
 mod store;
 mod sys;
 
+pub use attention::{Heads, Order};
 pub use backend::Device;
 pub use context::{Context, Tensor};
 pub use graph::{Builder, Computed, Run, Runner, Slot};

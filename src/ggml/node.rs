@@ -33,6 +33,11 @@ impl NodeRun<'_> {
     pub(super) fn share(&self, n: usize) -> Range<usize> {
         n * self.part / self.parts..n * (self.part + 1) / self.parts
     }
+
+    /// Every so many-th of `n` units, for units of unequal work.
+    pub(super) fn alternate(&self, n: usize) -> impl Iterator<Item = usize> + use<> {
+        (self.part..n).step_by(self.parts)
+    }
 }
 
 /// Row `i` of a tensor of f32.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Config, Rows};
 use crate::dtype::DType;
-use crate::ggml::{self, Builder, Store, StoreBuilder, Stored, Tensor};
+use crate::ggml::{self, Builder, Heads, Store, StoreBuilder, Stored, Tensor};
 
 /// How values lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +135,12 @@ impl Cache {
             g.ops.reshape(g.ops.contiguous(v), [1, n_embd_v * t])
         };
         g.effect(g.ops.set_rows(cells, values, places));
+    }
+
+    /// All keys and values, if they lie as the kernel for such heads reads them.
+    pub(super) fn for_kernel<'g>(&'g self, il: usize, heads: &Heads) -> Option<(Tensor<'g>, Tensor<'g>)> {
+        let (k, v) = (self.k[il].t(), self.v[il].t());
+        (self.transposes_values() && heads.has_kernel(k.dtype(), v.dtype())).then_some((k, v))
     }
 
     /// The first `n_kv` rows of keys, by head: \[head, n_kv, n_head_kv\].

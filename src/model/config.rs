@@ -1,7 +1,7 @@
 //! Owns the numbers that describe a model, read from GGUF metadata. Refuses what the forward pass cannot run.
 
 use super::Error;
-use crate::ggml::Rope;
+use crate::ggml::{Heads, Rope};
 use crate::gguf::{File, Metadata, Value};
 
 /// Architectures that run, as `general.architecture` names them.
@@ -52,6 +52,17 @@ impl Config {
             ));
         }
         Keys { file, meta, architecture }.config()
+    }
+
+    /// The shapes of attention.
+    pub fn heads(&self) -> Heads {
+        Heads {
+            n_head: self.n_head,
+            n_head_kv: self.n_head_kv,
+            head_dim_k: self.head_dim_k,
+            head_dim_v: self.head_dim_v,
+            scale: 1.0 / (self.head_dim_k as f32).sqrt(),
+        }
     }
 
     /// Width of all query heads together.

@@ -123,15 +123,19 @@ impl Llama {
         let (q, k, v) = self.rotated_qkv(g, config, layer, rows, x, norm);
         cache.write(g, il, rows, flat(g, k), v);
 
+        let heads = config.heads();
+        let (Some(mask), scale) = (rows.mask, heads.scale) else {
+            let (k, v) = cache.for_kernel(il, &heads).expect("without a mask there is a kernel");
+            return g.ops.attention(&heads, q, k, v, rows.positions, rows.order).named("kqv_out", il);
+        };
         let q = g.ops.swap_1_2(q); // [head, t, n_head]
-        let scale = 1.0 / (config.head_dim_k as f32).sqrt();
-        let n_kv = rows.mask.shape()[0];
+        let n_kv = mask.shape()[0];
         let (k, v) = (cache.keys(g, config, il, n_kv), cache.values(g, config, il, n_kv));
         let mixed = if cache.transposes_values() {
-            let weights = g.ops.soft_max(g.ops.mul_mat(k, q), rows.mask, scale); // [n_kv, t, n_head]
+            let weights = g.ops.soft_max(g.ops.mul_mat(k, q), mask, scale); // [n_kv, t, n_head]
             g.ops.contiguous(g.ops.swap_1_2(g.ops.mul_mat(v, weights))) // [head_v, n_head, t]
         } else {
-            g.ops.flash_attn(q, k, v, rows.mask, scale) // [head_v, n_head, t]
+            g.ops.flash_attn(q, k, v, mask, scale) // [head_v, n_head, t]
         };
         g.ops.reshape(mixed, [config.n_head * config.head_dim_v, t]).named("kqv_out", il)
     }

@@ -12,7 +12,7 @@ pub use config::{Config, SUPPORTED_ARCHITECTURES};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::ggml::{self, Builder, Device, Store, Tensor};
+use crate::ggml::{self, Builder, Device, Order, Store, Tensor};
 use crate::gguf::{self, File, TensorInfo};
 use llama::Llama;
 
@@ -105,8 +105,10 @@ pub struct Rows<'g> {
     pub cache_rows: Tensor<'g>,
     /// Where each value goes, i64 \[n_embd_v * t\], in a cache that keeps values by column ([`Cache::value_places`]).
     pub value_places: Option<Tensor<'g>>,
-    /// 0 where a row sees a cache row, -inf where not; f16 \[n_kv, t\].
-    pub mask: Tensor<'g>,
+    /// 0 where a row sees a cache row, -inf where not; f16 \[n_kv, t\]. None where [`Model::masks_by_position`].
+    pub mask: Option<Tensor<'g>>,
+    /// How kernels add up.
+    pub order: Order,
 }
 
 /// A model, immutable after loading; any number of sessions use it.
@@ -149,6 +151,11 @@ impl Model {
     /// Holds the data of every weight.
     pub fn store(&self) -> &Arc<Store> {
         self.network.store()
+    }
+
+    /// Whether attention over this cache needs no mask: a kernel tells from the positions what each row sees.
+    pub fn masks_by_position(&self, cache: &Cache) -> bool {
+        cache.for_kernel(0, &self.config.heads()).is_some()
     }
 
     /// Bound on the tensors of a graph that runs `n_steps` steps, embedding and head included.
