@@ -219,7 +219,11 @@ impl Multiply {
             if self.residual {
                 add(products, &row(run.source(source), i)[first..]);
             }
-            std::ptr::copy_nonoverlapping(products.as_ptr(), y, n);
+            if n == GROUP {
+                y.cast::<[f32; GROUP]>().write(*products); // faster than a copy of any length
+            } else {
+                y.copy_from_nonoverlapping(products.as_ptr(), n);
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The parts of attention with AVX-512.
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 use super::{LANES, STEP};
 
@@ -80,7 +81,7 @@ pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
     // SAFETY: rows beyond the last key read the last key again; all else lies inside as the caller promised.
     unsafe {
         for first in (0..n_seen).step_by(LANES) {
-            let mut totals = [[_mm512_setzero_ps(); LANES]; R];
+            let mut totals: [[MaybeUninit<__m512>; LANES]; R] = [[const { MaybeUninit::uninit() }; LANES]; R];
             for lane in 0..LANES {
                 let key = keys.add((first + lane).min(n_seen - 1) * stride);
                 let mut parts = [[_mm512_setzero_ps(); CHAINS]; R];
@@ -96,11 +97,11 @@ pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
                     }
                 }
                 for r in 0..R {
-                    totals[r][lane] = join(&parts[r]);
+                    totals[r][lane].write(join(&parts[r]));
                 }
             }
             for r in 0..R {
-                _mm512_storeu_ps(scores.as_mut_ptr().add(r * n_scores + first), sums(&totals[r]));
+                _mm512_storeu_ps(scores.as_mut_ptr().add(r * n_scores + first), sums(&*totals[r].as_ptr().cast()));
             }
         }
     }
@@ -125,7 +126,7 @@ pub(super) unsafe fn mix<const R: usize, const CHAINS: usize>(
     // SAFETY: everything lies inside as the caller promised.
     unsafe {
         for d in (0..n_columns).step_by(LANES) {
-            let mut totals = [[_mm512_setzero_ps(); LANES]; R];
+            let mut totals: [[MaybeUninit<__m512>; LANES]; R] = [[const { MaybeUninit::uninit() }; LANES]; R];
             for lane in 0..LANES {
                 let column = values.add((d + lane) * stride);
                 let mut parts = [[_mm512_setzero_ps(); CHAINS]; R];
@@ -141,12 +142,12 @@ pub(super) unsafe fn mix<const R: usize, const CHAINS: usize>(
                     }
                 }
                 for r in 0..R {
-                    totals[r][lane] = join(&parts[r]);
+                    totals[r][lane].write(join(&parts[r]));
                 }
             }
             for r in 0..R {
                 let mut out = [0.0; LANES];
-                _mm512_storeu_ps(out.as_mut_ptr(), sums(&totals[r]));
+                _mm512_storeu_ps(out.as_mut_ptr(), sums(&*totals[r].as_ptr().cast()));
                 mixed(r, d, &out);
             }
         }

@@ -7,12 +7,15 @@ use super::{BLOCK, COLUMNS, GROUP, Group, Row};
 /// Rows per register.
 const LANES: usize = 8;
 
-/// One group by `products.len()` rows.
+/// Rows of activations multiplied at once, as far as registers reach.
+const TILE: usize = 4;
+
+/// One group of weights with minima by `products.len()` rows, each column of a block with a partial sum of its own.
 ///
 /// # Safety
 /// The processor has AVX2, FMA and F16C; `group` and `rows` are laid out as the module says, with `n_blocks` blocks.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn multiply<const MINIMA: bool>(
+pub(super) unsafe fn multiply_columns(
     group: Group,
     n_blocks: usize,
     rows: &[u8],
@@ -22,16 +25,46 @@ pub(super) unsafe fn multiply<const MINIMA: bool>(
     // SAFETY: as promised by the caller.
     unsafe {
         let row = |i: usize| Row::new(rows.as_ptr().add(i * row_bytes), n_blocks);
-        let n = products.len();
         for first in [0, LANES] {
             let mut i = 0;
-            while i < n {
+            while i < products.len() {
                 let rest = &mut products[i..];
                 if rest.len() >= 2 {
-                    tile::<MINIMA, 2>(group, n_blocks, [row(i), row(i + 1)], first, rest);
+                    columns::<2>(group, n_blocks, [row(i), row(i + 1)], first, rest);
                     i += 2;
                 } else {
-                    tile::<MINIMA, 1>(group, n_blocks, [row(i)], first, rest);
+                    columns::<1>(group, n_blocks, [row(i)], first, rest);
+                    i += 1;
+                }
+            }
+        }
+    }
+}
+
+/// One group of weights without minima by `products.len()` rows, block after block.
+///
+/// # Safety
+/// As for [`multiply_columns`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn multiply_blocks(
+    group: Group,
+    n_blocks: usize,
+    rows: &[u8],
+    row_bytes: usize,
+    products: &mut [[f32; GROUP]],
+) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let row = |i: usize| Row::new(rows.as_ptr().add(i * row_bytes), n_blocks);
+        for first in [0, LANES] {
+            let mut i = 0;
+            while i < products.len() {
+                let rest = &mut products[i..];
+                if rest.len() >= TILE {
+                    blocks::<TILE>(group, n_blocks, std::array::from_fn(|k| row(i + k)), first, rest);
+                    i += TILE;
+                } else {
+                    blocks::<1>(group, n_blocks, [row(i)], first, rest);
                     i += 1;
                 }
             }
@@ -46,28 +79,33 @@ unsafe fn halves(at: *const u16) -> __m256 {
     unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
 }
 
-/// Sums of four products of column `c`, in whole numbers, made floats.
+/// Columns `c` and `c + 4` of block `ib` of eight rows.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dot<const MINIMA: bool>(weights: __m256i, row: Row, ib: usize, c: usize) -> __m256 {
+unsafe fn pair(group: Group, ib: usize, c: usize, first: usize) -> (__m256i, __m256i) {
+    // SAFETY: the block lies inside the group.
+    unsafe {
+        let at = group.quants.add(((ib * COLUMNS / 2 + c) * GROUP + first) * 4);
+        let (both, low) = (_mm256_loadu_si256(at.cast()), _mm256_set1_epi8(0x0f));
+        (_mm256_and_si256(both, low), _mm256_and_si256(_mm256_srli_epi16(both, 4), low))
+    }
+}
+
+/// Sums of two products each of column `c`: 2 * 15 * 127 fits in 16 bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn twos(weights: __m256i, row: Row, ib: usize, c: usize) -> __m256i {
     // SAFETY: the block lies inside the row.
     unsafe {
-        let four = _mm256_set1_epi32(row.quants.add(ib * BLOCK + 4 * c).cast::<i32>().read_unaligned());
-        // 2 * 15 * 127 fits in 16 bits.
-        let sums = _mm256_madd_epi16(_mm256_maddubs_epi16(weights, four), _mm256_set1_epi16(1));
-        let sums = if MINIMA {
-            sums
-        } else {
-            _mm256_add_epi32(sums, _mm256_set1_epi32(row.extra.add(ib * COLUMNS + c).read_unaligned()))
-        };
-        _mm256_cvtepi32_ps(sums)
+        let four = row.quants.add(ib * BLOCK + 4 * c).cast::<i32>().read_unaligned();
+        _mm256_maddubs_epi16(weights, _mm256_set1_epi32(four))
     }
 }
 
 /// Rows `first..first + 8` of the group by `T` rows of activations.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<const MINIMA: bool, const T: usize>(
+unsafe fn columns<const T: usize>(
     group: Group,
     n_blocks: usize,
     rows: [Row; T],
@@ -76,7 +114,7 @@ unsafe fn tile<const MINIMA: bool, const T: usize>(
 ) {
     // SAFETY: every block lies inside the group and the rows.
     unsafe {
-        let mask = _mm256_set1_epi8(0x0f);
+        let ones = _mm256_set1_epi16(1);
         let mut even = [_mm256_setzero_ps(); T];
         let mut odd = [_mm256_setzero_ps(); T];
         for c in 0..4 {
@@ -84,14 +122,13 @@ unsafe fn tile<const MINIMA: bool, const T: usize>(
             let mut high_sums = [_mm256_setzero_ps(); T];
             for ib in 0..n_blocks {
                 let scales = halves(group.scales.add(ib * GROUP + first));
-                let at = group.quants.add(((ib * COLUMNS / 2 + c) * GROUP + first) * 4);
-                let both = _mm256_loadu_si256(at.cast());
-                let low = _mm256_and_si256(both, mask);
-                let high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+                let (low, high) = pair(group, ib, c, first);
                 for t in 0..T {
                     let scale = _mm256_mul_ps(scales, _mm256_set1_ps(rows[t].scales.add(ib).read_unaligned()));
-                    low_sums[t] = _mm256_fmadd_ps(scale, dot::<MINIMA>(low, rows[t], ib, c), low_sums[t]);
-                    high_sums[t] = _mm256_fmadd_ps(scale, dot::<MINIMA>(high, rows[t], ib, c + 4), high_sums[t]);
+                    let low = _mm256_cvtepi32_ps(_mm256_madd_epi16(twos(low, rows[t], ib, c), ones));
+                    let high = _mm256_cvtepi32_ps(_mm256_madd_epi16(twos(high, rows[t], ib, c + 4), ones));
+                    low_sums[t] = _mm256_fmadd_ps(scale, low, low_sums[t]);
+                    high_sums[t] = _mm256_fmadd_ps(scale, high, high_sums[t]);
                 }
             }
             let joined = if c % 2 == 0 { &mut even } else { &mut odd };
@@ -101,16 +138,49 @@ unsafe fn tile<const MINIMA: bool, const T: usize>(
             }
         }
         for t in 0..T {
-            let mut total = _mm256_add_ps(even[t], odd[t]);
-            if MINIMA {
-                let mut minima = _mm256_setzero_ps();
-                for ib in 0..n_blocks {
-                    let s = _mm256_set1_ps(rows[t].extra.add(ib).cast::<f32>().read_unaligned());
-                    minima = _mm256_fmadd_ps(halves(group.minima.add(ib * GROUP + first)), s, minima);
-                }
-                total = _mm256_add_ps(total, minima);
+            let mut minima = _mm256_setzero_ps();
+            for ib in 0..n_blocks {
+                let s = _mm256_set1_ps(rows[t].extra.add(ib).cast::<f32>().read_unaligned());
+                minima = _mm256_fmadd_ps(halves(group.minima.add(ib * GROUP + first)), s, minima);
             }
+            let total = _mm256_add_ps(_mm256_add_ps(even[t], odd[t]), minima);
             _mm256_storeu_ps(products[t][first..].as_mut_ptr(), total);
+        }
+    }
+}
+
+/// Rows `first..first + 8` of the group by `T` rows of activations.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn blocks<const T: usize>(
+    group: Group,
+    n_blocks: usize,
+    rows: [Row; T],
+    first: usize,
+    products: &mut [[f32; GROUP]],
+) {
+    // SAFETY: every block lies inside the group and the rows.
+    unsafe {
+        let ones = _mm256_set1_epi16(1);
+        let mut sums = [_mm256_setzero_ps(); T];
+        for ib in 0..n_blocks {
+            let scales = halves(group.scales.add(ib * GROUP + first));
+            let weights: [(__m256i, __m256i); 4] = std::array::from_fn(|c| pair(group, ib, c, first));
+            for t in 0..T {
+                let mut fours = _mm256_setzero_si256();
+                for c in 0..4 {
+                    // 8 * 15 * 127 fits in 16 bits as well.
+                    fours = _mm256_add_epi16(fours, twos(weights[c].0, rows[t], ib, c));
+                    fours = _mm256_add_epi16(fours, twos(weights[c].1, rows[t], ib, c + 4));
+                }
+                let start = _mm256_set1_epi32(rows[t].extra.add(ib).read_unaligned());
+                let sum = _mm256_add_epi32(start, _mm256_madd_epi16(fours, ones));
+                let scale = _mm256_mul_ps(scales, _mm256_set1_ps(rows[t].scales.add(ib).read_unaligned()));
+                sums[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, sums[t]);
+            }
+        }
+        for t in 0..T {
+            _mm256_storeu_ps(products[t][first..].as_mut_ptr(), sums[t]);
         }
     }
 }

@@ -4,12 +4,12 @@ use std::arch::x86_64::*;
 
 use super::{BLOCK, COLUMNS, GROUP, Group, Row, TILE};
 
-/// One group by `products.len()` rows, at most [`TILE`].
+/// One group by `products.len()` rows, each column of a block with a partial sum of its own.
 ///
 /// # Safety
 /// The processor has AVX-512 F, BW and VNNI; `group` and `rows` are laid out as the module says, with `n_blocks` blocks.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
-pub(super) unsafe fn multiply<const BITS: usize, const MINIMA: bool>(
+pub(super) unsafe fn multiply_columns<const BITS: usize, const MINIMA: bool>(
     group: Group,
     n_blocks: usize,
     rows: &[u8],
@@ -170,6 +170,67 @@ unsafe fn tile<const BITS: usize, const MINIMA: bool, const T: usize>(
             let total = _mm512_add_ps(even[t], odd[t]);
             let total = if MINIMA { _mm512_add_ps(total, minima[t]) } else { total };
             _mm512_storeu_ps(products[t].as_mut_ptr(), total);
+        }
+    }
+}
+
+/// One group of 4-bit weights by `products.len()` rows, block after block.
+///
+/// # Safety
+/// As for [`multiply_columns`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
+pub(super) unsafe fn multiply_blocks(
+    group: Group,
+    n_blocks: usize,
+    rows: &[u8],
+    row_bytes: usize,
+    products: &mut [[f32; GROUP]],
+) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let row = |i: usize| Row::new(rows.as_ptr().add(i * row_bytes), n_blocks);
+        let mut i = 0;
+        while i < products.len() {
+            let rest = &mut products[i..];
+            if rest.len() >= TILE {
+                blocks::<TILE>(group, n_blocks, std::array::from_fn(|k| row(i + k)), rest);
+                i += TILE;
+            } else {
+                blocks::<1>(group, n_blocks, [row(i)], rest);
+                i += 1;
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
+unsafe fn blocks<const T: usize>(group: Group, n_blocks: usize, rows: [Row; T], products: &mut [[f32; GROUP]]) {
+    // SAFETY: every block lies inside the group and the rows.
+    unsafe {
+        let mut sums = [_mm512_setzero_ps(); T];
+        for ib in 0..n_blocks {
+            if T == 1 {
+                group.fetch_next(ib);
+            }
+            let scales = halves(group.scales.add(ib * GROUP));
+            let weights: [(__m512i, __m512i); 4] = std::array::from_fn(|c| columns::<4>(group, ib, c));
+            for t in 0..T {
+                let four =
+                    |c: usize| _mm512_set1_epi32(rows[t].quants.add(ib * BLOCK + 4 * c).cast::<i32>().read_unaligned());
+                let mut low = _mm512_set1_epi32(rows[t].extra.add(ib).read_unaligned());
+                let mut high = _mm512_setzero_si512();
+                for c in 0..4 {
+                    low = _mm512_dpbusd_epi32(low, weights[c].0, four(c));
+                    high = _mm512_dpbusd_epi32(high, weights[c].1, four(c + 4));
+                }
+                let scale = _mm512_mul_ps(scales, _mm512_set1_ps(rows[t].scales.add(ib).read_unaligned()));
+                let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(low, high));
+                sums[t] = _mm512_fmadd_ps(sum, scale, sums[t]);
+            }
+        }
+        for t in 0..T {
+            _mm512_storeu_ps(products[t].as_mut_ptr(), sums[t]);
         }
     }
 }

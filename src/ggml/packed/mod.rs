@@ -1,9 +1,9 @@
 //! Owns weights packed for this processor's integer dot products, and the multiplication by them: sixteen output rows
 //! side by side, so that one instruction serves sixteen of them and no sum crosses a register.
 //!
-//! Every product is added in the order of ggml's own dot products (`ggml_vec_dot_q4_1_q8_1` and its kin, on AVX2 and
-//! later: eight partial sums per row, joined at the end), so the results are the same to the bit, and the same for a row
-//! alone as for a row of a batch.
+//! Products are added up in ggml's order, so the results are the same to the bit, and the same for a row alone as for a
+//! row of a batch: q4_1 and q8_0 as `ggml_vec_dot_q4_1_q8_1` and `ggml_vec_dot_q8_0_q8_0` do on AVX2 and later (eight
+//! partial sums per row, joined at the end), q4_0 as ggml's own packed kernels do (block after block).
 //!
 //! A group of sixteen rows holds, one after the other: the quants of all blocks, the scales of all blocks (f16 \[16\]
 //! each), and for types with minima those (f16 \[16\] each), padded to whole cache lines. Of a block of 32 columns, the
@@ -29,7 +29,7 @@ pub(super) const GROUP: usize = 16;
 /// Columns that share a scale.
 const BLOCK: usize = 32;
 
-/// A block of activations has a correction for each column of four.
+/// Columns of four in a block.
 const COLUMNS: usize = BLOCK / 4;
 
 /// Rows of activations multiplied at once, as far as registers reach.
@@ -169,10 +169,13 @@ impl Packing {
         if self.has_minima() { DType::Q8_1 } else { DType::Q8_0 }
     }
 
-    /// Bytes of one prepared row of activations: quants, scales, then sums (with minima) or corrections (without).
+    /// Bytes of one prepared row of activations: quants, scales, and what [`Row::extra`] says, for each block.
     pub(super) fn activation_bytes(&self) -> usize {
-        let extra = if self.has_minima() { size_of::<f32>() } else { COLUMNS * size_of::<i32>() };
-        self.n_blocks() * (BLOCK + size_of::<f32>() + extra)
+        self.n_blocks() * (BLOCK + size_of::<f32>() + self.extra_len() * size_of::<i32>())
+    }
+
+    fn extra_len(&self) -> usize {
+        if self.dtype == DType::Q8_0 { COLUMNS } else { 1 }
     }
 
     /// Rounds a row of activations to 8 bits as ggml does and lays it out for [`Packing::multiply`].
@@ -199,8 +202,10 @@ impl Packing {
                 extra[ib * 4..][..4].copy_from_slice(&half(&block[2..]).to_ne_bytes());
                 continue;
             }
-            for (place, four) in extra[ib * BLOCK..][..BLOCK].chunks_exact_mut(4).zip(bytes.chunks_exact(4)) {
-                let sum: i32 = four.iter().map(|&q| i32::from(q as i8)).sum();
+            let n = self.extra_len();
+            let extra = &mut extra[4 * n * ib..][..4 * n];
+            for (place, columns) in extra.chunks_exact_mut(4).zip(bytes.chunks_exact(BLOCK / n)) {
+                let sum: i32 = columns.iter().map(|&q| i32::from(q as i8)).sum();
                 place.copy_from_slice(&(-self.bias() * sum).to_ne_bytes());
             }
         }
@@ -210,15 +215,15 @@ impl Packing {
     pub(super) fn multiply(&self, group: &[u8], rows: &[u8], products: &mut [[f32; GROUP]]) {
         let kernel = match (isa(), self.dtype) {
             #[cfg(target_arch = "x86_64")]
-            (Some(Isa::Avx512Vnni), DType::Q4_0) => avx512::multiply::<4, false>,
+            (Some(Isa::Avx512Vnni), DType::Q4_0) => avx512::multiply_blocks,
             #[cfg(target_arch = "x86_64")]
-            (Some(Isa::Avx512Vnni), DType::Q4_1) => avx512::multiply::<4, true>,
+            (Some(Isa::Avx512Vnni), DType::Q4_1) => avx512::multiply_columns::<4, true>,
             #[cfg(target_arch = "x86_64")]
-            (Some(Isa::Avx512Vnni), _) => avx512::multiply::<8, false>,
+            (Some(Isa::Avx512Vnni), _) => avx512::multiply_columns::<8, false>,
             #[cfg(target_arch = "x86_64")]
-            (Some(Isa::Avx2), DType::Q4_1) => avx2::multiply::<true>,
+            (Some(Isa::Avx2), DType::Q4_1) => avx2::multiply_columns,
             #[cfg(target_arch = "x86_64")]
-            (Some(Isa::Avx2), _) => avx2::multiply::<false>,
+            (Some(Isa::Avx2), _) => avx2::multiply_blocks,
             (None, _) => unreachable!("nothing is packed without a kernel"),
         };
         assert!(group.len() == self.group_bytes() && rows.len() == products.len() * self.activation_bytes());
@@ -272,7 +277,8 @@ impl Group {
 struct Row {
     quants: *const i8,
     scales: *const f32,
-    /// Sums of the quants times the scale (f32) or corrections (i32).
+    /// With minima the sum of a block's quants times its scale (f32); without, the sum of the quants times what was added
+    /// to the weights, negative (i32): of a block, or with 8 bits of each column of four.
     extra: *const i32,
 }
 
@@ -342,22 +348,37 @@ mod tests {
         bytes
     }
 
-    /// The products of one row as ggml's own dot product gives them.
+    /// The products of one row: of q4_0 block after block, of the others as ggml's own dot product gives them.
     fn reference(packing: &Packing, weights: &[u8], x: &[f32]) -> Vec<f32> {
         let mut blocks = vec![0u8; packing.activation_dtype().row_bytes(packing.n_in).unwrap()];
         let n = packing.n_in as i32;
+        let traits = |t: DType| unsafe { &*sys::ggml_get_type_traits_cpu(super::super::context::raw_type(t)) };
         // SAFETY: the buffers are as long as ggml's functions need.
         unsafe {
-            let traits = |t: DType| &*sys::ggml_get_type_traits_cpu(super::super::context::raw_type(t));
             traits(packing.activation_dtype()).from_float.unwrap()(x.as_ptr(), blocks.as_mut_ptr().cast(), n.into());
-            let dot = traits(packing.dtype).vec_dot.unwrap();
-            let row = |row: &[u8]| {
-                let mut sum = 0.0;
-                dot(n, &mut sum, 0, row.as_ptr().cast(), 0, blocks.as_ptr().cast(), 0, 1);
-                sum
-            };
-            weights.chunks_exact(packing.dtype.row_bytes(packing.n_in).unwrap()).map(row).collect()
         }
+        let dot = |row: &[u8]| {
+            if packing.dtype == DType::Q4_0 {
+                return dot_q4_0(row, &blocks);
+            }
+            let mut sum = 0.0;
+            // SAFETY: as above.
+            unsafe {
+                let dot = traits(packing.dtype).vec_dot.unwrap();
+                dot(n, &mut sum, 0, row.as_ptr().cast(), 0, blocks.as_ptr().cast(), 0, 1);
+            }
+            sum
+        };
+        weights.chunks_exact(packing.dtype.row_bytes(packing.n_in).unwrap()).map(dot).collect()
+    }
+
+    fn dot_q4_0(row: &[u8], activations: &[u8]) -> f32 {
+        let half = |b: &[u8]| f16::from_le_bytes([b[0], b[1]]).to_f32();
+        row.chunks_exact(18).zip(activations.chunks_exact(34)).fold(0.0, |sum, (w, a)| {
+            let weight = |i: usize| i32::from(if i < 16 { w[2 + i] & 15 } else { w[2 + i - 16] >> 4 }) - 8;
+            let products: i32 = (0..32).map(|i| weight(i) * i32::from(a[2 + i] as i8)).sum();
+            (products as f32).mul_add(half(w) * half(a), sum)
+        })
     }
 
     #[test]
