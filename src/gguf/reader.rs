@@ -75,6 +75,20 @@ impl File {
         &self.parts[tensor.part][tensor.start..tensor.start + tensor.bytes]
     }
 
+    /// Tells the system that a tensor's bytes will not be needed soon: their memory counts no more, and they are read from
+    /// the file again if they are asked for.
+    pub fn release(&self, tensor: &TensorInfo) {
+        #[cfg(unix)]
+        if tensor.bytes > 0 {
+            let dont_need = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is of a file and never written to, so that dropped pages come back as they were.
+            #[allow(unsafe_code)]
+            let _ = unsafe { self.parts[tensor.part].unchecked_advise_range(dont_need, tensor.start, tensor.bytes) };
+        }
+        #[cfg(not(unix))]
+        let _ = tensor;
+    }
+
     /// The alignment of every tensor's data (of a split file, the smallest of its parts').
     pub fn alignment(&self) -> usize {
         self.alignment

@@ -124,6 +124,7 @@ impl Loader {
         let data: Vec<&[u8]> = group.iter().map(|(.., info)| file.data(info)).collect();
         let weight = self.builder.add_weight(&format!("{prefix}.{name}"), group[0].2.dtype, [n_in, n], &data)?;
         self.push(data.iter().map(|d| d.len()).sum());
+        group.iter().for_each(|(.., info)| file.release(info)); // copied
         let bias = self.fused_bias(prefix, &name, group)?;
         Ok((PendingLinear(weight, bias), n))
     }
@@ -167,7 +168,9 @@ impl Loader {
         let weight = if !repacks && self.builder.add_mapped(name, info.dtype, &shape, &file, |f| f.data(info)) {
             self.builder.as_weight(self.n_loaded)
         } else {
-            self.builder.add_weight(name, info.dtype, shape, &[file.data(info)])?
+            let weight = self.builder.add_weight(name, info.dtype, shape, &[file.data(info)])?;
+            file.release(info); // copied
+            weight
         };
         self.push(info.bytes);
         Ok(weight)

@@ -1,4 +1,5 @@
 //! The parts of attention with AVX-512.
+#![allow(clippy::needless_range_loop)] // one index goes through several arrays of registers
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;

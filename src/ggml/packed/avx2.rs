@@ -1,4 +1,5 @@
 //! The multiplication with AVX2, for weights of 4 bits: eight rows per register, twice.
+#![allow(clippy::needless_range_loop)] // one index goes through several arrays of registers
 
 use std::arch::x86_64::*;
 

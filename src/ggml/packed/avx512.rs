@@ -1,4 +1,5 @@
 //! The multiplication with AVX-512 VNNI: sixteen rows per register.
+#![allow(clippy::needless_range_loop)] // one index goes through several arrays of registers
 
 use std::arch::x86_64::*;
 

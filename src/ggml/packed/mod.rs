@@ -352,6 +352,7 @@ mod tests {
     fn reference(packing: &Packing, weights: &[u8], x: &[f32]) -> Vec<f32> {
         let mut blocks = vec![0u8; packing.activation_dtype().row_bytes(packing.n_in).unwrap()];
         let n = packing.n_in as i32;
+        // SAFETY: the table of types is static.
         let traits = |t: DType| unsafe { &*sys::ggml_get_type_traits_cpu(super::super::context::raw_type(t)) };
         // SAFETY: the buffers are as long as ggml's functions need.
         unsafe {
