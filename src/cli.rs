@@ -1,219 +1,519 @@
-//! Owns what the user may type. Refuses to act on it.
+//! What the user may type: clap types and their value checks. Owns flag names and help texts; refuses to open,
+//! print or run anything.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-/// Runs quantized GGUF language models and stops each token at the layer where its result is decided.
-#[derive(Parser)]
-#[command(name = "curtail", version, arg_required_else_help = true)]
-#[allow(missing_docs)]
+use crate::dtype::DType;
+use crate::sample::SamplerParams;
+
+/// Runs quantized GGUF language models.
+#[derive(Debug, Parser)]
+#[command(name = "curtail", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(disable_help_subcommand = true)]
 pub struct Cli {
+    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-#[derive(Subcommand)]
-#[allow(missing_docs)]
+/// The subcommands.
+#[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Chat with a model
+    /// Talk with a model in the terminal
     Chat(ChatArgs),
-    /// Answer one prompt, or each line of a batch file
+    /// Answer one prompt, or a file of prompts
     Run(RunArgs),
-    /// Show what a model file holds
+    /// Show what a GGUF file holds
     Inspect(InspectArgs),
-    /// Measure prompt and generation speed
-    Bench(BenchArgs),
-    /// Turn text into token ids
+    /// Turn text into token ids, or back
     Tokenize(TokenizeArgs),
-    /// Score given tokens: what the model would have chosen, and their log-probabilities
+    /// Measure prompt processing and generation speed
+    Bench(BenchArgs),
+    /// Score given tokens: the model's choice and the log-probability at every position
     Logits(LogitsArgs),
     /// Print a completion script for a shell
-    Completions {
-        /// The shell
-        shell: clap_complete::Shell,
-    },
+    Completions(CompletionsArgs),
 }
 
-#[derive(Args, Clone)]
-#[allow(missing_docs)]
+/// Which model file.
+#[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
-    /// Model file [default: $CURTAIL_MODEL, else the only .gguf file in models/]
-    #[arg(short, long, value_name = "FILE")]
+    /// Model file (GGUF) [default: the one in models/]
+    #[arg(short, long, value_name = "FILE", env = "CURTAIL_MODEL", value_hint = ValueHint::FilePath)]
     pub model: Option<PathBuf>,
-    /// Threads that compute [default: one per core]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
-    pub threads: Option<u16>,
-    /// Context in tokens; 0 for as many as the model was trained with
+}
+
+/// How a model is loaded and how much it remembers.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model options")]
+pub struct LoadArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+    /// Threads that compute [default: one per physical core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub threads: Option<u32>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub context: ContextArgs,
+}
+
+/// The shape of the cache.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model options")]
+pub struct ContextArgs {
+    /// Context size in tokens; 0 takes what the model was trained with
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     pub ctx_size: usize,
-    /// Rows that run at once while a prompt is read
-    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    /// Tokens of a prompt evaluated at once
+    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = positive)]
     pub batch_size: usize,
-    /// Element type of cached keys: f32, f16, bf16, q8_0, q4_0
-    #[arg(long, alias = "ctk", value_name = "TYPE", default_value = "f16")]
-    pub cache_type_k: String,
-    /// Element type of cached values
-    #[arg(long, alias = "ctv", value_name = "TYPE", default_value = "f16")]
-    pub cache_type_v: String,
-    /// Attention as one fused operation; `auto` is off on the CPU, where it accumulates in f16, unless the cached values
-    /// are quantized
-    #[arg(long, alias = "fa", value_name = "WHEN", default_value = "auto")]
-    pub flash_attn: Switch,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cache: CacheArgs,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// How the cache is stored and read.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model options")]
+pub struct CacheArgs {
+    /// Type of the cached keys (f16, q8_0 ...)
+    #[arg(long, visible_alias = "ctk", value_name = "TYPE", default_value = "f16", value_parser = dtype)]
+    pub cache_type_k: DType,
+    /// Type of the cached values
+    #[arg(long, visible_alias = "ctv", value_name = "TYPE", default_value = "f16", value_parser = dtype)]
+    pub cache_type_v: DType,
+    /// Flash attention: less memory at long contexts, a little less accurate [default: on where the cached values
+    /// are quantized]
+    #[arg(long, visible_alias = "fa", value_enum, value_name = "on|off")]
+    #[arg(num_args = 0..=1, default_missing_value = "on", hide_possible_values = true)]
+    pub flash_attn: Option<Switch>,
+}
+
+impl CacheArgs {
+    /// Whether attention is one fused operation; quantized values cannot be read otherwise.
+    pub fn wants_flash_attn(&self) -> bool {
+        self.flash_attn.map_or(self.cache_type_v.is_quantized(), |switch| switch == Switch::On)
+    }
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
 pub enum Switch {
-    Auto,
+    #[value(alias = "1", alias = "true")]
     On,
+    #[value(alias = "0", alias = "false")]
     Off,
 }
 
-#[derive(Args, Clone)]
-#[allow(missing_docs)]
+/// How tokens are chosen.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Sampling options")]
 pub struct SamplingArgs {
     /// Temperature; 0 always takes the most probable token
-    #[arg(long, alias = "temperature", value_name = "T", default_value_t = 0.8)]
+    #[arg(long, visible_alias = "temperature", value_name = "X", default_value_t = 0.8)]
+    #[arg(value_parser = not_negative, allow_negative_numbers = true)]
     pub temp: f32,
     /// Keep the N most probable tokens; 0 keeps all
     #[arg(long, value_name = "N", default_value_t = 40)]
     pub top_k: usize,
-    /// Keep the most probable tokens that together reach P; 1 keeps all
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    /// Keep the smallest set of tokens with this total probability; 1 keeps all
+    #[arg(long, value_name = "X", default_value_t = 0.95, value_parser = fraction, allow_negative_numbers = true)]
     pub top_p: f32,
-    /// Keep tokens at least P times as probable as the most probable; 0 keeps all
-    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    /// Keep tokens at least this probable relative to the best; 0 keeps all
+    #[arg(long, value_name = "X", default_value_t = 0.05, value_parser = fraction, allow_negative_numbers = true)]
     pub min_p: f32,
-    /// Penalty on repeated tokens; 1 is none
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    /// Penalty on tokens of the recent text; 1 is none
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = above_zero, allow_negative_numbers = true)]
     pub repeat_penalty: f32,
-    /// Tokens that the penalty looks back on
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    pub repeat_last_n: usize,
-    /// Seed of the random choice [default: a new one each time]
-    #[arg(short, long, value_name = "N")]
-    pub seed: Option<u64>,
+    /// How many tokens the penalty looks back; 0 is none, -1 all
+    #[arg(long, value_name = "N", default_value = "64", value_parser = count, allow_negative_numbers = true)]
+    pub repeat_last_n: Count,
+    /// Seed of the random numbers; the same seed gives the same text; -1 draws one
+    #[arg(short, long, value_name = "N", default_value = "-1", value_parser = seed, allow_negative_numbers = true)]
+    pub seed: Seed,
 }
 
-#[derive(Args)]
+impl SamplingArgs {
+    /// The parameters that the flags spell.
+    pub fn params(&self) -> SamplerParams {
+        SamplerParams {
+            temperature: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: self.repeat_last_n.limit(),
+            seed: self.seed.0,
+        }
+    }
+}
+
+/// When a generation ends.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Generation options")]
+pub struct GenerationArgs {
+    /// Tokens to generate at most; -1 is until the model ends or the context is full
+    #[arg(short, long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
+    pub n_predict: Option<Count>,
+    /// Stop where the model writes TEXT, which is not printed; may be repeated
+    #[arg(short, long = "reverse-prompt", visible_alias = "stop", value_name = "TEXT")]
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub reverse_prompt: Vec<String>,
+    /// When the context is full, forget the older half and go on
+    #[arg(long)]
+    pub context_shift: bool,
+    /// System prompt
+    #[arg(long, visible_alias = "sys", visible_alias = "system-prompt", value_name = "TEXT")]
+    pub system: Option<String>,
+}
+
+/// `chat`.
+#[derive(Args, Debug)]
+#[command(after_help = "Type /help inside. Without a terminal on stdin each line is a turn.")]
 #[allow(missing_docs)]
 pub struct ChatArgs {
     #[command(flatten)]
-    pub model: ModelArgs,
+    pub load: LoadArgs,
+    #[command(flatten)]
+    pub generation: GenerationArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
-    /// System message
-    #[arg(long, alias = "sys", value_name = "TEXT")]
-    pub system: Option<String>,
-    /// Tokens per answer at most
-    #[arg(short, long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
-    pub n_predict: usize,
-    /// When the context is full, forget the older half instead of stopping
-    #[arg(long)]
-    pub context_shift: bool,
 }
 
-#[derive(Args)]
-#[allow(missing_docs)]
+/// `run`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Without -p and -f the prompt is read from stdin. A model that brings a chat template gets the prompt as a user's \
+turn; --raw, or a model without a template, continues the text itself. The answer goes to stdout, one line of \
+statistics to stderr.
+
+--batch reads a line {\"prompt\": [token ids]} or {\"text\": \"...\"} per generation and prints a line {\"tokens\": \
+[...], \"text\": \"...\", \"layers\": [...]} for it: the tokens up to and with the one that ended the text, and the \
+layers that each of them took. A text is tokenized as it stands, without the chat template. No line depends on \
+another.")]
 pub struct RunArgs {
     #[command(flatten)]
-    pub model: ModelArgs,
-    #[command(flatten)]
-    pub sampling: SamplingArgs,
-    /// The prompt [default: standard input]
-    #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
+    #[allow(missing_docs)]
+    pub load: LoadArgs,
+    /// The prompt
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["file", "batch"])]
     pub prompt: Option<String>,
     /// Read the prompt from a file
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "batch")]
     pub file: Option<PathBuf>,
-    /// System message
-    #[arg(long, alias = "sys", value_name = "TEXT")]
-    pub system: Option<String>,
-    /// Continue the prompt as it is, without the model's chat template
-    #[arg(long)]
-    pub raw: bool,
-    /// Tokens to generate at most
-    #[arg(short, long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
-    pub n_predict: usize,
-    /// Stop where this text appears; may be given several times
-    #[arg(long, value_name = "TEXT")]
-    pub stop: Vec<String>,
-    /// When the context is full, forget the older half instead of stopping
-    #[arg(long)]
-    pub context_shift: bool,
-    /// Answer each line `{"prompt": [ids]}` or `{"text": "..."}` of a JSONL file with a line
-    /// `{"tokens": [ids], "text": "...", "layers": [n]}`
-    #[arg(long, value_name = "JSONL", conflicts_with_all = ["prompt", "file"])]
+    /// Answer every line of a JSON Lines file; - is stdin
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(conflicts_with_all = ["system", "raw", "reverse_prompt", "context_shift"])]
     pub batch: Option<PathBuf>,
+    /// Continue the text itself, without the model's chat template
+    #[arg(long, visible_alias = "no-chat", conflicts_with = "system")]
+    pub raw: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub generation: GenerationArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub sampling: SamplingArgs,
 }
 
-#[derive(Args)]
-#[allow(missing_docs)]
+/// `inspect`.
+#[derive(Args, Debug)]
 pub struct InspectArgs {
-    /// Model file
-    pub file: PathBuf,
+    /// The file; -m names it too
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "model")]
+    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
-#[derive(Args)]
-#[allow(missing_docs)]
-pub struct BenchArgs {
+/// `tokenize`.
+#[derive(Args, Debug)]
+pub struct TokenizeArgs {
     #[command(flatten)]
+    #[allow(missing_docs)]
     pub model: ModelArgs,
-    /// Prompt lengths, comma-separated; 0 leaves the test out
-    #[arg(short = 'p', long, value_name = "N,..", value_delimiter = ',', default_value = "512")]
-    pub n_prompt: Vec<usize>,
-    /// Generation lengths, comma-separated; 0 leaves the test out
-    #[arg(short = 'n', long, value_name = "N,..", value_delimiter = ',', default_value = "128")]
-    pub n_gen: Vec<usize>,
-    /// Repetitions of each test
-    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
-    pub repetitions: u16,
-    /// Form of the results
-    #[arg(short, long, value_name = "FORM", default_value = "md")]
-    pub output: Form,
-    /// Cut the layers into ranges after these, comma-separated
-    #[arg(long, value_name = "LAYER,..", value_delimiter = ',')]
-    pub cuts: Vec<usize>,
+    /// The text [default: stdin]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
+    pub prompt: Option<String>,
+    /// Read the text from a file
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: Option<PathBuf>,
+    /// Leave out the token that begins a text
+    #[arg(long)]
+    pub no_bos: bool,
+    /// Read special tokens in the text as plain text
+    #[arg(long)]
+    pub no_parse_special: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// `logits`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+A line {\"prompt\": [ids], \"tokens\": [ids]} gives a line {\"argmax\": [ids], \"logprob\": [x]}: at every position of \
+`tokens`, fed as given, the token the model would have chosen and the natural logarithm of the probability of the \
+given one.")]
+pub struct LogitsArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub load: LoadArgs,
+    /// JSON Lines file; - is stdin
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub batch: PathBuf,
+}
+
+/// `bench`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Counts may be lists and ranges: 128,512 or 64-256 or 64-256+64 or 64-256*2. Every combination of -t with every test \
+is run -r times after one warm-up run.")]
+pub struct BenchArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+    /// Prompt lengths to process; 0 leaves the test out
+    #[arg(short = 'p', long, value_name = "N", default_value = "512", value_delimiter = ',')]
+    pub n_prompt: Vec<Range>,
+    /// Numbers of tokens to generate; 0 leaves the test out
+    #[arg(short, long, value_name = "N", default_value = "128", value_delimiter = ',')]
+    pub n_gen: Vec<Range>,
+    /// A prompt and then a generation, timed together; may be repeated
+    #[arg(long = "pg", value_name = "PP,TG", value_parser = pair)]
+    pub prompt_gen: Vec<(usize, usize)>,
+    /// Repetitions of each test
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = positive)]
+    pub repetitions: usize,
+    /// Numbers of threads [default: one per physical core]
+    #[arg(short, long, value_name = "N", value_delimiter = ',')]
+    pub threads: Vec<Range>,
+    /// Tokens of a prompt evaluated at once
+    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = positive)]
+    pub batch_size: usize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cache: CacheArgs,
+    /// Leave out the warm-up runs
+    #[arg(long)]
+    pub no_warmup: bool,
+    /// Form of the results
+    #[arg(short, long, value_enum, default_value_t = BenchFormat::Md)]
+    pub output: BenchFormat,
+}
+
+/// How `bench` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
-pub enum Form {
+pub enum BenchFormat {
     Md,
     Csv,
     Json,
 }
 
-#[derive(Args)]
-#[allow(missing_docs)]
-pub struct TokenizeArgs {
-    /// Model file [default: $CURTAIL_MODEL, else the only .gguf file in models/]
-    #[arg(short, long, value_name = "FILE")]
-    pub model: Option<PathBuf>,
-    /// The text
-    #[arg(short, long, value_name = "TEXT")]
-    pub prompt: String,
-    /// Do not read special tokens in the text
-    #[arg(long)]
-    pub no_parse_special: bool,
-    /// Do not add the beginning-of-text token
-    #[arg(long)]
-    pub no_bos: bool,
-    /// Print a JSON list of ids
-    #[arg(long)]
-    pub json: bool,
+/// `completions`.
+#[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
 }
 
-#[derive(Args)]
+/// A number of tokens, or no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub struct LogitsArgs {
-    #[command(flatten)]
-    pub model: ModelArgs,
-    /// Lines `{"prompt": [ids], "tokens": [ids]}`; each gives a line `{"argmax": [ids], "logprob": [x]}`
-    #[arg(long, value_name = "JSONL")]
-    pub batch: PathBuf,
+pub enum Count {
+    Limit(usize),
+    All,
+}
+
+impl Count {
+    /// The limit as a number: the largest for none.
+    pub fn limit(self) -> usize {
+        match self {
+            Count::Limit(n) => n,
+            Count::All => usize::MAX,
+        }
+    }
+}
+
+/// A seed, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seed(pub Option<u64>);
+
+/// The numbers that `8`, `8-32`, `8-32+8` or `8-32*2` stand for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range(pub Vec<usize>);
+
+impl FromStr for Range {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Range, String> {
+        let Some((first, rest)) = text.split_once('-') else {
+            return Ok(Range(vec![number(text)?]));
+        };
+        let (last, step) = split_step(rest)?;
+        let (first, last) = (number(first)?, number(last)?);
+        if last < first {
+            return Err(format!("`{text}` ends before it begins"));
+        }
+        let mut values = vec![first];
+        while let Some(next) = step(values[values.len() - 1]).filter(|&n| n <= last) {
+            if next <= values[values.len() - 1] || values.len() == MAX_RANGE {
+                return Err(format!("`{text}` never ends, or takes more than {MAX_RANGE} steps"));
+            }
+            values.push(next);
+        }
+        Ok(Range(values))
+    }
+}
+
+const MAX_RANGE: usize = 1000;
+
+type Step = Box<dyn Fn(usize) -> Option<usize>>;
+
+fn split_step(rest: &str) -> Result<(&str, Step), String> {
+    if let Some((last, by)) = rest.split_once('+') {
+        let by = number(by)?;
+        return Ok((last, Box::new(move |n| n.checked_add(by))));
+    }
+    if let Some((last, by)) = rest.split_once('*') {
+        let by = number(by)?;
+        return Ok((last, Box::new(move |n| n.checked_mul(by))));
+    }
+    Ok((rest, Box::new(|n| n.checked_add(1))))
+}
+
+fn number(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("`{text}` is not a whole number"))
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    number(text).and_then(|n| if n > 0 { Ok(n) } else { Err("must be at least 1".into()) })
+}
+
+fn pair(text: &str) -> Result<(usize, usize), String> {
+    let (prompt, generation) = text.split_once(',').ok_or("expected two numbers, as in 512,128")?;
+    Ok((positive(prompt)?, positive(generation)?))
+}
+
+fn dtype(text: &str) -> Result<DType, String> {
+    DType::from_name(text).ok_or_else(|| format!("`{text}` is not a tensor type (f16, q8_0 ...)"))
+}
+
+/// A number of tokens, where -1 stands for no limit.
+pub fn count(text: &str) -> Result<Count, String> {
+    if text == "-1" {
+        return Ok(Count::All);
+    }
+    number(text).map(Count::Limit).map_err(|_| format!("`{text}` is neither a number of tokens nor -1"))
+}
+
+/// A seed, where -1 asks for a drawn one.
+pub fn seed(text: &str) -> Result<Seed, String> {
+    if text == "-1" {
+        return Ok(Seed(None));
+    }
+    let seed = text.parse().map_err(|_| format!("`{text}` is neither a seed (0 to 2^64 - 1) nor -1"))?;
+    Ok(Seed(Some(seed)))
+}
+
+fn float(text: &str, accepts: fn(f32) -> bool, expected: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|x: &f32| x.is_finite() && accepts(*x)).ok_or_else(|| format!("expected {expected}"))
+}
+
+/// A number from 0 up.
+pub fn not_negative(text: &str) -> Result<f32, String> {
+    float(text, |x| x >= 0.0, "a number from 0 up")
+}
+
+/// A number above 0.
+pub fn above_zero(text: &str) -> Result<f32, String> {
+    float(text, |x| x > 0.0, "a number above 0")
+}
+
+/// A number from 0 to 1.
+pub fn fraction(text: &str) -> Result<f32, String> {
+    float(text, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1")
+}
+
+/// llama.cpp's flags of several letters behind one dash, which clap would read as several flags.
+const ONE_DASH: [&str; 5] = ["-fa", "-ctk", "-ctv", "-sys", "-pg"];
+
+/// The command line with llama.cpp's long one-dash flags spelled as clap knows them. What stands behind a flag that
+/// takes a text is left alone.
+pub fn normalize(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    const TAKES_TEXT: [&str; 8] = ["-p", "--prompt", "-sys", "--system", "--sys", "-r", "--reverse-prompt", "--stop"];
+    let mut normal = Vec::new();
+    let (mut text_follows, mut flags_ended) = (false, false);
+    for arg in args {
+        let flag = arg.to_str().filter(|_| !text_follows && !flags_ended).unwrap_or("");
+        text_follows = TAKES_TEXT.contains(&flag);
+        flags_ended |= flag == "--";
+        normal.push(if ONE_DASH.contains(&flag) { format!("-{flag}").into() } else { arg });
+    }
+    normal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(normalize(line.split(' ').map(OsString::from)))
+    }
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn ranges_expand_as_in_llama_bench() {
+        let range = |text: &str| text.parse::<Range>().map(|r| r.0);
+        assert_eq!(range("8"), Ok(vec![8]));
+        assert_eq!(range("1-4"), Ok(vec![1, 2, 3, 4]));
+        assert_eq!(range("64-256+64"), Ok(vec![64, 128, 192, 256]));
+        assert_eq!(range("64-300*2"), Ok(vec![64, 128, 256]));
+        for bad in ["", "x", "4-1", "1-4+0", "0-4*2", "1-5*1", "1-", "-1", "1-4+", "1-100000"] {
+            assert!(range(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn one_dash_flags_of_llama_cpp_are_read() {
+        let cli = parse("curtail chat -m x.gguf -fa off -ctk q8_0 -ctv q8_0 -sys hello -c 256 --temp 0").unwrap();
+        let Command::Chat(args) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(args.load.context.cache.flash_attn, Some(Switch::Off));
+        assert_eq!(args.load.context.cache.cache_type_k, DType::Q8_0);
+        assert_eq!(args.generation.system.as_deref(), Some("hello"));
+        assert_eq!(args.sampling.params().temperature, 0.0);
+    }
+
+    #[test]
+    fn a_prompt_may_look_like_a_flag() {
+        let cli = parse("curtail run -p -fa -n -1").unwrap();
+        let Command::Run(args) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(args.prompt.as_deref(), Some("-fa"));
+        assert_eq!(args.generation.n_predict, Some(Count::All));
+    }
+
+    #[test]
+    fn values_out_of_range_are_bad_usage() {
+        for bad in
+            ["--temp -1", "--temp nan", "--top-p 1.5", "--min-p -0.1", "--repeat-penalty 0", "-n -2", "-s x", "-t 0"]
+        {
+            assert!(parse(&format!("curtail run -p hi {bad}")).is_err(), "{bad}");
+        }
+    }
 }

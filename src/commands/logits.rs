@@ -1,32 +1,81 @@
-//! Owns `logits`: scores of given tokens, for comparison with other programs.
+//! `logits`: scores given tokens, line by line of a JSON Lines file.
 
-use std::io::Write;
+use std::ops::ControlFlow;
+use std::process::ExitCode;
 
-use anyhow::Context;
-use serde_json::json;
+use anyhow::ensure;
+use serde::{Deserialize, Serialize};
 
-use super::{each_line, load_model, new_session};
+use super::engine::Engine;
+use super::{batch, print_line};
 use crate::cli::LogitsArgs;
 use crate::sample::argmax;
+use crate::session::Session;
+use crate::tokenizer::TokenId;
 
-pub(super) fn logits(args: LogitsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    let model = load_model(&args.model)?;
-    let mut session = new_session(&model, &args.model, Vec::new())?;
-    each_line(&args.batch, out, |line| {
-        let prompt = line.prompt.context("expected `prompt`, a list of token ids")?;
-        let tokens = line.tokens.context("expected `tokens`, a list of token ids")?;
-        let (mut chosen, mut logprobs) = (Vec::new(), Vec::new());
-        session.score(&prompt, &tokens, &mut |i, logits| {
-            chosen.push(argmax(logits));
-            logprobs.push(log_softmax(logits, tokens[i] as usize));
-        })?;
-        Ok(json!({ "argmax": chosen, "logprob": logprobs }))
-    })
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    prompt: Vec<TokenId>,
+    tokens: Vec<TokenId>,
 }
 
-/// ln softmax(logits)[i].
-fn log_softmax(logits: &[f32], i: usize) -> f64 {
-    let most = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let sum: f64 = logits.iter().map(|&l| (f64::from(l) - most).exp()).sum();
-    f64::from(logits[i]) - most - sum.ln()
+#[derive(Default, Serialize)]
+struct Scores {
+    argmax: Vec<TokenId>,
+    logprob: Vec<f64>,
+}
+
+pub(super) fn run(args: &LogitsArgs) -> anyhow::Result<ExitCode> {
+    let mut engine = Engine::open(&args.load)?;
+    batch::for_each(&args.batch, |request: Request| {
+        let scores = score(&mut engine.session, &request)?;
+        print_line(&serde_json::to_string(&scores)?)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn score(session: &mut Session, request: &Request) -> anyhow::Result<Scores> {
+    let n_vocab = session.model().config().n_vocab;
+    batch::check_ids("prompt", &request.prompt, n_vocab)?;
+    batch::check_ids("tokens", &request.tokens, n_vocab)?;
+    ensure!(!request.prompt.is_empty(), "prompt: expected at least one token, found none");
+    let n_tokens = request.prompt.len() + request.tokens.len();
+    ensure!(
+        n_tokens <= session.n_ctx(),
+        "prompt and tokens: expected at most {} tokens (the context), found {}",
+        session.n_ctx(),
+        n_tokens
+    );
+    let mut scores = Scores::default();
+    // What another line left in the cache was rounded in other batches.
+    session.rewind(0);
+    session.score(&request.prompt, &request.tokens, &mut |i, logits| {
+        scores.argmax.push(argmax(logits));
+        scores.logprob.push(log_probability(logits, request.tokens[i]));
+    })?;
+    Ok(scores)
+}
+
+/// Natural logarithm of the softmax of `logits` at `token`, summed in double precision: the vocabulary is long.
+fn log_probability(logits: &[f32], token: TokenId) -> f64 {
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|&x| (f64::from(x) - max).exp()).sum();
+    f64::from(logits[token as usize]) - max - sum.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_are_those_of_the_softmax() {
+        let logits = [0.1f32.ln(), 0.2f32.ln(), 0.7f32.ln()];
+        for (token, p) in [(0, 0.1f64), (1, 0.2), (2, 0.7)] {
+            // Single-precision logits carry about seven digits.
+            assert!((log_probability(&logits, token) - p.ln()).abs() < 1e-6);
+        }
+        assert!((log_probability(&[1000.0, -1000.0], 1) + 2000.0).abs() < 1e-9);
+    }
 }

@@ -1,177 +1,149 @@
-//! One file per subcommand. Commands own text, terminals and files; everything below them returns results.
+//! The subcommands, one file each, and what they share. Only here is anything printed, and a terminal or a file
+//! that the user names touched.
 
 mod answer;
+mod batch;
 mod bench;
 mod chat;
+mod completions;
+mod engine;
+mod input;
 mod inspect;
+mod interrupt;
 mod logits;
 mod run;
+mod stats;
+mod stop;
 mod tokenize;
 
-use std::io::{self, BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
 
-use anyhow::{Context, bail};
-use clap::CommandFactory;
-use serde::Deserialize;
+use anyhow::ensure;
 
-use crate::cli::{Cli, Command, ModelArgs, SamplingArgs, Switch};
-use crate::dtype::DType;
-use crate::ggml::{self, Device};
-use crate::gguf::File;
-use crate::model::Model;
-use crate::sample::SamplerParams;
-use crate::session::{Session, SessionParams};
-use crate::tokenizer::{TokenId, Tokenizer};
+use crate::cli::{Cli, Command, InspectArgs, TokenizeArgs};
+use crate::ggml;
 
-/// Times Ctrl-C was pressed since the last [`take_interrupt`].
-static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
+/// The exit code of a command that was interrupted: 128 + SIGINT, as a shell reports it.
+const INTERRUPTED: u8 = 130;
 
-/// Runs a parsed command line.
-pub fn dispatch(cli: Cli) -> anyhow::Result<()> {
+/// The command cannot be carried out as it was typed: exit code 2.
+#[derive(Debug)]
+struct Usage(String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Carries out what the user typed.
+pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let missing = ggml::missing_cpu_features();
-    if !missing.is_empty() {
-        bail!(
-            "this binary was built for a processor with {}, which this one lacks\n\
-             hint: build on this machine, or with `--features portable`",
-            missing.join(", ")
-        );
-    }
-    let mut out = io::stdout();
+    ensure!(
+        missing.is_empty(),
+        "this program was built for a processor with {}, which this one lacks\n\
+         hint: build it on this machine, or with `--features portable`",
+        missing.join(", ")
+    );
     match cli.command {
-        Command::Chat(args) => chat::chat(args),
-        Command::Run(args) => run::run(args),
-        Command::Inspect(args) => inspect::inspect(&args.file, args.json, &mut out),
-        Command::Bench(args) => bench::bench(args, &mut out),
-        Command::Tokenize(args) => {
-            let path = model_path(args.model.as_deref())?;
-            tokenize::tokenize(&path, &args.prompt, !args.no_parse_special, !args.no_bos, args.json, &mut out)
-        }
-        Command::Logits(args) => logits::logits(args, &mut out),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "curtail", &mut out);
-            Ok(())
-        }
+        Command::Chat(args) => chat::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Inspect(args) => show_file(&args),
+        Command::Tokenize(args) => show_tokens(&args),
     }
 }
 
-/// From now on Ctrl-C is counted; the second one uncollected ends the process with 130.
-fn catch_interrupts() -> anyhow::Result<()> {
-    let handler = || {
-        if INTERRUPTS.fetch_add(1, Ordering::SeqCst) > 0 {
-            std::process::exit(130);
-        }
+fn show_file(args: &InspectArgs) -> anyhow::Result<ExitCode> {
+    let path = match &args.file {
+        Some(path) => path.clone(),
+        None => engine::find_model(&args.model)?,
     };
-    ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")
+    inspect::inspect(&path, args.json, &mut io::stdout().lock())?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn is_interrupted() -> bool {
-    INTERRUPTS.load(Ordering::SeqCst) > 0
+fn show_tokens(args: &TokenizeArgs) -> anyhow::Result<ExitCode> {
+    let path = engine::find_model(&args.model)?;
+    let text = input::text(args.prompt.as_deref(), args.file.as_deref())?;
+    let parse_special = !args.no_parse_special;
+    tokenize::tokenize(&path, &text, parse_special, !args.no_bos, args.json, &mut io::stdout().lock())?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn take_interrupt() -> bool {
-    INTERRUPTS.swap(0, Ordering::SeqCst) > 0
-}
-
-/// The model file that the user means.
-fn model_path(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    if let Some(path) = given {
-        return Ok(path.to_owned());
+/// Tells the user why a command failed, and gives the exit code for it. A closed pipe is no failure: its reader
+/// has seen enough.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    if is_broken_pipe(error) {
+        return ExitCode::SUCCESS;
     }
-    if let Some(path) = std::env::var_os("CURTAIL_MODEL") {
-        return Ok(path.into());
-    }
-    let entries = std::fs::read_dir("models").into_iter().flatten().flatten().map(|e| e.path());
-    let models: Vec<PathBuf> = entries.filter(|p| p.extension().is_some_and(|e| e == "gguf")).collect();
-    match &models[..] {
-        [one] => Ok(one.clone()),
-        [] => bail!("no model given\nhint: `-m FILE`, or CURTAIL_MODEL, or `make model` for the demo model"),
-        many => bail!("no model given, and models/ holds {} of them\nhint: choose one with `-m FILE`", many.len()),
-    }
+    // A closed stderr leaves nobody to tell.
+    let _ = writeln!(io::stderr(), "error: {}", chain(error));
+    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
 }
 
-fn load_model(args: &ModelArgs) -> anyhow::Result<Arc<Model>> {
-    let file = Arc::new(File::open(&model_path(args.model.as_deref())?)?);
-    let n_threads = match args.threads {
-        Some(n) => n.into(),
-        None => std::thread::available_parallelism().map_or(1, |n| n.get()),
-    };
-    Ok(Arc::new(Model::load(file, Device::cpu(n_threads)?)?))
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
-fn load_tokenizer(model: &Model) -> anyhow::Result<Tokenizer> {
-    let tokenizer = Tokenizer::from_gguf(model.file().metadata())?;
-    if let Some(notice) = tokenizer.notice() {
-        eprintln!("note: {notice}");
-    }
-    Ok(tokenizer)
-}
-
-fn new_session(model: &Arc<Model>, args: &ModelArgs, cuts: Vec<usize>) -> anyhow::Result<Session> {
-    let cache_type = |flag: &str, name: &str| {
-        DType::from_name(name)
-            .with_context(|| format!("`--{flag}`: expected f32, f16, bf16, q8_0 or q4_0, found `{name}`"))
-    };
-    let (type_k, type_v) =
-        (cache_type("cache-type-k", &args.cache_type_k)?, cache_type("cache-type-v", &args.cache_type_v)?);
-    let flash_attn = match args.flash_attn {
-        Switch::On => true,
-        Switch::Off => false,
-        Switch::Auto => type_v.is_quantized(),
-    };
-    let n_ctx_train = model.config().n_ctx_train;
-    if args.ctx_size > n_ctx_train {
-        eprintln!(
-            "note: a context of {} tokens is more than the {n_ctx_train} the model was trained with",
-            args.ctx_size
-        );
-    }
-    let params = SessionParams { n_ctx: args.ctx_size, n_batch: args.batch_size, type_k, type_v, flash_attn, cuts };
-    Ok(Session::new(model.clone(), params)?)
-}
-
-impl From<&SamplingArgs> for SamplerParams {
-    fn from(args: &SamplingArgs) -> SamplerParams {
-        SamplerParams {
-            temperature: args.temp,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            min_p: args.min_p,
-            repeat_penalty: args.repeat_penalty,
-            repeat_last_n: args.repeat_last_n,
-            seed: args.seed,
+/// The whole chain of an error on one line, hints on lines of their own behind it.
+fn chain(error: &anyhow::Error) -> String {
+    let (mut text, mut hints) = (String::new(), String::new());
+    for cause in error.chain().map(ToString::to_string) {
+        let (cause, hint) = cause.split_once("\nhint: ").unwrap_or((&cause, ""));
+        // Some errors end with the text of their cause.
+        if !text.ends_with(cause) {
+            text += if text.is_empty() { "" } else { ": " };
+            text += cause;
+        }
+        if !hint.is_empty() && !hints.contains(hint) {
+            hints = format!("{hints}\nhint: {hint}");
         }
     }
+    text + &hints
 }
 
-/// A line of a batch file.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BatchLine {
-    prompt: Option<Vec<TokenId>>,
-    text: Option<String>,
-    tokens: Option<Vec<TokenId>>,
+/// Writes one line of results and hands it on at once.
+fn print_line(line: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(line.as_bytes())?;
+    stdout.write_all(b"\n")?;
+    stdout.flush()
 }
 
-/// Answers every line of a JSONL file with a line of JSON.
-fn each_line(
-    path: &Path,
-    out: &mut dyn Write,
-    mut answer: impl FnMut(BatchLine) -> anyhow::Result<serde_json::Value>,
-) -> anyhow::Result<()> {
-    let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    for (i, line) in BufReader::new(file).lines().enumerate() {
-        let place = || format!("{}:{}", path.display(), i + 1);
-        let line = line.with_context(place)?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let line: BatchLine = serde_json::from_str(&line).with_context(place)?;
-        let reply = answer(line).with_context(place)?;
-        writeln!(out, "{reply}")?;
-        out.flush()?;
+/// Writes a line for the user's eyes, not for data.
+fn note(line: impl fmt::Display) {
+    // A closed stderr is no reason to lose the answer.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_says_each_thing_once_and_ends_with_hints() {
+        let missing = || io::Error::new(io::ErrorKind::NotFound, "no such file");
+        let error =
+            anyhow::Error::from(missing()).context("cannot open `x`: no such file").context("line 3\nhint: look");
+        assert_eq!(chain(&error), "line 3: cannot open `x`: no such file\nhint: look");
     }
-    Ok(())
+
+    #[test]
+    fn exit_codes() {
+        let code = |error: anyhow::Error| format!("{:?}", report(&error));
+        assert_eq!(code(Usage("no".into()).into()), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(code(anyhow::anyhow!("no")), format!("{:?}", ExitCode::from(1)));
+        let closed = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("cannot write");
+        assert_eq!(code(closed), format!("{:?}", ExitCode::SUCCESS));
+    }
 }

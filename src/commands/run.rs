@@ -1,104 +1,167 @@
-//! Owns `run`: one prompt, or a batch of them. Refuses an empty prompt.
+//! `run`: one prompt, or a file of prompts, without a conversation.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::ExitCode;
 
-use anyhow::{Context, bail};
-use serde_json::json;
+use anyhow::{bail, ensure};
+use serde::{Deserialize, Serialize};
 
-use super::answer::{Answer, Ending, Limits, answer};
-use super::{BatchLine, catch_interrupts, each_line, load_model, load_tokenizer, new_session, take_interrupt};
-use crate::cli::RunArgs;
+use super::answer::{self, End, Limits};
+use super::engine::Engine;
+use super::stats::Stats;
+use super::{INTERRUPTED, batch, input, interrupt, note, print_line};
+use crate::cli::{Count, RunArgs};
 use crate::sample::Sampler;
-use crate::session::Session;
 use crate::tokenizer::{ChatTemplate, Message, Special, TokenId, Tokenizer};
 
-pub(super) fn run(args: RunArgs) -> anyhow::Result<()> {
-    let prompt = if args.batch.is_some() { String::new() } else { prompt_text(&args)? };
-    let model = load_model(&args.model)?;
-    let tokenizer = load_tokenizer(&model)?;
-    let mut session = new_session(&model, &args.model, Vec::new())?;
-    let mut runner = Runner { args: &args, tokenizer: &tokenizer, session: &mut session };
-    if let Some(batch) = &args.batch {
-        return each_line(batch, &mut io::stdout(), |line| runner.batch_line(line));
+pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    match &args.batch {
+        Some(path) => run_batch(args, path),
+        None => run_one(args),
     }
-    let ids = runner.prompt_ids(&prompt, ChatTemplate::from_gguf(model.file().metadata())?)?;
-    catch_interrupts()?;
-    let mut out = io::stdout();
-    let done = runner.answer(&ids, &mut |piece| {
-        out.write_all(piece.as_bytes())?;
-        out.flush()
-    })?;
-    if !done.text.ends_with('\n') {
-        writeln!(out)?;
+}
+
+fn run_one(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let text = input::text(args.prompt.as_deref(), args.file.as_deref())?;
+    let mut engine = Engine::open(&args.load)?;
+    let template = if args.raw { None } else { engine.template()? };
+    let tokens = encode(&engine.tokenizer, template.as_ref(), args.generation.system.as_deref(), &text)?;
+    interrupt::install()?;
+    let mut stats = Stats::new(engine.session.model().config().n_layer);
+    let starts = if template.is_some() { Starts::Answer } else { Starts::Continuation };
+    let end = answer_one(&mut engine, args, &tokens, starts, &mut stats)?;
+    note(&stats);
+    Ok(ExitCode::from(if end == End::Interrupted { INTERRUPTED } else { 0 }))
+}
+
+/// What the generated text is: decides whether its first space is part of it.
+enum Starts {
+    Answer,
+    Continuation,
+}
+
+fn answer_one(
+    engine: &mut Engine,
+    args: &RunArgs,
+    tokens: &[TokenId],
+    starts: Starts,
+    stats: &mut Stats,
+) -> anyhow::Result<End> {
+    let Engine { session, tokenizer, .. } = engine;
+    let n_ctx = session.n_ctx();
+    check_length(tokens, n_ctx)?;
+    if answer::prompt(session, tokens, stats)? {
+        return Ok(End::Interrupted);
     }
-    if done.ending == Some(Ending::ContextFull) {
-        eprintln!("note: the context of {} tokens is full\nhint: `-c` for more, or `--context-shift`", session.n_ctx());
+    let limits = Limits {
+        n_predict: limit(args),
+        stop: &args.generation.reverse_prompt,
+        shift: args.generation.context_shift.then_some(usize::from(tokenizer.bos() == tokens.first().copied())),
+    };
+    let stream = match starts {
+        Starts::Answer => tokenizer.stream(),
+        Starts::Continuation => tokenizer.stream_after(tokens),
+    };
+    let mut stdout = io::stdout().lock();
+    let mut show = |text: &str| {
+        stdout.write_all(text.as_bytes())?;
+        stdout.flush()
+    };
+    let mut sampler = Sampler::new(args.sampling.params());
+    let answer = answer::generate(session, tokenizer, stream, &mut sampler, &limits, stats, &mut show)?;
+    // The text ends with a newline, whether or not the model wrote one.
+    if !answer.text.ends_with('\n') {
+        show("\n")?;
     }
-    eprintln!("{}", done.statistics.line(model.config().n_layer));
-    if take_interrupt() {
-        std::process::exit(130);
+    if answer.end == End::ContextFull {
+        note(format_args!("stopped: the context of {n_ctx} tokens is full"));
+        note("hint: -c makes it larger, --context-shift forgets the older half and goes on");
     }
+    Ok(answer.end)
+}
+
+fn limit(args: &RunArgs) -> usize {
+    args.generation.n_predict.unwrap_or(Count::All).limit()
+}
+
+fn check_length(tokens: &[TokenId], n_ctx: usize) -> anyhow::Result<()> {
+    ensure!(!tokens.is_empty(), "the prompt is empty");
+    ensure!(
+        tokens.len() <= n_ctx,
+        "the prompt has {} tokens, the context only {n_ctx}\nhint: -c makes it larger",
+        tokens.len()
+    );
     Ok(())
 }
 
-struct Runner<'a> {
-    args: &'a RunArgs,
-    tokenizer: &'a Tokenizer,
-    session: &'a mut Session,
-}
-
-impl Runner<'_> {
-    /// The prompt as the model expects it: in its chat template where it has one.
-    fn prompt_ids(&self, text: &str, template: Option<ChatTemplate>) -> anyhow::Result<Vec<TokenId>> {
-        let Some(template) = template.filter(|_| !self.args.raw) else {
-            return Ok(self.tokenizer.encode_with_bos(text, Special::Parse));
-        };
-        let mut messages = Vec::new();
-        if let Some(system) = &self.args.system {
-            messages.push(Message { role: "system".to_owned(), content: system.clone() });
-        }
-        messages.push(Message { role: "user".to_owned(), content: text.to_owned() });
-        Ok(self.tokenizer.encode_with_bos(&template.render(&messages, true)?, Special::Parse))
-    }
-
-    fn batch_line(&mut self, line: BatchLine) -> anyhow::Result<serde_json::Value> {
-        let ids = match (line.prompt, line.text) {
-            (Some(ids), None) => ids,
-            (None, Some(text)) => self.tokenizer.encode_with_bos(&text, Special::Parse),
-            _ => bail!("expected either `prompt` or `text`"),
-        };
-        if ids.is_empty() {
-            bail!("`prompt`: expected at least one token, found none");
-        }
-        let done = self.answer(&ids, &mut |_| Ok(()))?;
-        Ok(json!({ "tokens": done.tokens, "text": done.text, "layers": done.layers }))
-    }
-
-    fn answer(&mut self, ids: &[TokenId], show: &mut dyn FnMut(&str) -> io::Result<()>) -> anyhow::Result<Answer> {
-        let mut sampler = Sampler::new((&self.args.sampling).into());
-        let limits = Limits {
-            n_predict: self.args.n_predict,
-            stop: &self.args.stop,
-            shift_keep: self.args.context_shift.then_some(ids.len().min(self.session.n_ctx() / 4)),
-        };
-        answer(self.session, self.tokenizer, &mut sampler, ids, &limits, show)
-    }
-}
-
-fn prompt_text(args: &RunArgs) -> anyhow::Result<String> {
-    let text = match (&args.prompt, &args.file) {
-        (Some(text), _) => text.clone(),
-        (None, Some(path)) => {
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
-        }
-        (None, None) => {
-            let mut text = String::new();
-            io::stdin().read_to_string(&mut text).context("cannot read the prompt from standard input")?;
-            text
-        }
+fn encode(
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+    system: Option<&str>,
+    text: &str,
+) -> anyhow::Result<Vec<TokenId>> {
+    let Some(template) = template else {
+        ensure!(system.is_none(), "the model has no chat template, so a system prompt has no place");
+        return Ok(tokenizer.encode_with_bos(text, Special::Parse));
     };
-    if text.is_empty() {
-        bail!("the prompt is empty\nhint: `-p TEXT`, `-f FILE`, or text on standard input");
+    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let mut messages: Vec<_> = system.iter().map(|system| message("system", system)).collect();
+    messages.push(message("user", text));
+    Ok(tokenizer.encode_with_bos(&template.render(&messages, true)?, Special::Parse))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    prompt: Option<Vec<TokenId>>,
+    text: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Response<'a> {
+    tokens: &'a [TokenId],
+    text: &'a str,
+    layers: &'a [usize],
+}
+
+fn run_batch(args: &RunArgs, path: &Path) -> anyhow::Result<ExitCode> {
+    let mut engine = Engine::open(&args.load)?;
+    interrupt::install()?;
+    let mut stats = Stats::new(engine.session.model().config().n_layer);
+    let mut interrupted = false;
+    batch::for_each(path, |request: Request| {
+        interrupted = answer_line(&mut engine, args, request, &mut stats)? == End::Interrupted;
+        Ok(if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    note(&stats);
+    Ok(ExitCode::from(if interrupted { INTERRUPTED } else { 0 }))
+}
+
+/// Answers one line. Each has a sampler of its own and begins with an empty cache, whose rows would have been rounded
+/// in other batches: no line's answer depends on another line.
+fn answer_line(engine: &mut Engine, args: &RunArgs, request: Request, stats: &mut Stats) -> anyhow::Result<End> {
+    let tokens = match (request.prompt, request.text) {
+        (Some(ids), None) => ids,
+        (None, Some(text)) => engine.tokenizer.encode_with_bos(&text, Special::Parse),
+        _ => bail!("expected one of `prompt` and `text`"),
+    };
+    batch::check_ids("prompt", &tokens, engine.session.model().config().n_vocab)?;
+    let Engine { session, tokenizer, .. } = engine;
+    check_length(&tokens, session.n_ctx())?;
+    session.rewind(0);
+    if answer::prompt(session, &tokens, stats)? {
+        return Ok(End::Interrupted);
     }
-    Ok(text)
+    let limits = Limits { n_predict: limit(args), ..Limits::default() };
+    let mut sampler = Sampler::new(args.sampling.params());
+    let stream = tokenizer.stream_after(&tokens);
+    let answer = answer::generate(session, tokenizer, stream, &mut sampler, &limits, stats, &mut |_| Ok(()))?;
+    // A cut answer is no result.
+    if answer.end != End::Interrupted {
+        let response = Response { tokens: &answer.tokens, text: &answer.text, layers: &answer.layers };
+        print_line(&serde_json::to_string(&response)?)?;
+    }
+    Ok(answer.end)
 }

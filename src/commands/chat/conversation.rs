@@ -1,125 +1,158 @@
-//! Owns what was said, as messages and as the exact tokens of it. Refuses to touch the session.
+//! What was said, and the token ids it became. Owns messages and their rendering; keeps generated text as exactly
+//! the ids that were generated, so that rendering the next turn does not lose the session's cache.
 
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
-
-use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::session::Session;
 use crate::tokenizer::{ChatTemplate, Message, Special, TokenId, Tokenizer};
 
-/// A conversation as `/save` writes it.
-#[derive(Serialize, Deserialize)]
+/// A conversation between a user and a model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Conversation {
-    pub(super) messages: Vec<Message>,
-    /// The text of a rendered conversation up to its last answer, and its tokens as they were generated: encoding the
-    /// text again could cut it differently, and the cache would be lost.
-    #[serde(default)]
-    known: Option<(String, Vec<TokenId>)>,
-    /// The text behind the tokens that [`Conversation::ids`] gave last.
-    #[serde(skip)]
-    prompt_text: Option<String>,
+    system: Option<String>,
+    messages: Vec<Message>,
+    /// Messages at the beginning that a shifted context no longer shows to the model.
+    forgotten: usize,
+    /// The rendered text in pieces whose ids are known, from its beginning.
+    pieces: Vec<Piece>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Piece {
+    text: String,
+    tokens: Vec<TokenId>,
 }
 
 impl Conversation {
     pub(super) fn new(system: Option<String>) -> Conversation {
-        let system = system.map(|content| Message { role: "system".to_owned(), content });
-        Conversation { messages: system.into_iter().collect(), known: None, prompt_text: None }
-    }
-
-    /// Replaces the system message and forgets the rest.
-    pub(super) fn restart(&mut self, system: Option<String>) {
-        *self = Conversation::new(system.or_else(|| self.system().map(str::to_owned)));
+        Conversation { system, ..Conversation::default() }
     }
 
     pub(super) fn system(&self) -> Option<&str> {
-        self.messages.first().filter(|m| m.role == "system").map(|m| m.content.as_str())
+        self.system.as_deref()
     }
 
-    /// Takes back the last exchange. False if there is none.
+    /// Changes what stands before the first message; what was said stays.
+    pub(super) fn set_system(&mut self, system: Option<String>) {
+        self.system = system;
+    }
+
+    pub(super) fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    pub(super) fn push_user(&mut self, text: String) {
+        self.messages.push(Message { role: USER.into(), content: text });
+    }
+
+    /// Adds the model's answer. `tokens` are the ids of exactly this text, if there are such.
+    pub(super) fn push_answer(&mut self, text: String, tokens: Option<&[TokenId]>) {
+        if let Some(tokens) = tokens.filter(|tokens| !tokens.is_empty()) {
+            self.pieces.push(Piece { text: text.clone(), tokens: tokens.to_vec() });
+        }
+        self.messages.push(Message { role: ASSISTANT.into(), content: text });
+    }
+
+    /// Takes back the last user message and the answer to it. False when there is none.
     pub(super) fn undo(&mut self) -> bool {
-        let Some(last_user) = self.messages.iter().rposition(|m| m.role == "user") else { return false };
-        self.messages.truncate(last_user);
-        true
+        self.pop_answer();
+        let undone = self.messages.pop().is_some();
+        self.forgotten = self.forgotten.min(self.messages.len());
+        undone
     }
 
-    /// Takes back the last answer only. False if there is none.
-    pub(super) fn take_back_answer(&mut self) -> bool {
-        let answered = self.messages.last().is_some_and(|m| m.role == "assistant");
-        if answered {
+    /// Takes back the last answer, so that another can be given. False when nothing was asked.
+    pub(super) fn pop_answer(&mut self) -> bool {
+        if self.messages.last().is_some_and(|m| m.role == ASSISTANT) {
             self.messages.pop();
         }
-        answered
+        !self.messages.is_empty()
     }
 
-    /// The tokens from which the next answer continues.
-    pub(super) fn ids(
+    /// Hides the oldest exchange from the model. False when only the last message is left.
+    pub(super) fn forget_oldest(&mut self) -> bool {
+        let next = (self.forgotten + 1..self.messages.len()).find(|&i| self.messages[i].role == USER);
+        self.forgotten = next.unwrap_or(self.forgotten);
+        next.is_some()
+    }
+
+    /// The ids of the conversation so far, ready for the model's next answer.
+    pub(super) fn tokens(
         &mut self,
         tokenizer: &Tokenizer,
         template: Option<&ChatTemplate>,
     ) -> anyhow::Result<Vec<TokenId>> {
-        let text = self.text(template)?;
-        let known = self.known.as_ref().and_then(|(known, ids)| Some((text.strip_prefix(known.as_str())?, ids)));
-        let ids = match known {
-            Some((rest, ids)) => [ids.as_slice(), &tokenizer.encode(rest, Special::Parse)].concat(),
-            None => tokenizer.encode_with_bos(&text, Special::Parse),
-        };
-        self.prompt_text = Some(text);
-        Ok(ids)
-    }
-
-    /// Keeps an answer and the tokens that it was made of.
-    pub(super) fn answered(&mut self, prompt: Vec<TokenId>, tokens: Vec<TokenId>, text: String) {
-        self.known = self.prompt_text.take().map(|prompt_text| (prompt_text + &text, [prompt, tokens].concat()));
-        self.messages.push(Message { role: "assistant".to_owned(), content: text });
-    }
-
-    /// In the model's template; without one the conversation is its texts, one after the other.
-    fn text(&self, template: Option<&ChatTemplate>) -> anyhow::Result<String> {
-        match template {
-            Some(template) => Ok(template.render(&self.messages, true)?),
-            None => Ok(self.messages.iter().map(|m| m.content.as_str()).collect()),
+        let text = self.render(template)?;
+        let mut at = 0;
+        let known = self.pieces.iter().take_while(|piece| {
+            let fits = text[at..].starts_with(&piece.text);
+            at += if fits { piece.text.len() } else { 0 };
+            fits
+        });
+        let known = known.count();
+        self.pieces.truncate(known);
+        let rest = &text[at..];
+        if !rest.is_empty() {
+            let new = tokenizer.encode(rest, Special::Parse);
+            // Ids can only be joined where a special token parts the text: everywhere else a word, or the space that
+            // some tokenizers put before it, could span the joint.
+            if at > 0 && new.first().is_some_and(|&id| tokenizer.is_control(id)) {
+                self.pieces.push(Piece { text: rest.to_string(), tokens: new });
+            } else {
+                let tokens = tokenizer.encode_with_bos(&text, Special::Parse);
+                self.pieces = vec![Piece { text, tokens }];
+            }
         }
+        Ok(self.pieces.iter().flat_map(|piece| piece.tokens.iter().copied()).collect())
     }
 
-    /// Writes the messages to `path` and the session's state beside it, each completely or not at all.
-    pub(super) fn save(&self, path: &Path, session: &Session) -> anyhow::Result<()> {
-        write_whole(path, &mut |out| {
-            serde_json::to_writer_pretty(&mut *out, self)?;
-            Ok(writeln!(out)?)
-        })?;
-        write_whole(&state_path(path), &mut |out| Ok(session.save_state(out)?))
+    /// The ids of the system prompt alone: what a shifted context must keep.
+    pub(super) fn system_tokens(&self, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Vec<TokenId> {
+        // A template may refuse a conversation without a user; then only the beginning of the text is kept.
+        let text = match (template, &self.system) {
+            (Some(template), Some(system)) => template.render(&[message(SYSTEM, system)], false).unwrap_or_default(),
+            _ => String::new(),
+        };
+        tokenizer.encode_with_bos(&text, Special::Parse)
     }
 
-    /// Reads what [`Conversation::save`] wrote. The second result says why the state could not be used, if so.
-    pub(super) fn load(path: &Path, session: &mut Session) -> anyhow::Result<(Conversation, Option<String>)> {
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        let conversation = serde_json::from_reader(BufReader::new(file))
-            .with_context(|| format!("{}: expected a saved conversation", path.display()))?;
-        let loaded = File::open(state_path(path))
-            .map_err(anyhow::Error::from)
-            .and_then(|state| Ok(session.load_state(&mut BufReader::new(state))?));
-        Ok((conversation, loaded.err().map(|e| format!("{}: {e:#}", state_path(path).display()))))
+    /// Forgets the known ids: they are another tokenizer's.
+    pub(super) fn forget_tokens(&mut self) {
+        self.pieces.clear();
+    }
+
+    /// Whether this is a conversation that this program could have written for a vocabulary of `n_vocab`.
+    pub(super) fn is_sound(&self, n_vocab: usize) -> bool {
+        let roles_alternate = self.messages.iter().enumerate().all(|(i, m)| m.role == [USER, ASSISTANT][i % 2]);
+        let ids_exist = self.pieces.iter().flat_map(|p| &p.tokens).all(|&id| (id as usize) < n_vocab);
+        roles_alternate && ids_exist && self.forgotten <= self.messages.len()
+    }
+
+    fn render(&self, template: Option<&ChatTemplate>) -> anyhow::Result<String> {
+        let visible = &self.messages[self.forgotten..];
+        let Some(template) = template else { return Ok(plain(visible)) };
+        let mut messages: Vec<Message> = self.system.iter().map(|system| message(SYSTEM, system)).collect();
+        messages.extend_from_slice(visible);
+        Ok(template.render(&messages, true)?)
     }
 }
 
-fn state_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".state");
-    name.into()
+const SYSTEM: &str = "system";
+const USER: &str = "user";
+const ASSISTANT: &str = "assistant";
+
+fn message(role: &str, content: &str) -> Message {
+    Message { role: role.into(), content: content.into() }
 }
 
-fn write_whole(path: &Path, fill: &mut dyn FnMut(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let place = || format!("cannot write {}", path.display());
-    let mut temporary = tempfile::NamedTempFile::new_in(folder).with_context(place)?;
-    let mut out = BufWriter::new(temporary.as_file_mut());
-    fill(&mut out).with_context(place)?;
-    out.flush().with_context(place)?;
-    drop(out);
-    temporary.as_file().sync_all().with_context(place)?;
-    temporary.persist(path).map_err(|e| e.error).with_context(place)?;
-    Ok(())
+/// Without a template the conversation is one text: the model continues what the user writes, the user continues on
+/// a new line.
+fn plain(messages: &[Message]) -> String {
+    let mut text = String::new();
+    for message in messages {
+        if message.role == USER && !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text.push_str(&message.content);
+    }
+    text
 }

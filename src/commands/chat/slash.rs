@@ -1,150 +1,158 @@
-//! Owns the commands of the conversation loop. A command that cannot be done says why, and the chat goes on.
+//! The commands that begin with a slash: their names, arguments and help. Only reads them; `repl` carries them out.
 
-use std::path::Path;
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+/// A command typed at the prompt.
+#[derive(Debug, PartialEq)]
+pub(super) enum Slash {
+    Help,
+    System(Option<String>),
+    /// Name and value; none of them lists the parameters.
+    Set(Option<(String, String)>),
+    Show(Topic),
+    Clear,
+    Undo,
+    Regen,
+    Save(PathBuf),
+    Load(PathBuf),
+    Stats,
+    Exit,
+}
 
-use super::conversation::Conversation;
-use super::{Chat, Next};
-use crate::sample::Sampler;
+/// What `/show` shows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Topic {
+    Info,
+    Parameters,
+    System,
+    Template,
+}
 
-/// Name, argument, what it does.
-pub(super) const COMMANDS: [(&str, &str, &str); 12] = [
-    ("/help", "", "list the commands"),
-    ("/system", "TEXT", "begin anew under this system message"),
-    ("/set", "NAME VALUE", "change temp, top-k, top-p, min-p, repeat-penalty, seed or n-predict"),
-    ("/show", "", "show the model, the settings and the system message"),
-    ("/clear", "", "forget the conversation"),
+/// Name, argument and purpose of every command, in the order of the help.
+pub(super) const COMMANDS: [(&str, &str, &str); 11] = [
+    ("/help", "", "this text"),
+    ("/system", "[TEXT]", "set the system prompt, or remove it"),
+    ("/set", "[NAME VALUE]", "change a parameter, or list them"),
+    ("/show", "[TOPIC]", "info, parameters, system or template"),
+    ("/clear", "", "forget what was said"),
     ("/undo", "", "take back the last message and its answer"),
-    ("/regen", "", "answer the last message again"),
-    ("/save", "FILE", "write the conversation to FILE and its state to FILE.state"),
-    ("/load", "FILE", "continue a saved conversation"),
-    ("/stats", "", "show speed and layers so far"),
+    ("/regen", "", "answer the last message anew"),
+    ("/save", "FILE", "write the conversation and its token state"),
+    ("/load", "FILE", "continue a saved conversation, or go on with another model (.gguf)"),
+    ("/stats", "", "tokens, speed and layers so far"),
     ("/exit", "", "leave"),
-    ("/quit", "", "leave"),
 ];
 
-impl Chat {
-    pub(super) fn command(&mut self, line: &str) -> anyhow::Result<Next> {
-        let (name, argument) = line.trim().split_once(char::is_whitespace).unwrap_or((line.trim(), ""));
-        let argument = argument.trim();
-        let done = match name {
-            "/exit" | "/quit" => return Ok(Next::Leave),
-            "/regen" => {
-                if self.conversation.take_back_answer() {
-                    self.reply()?;
-                    return Ok(Next::Continue);
-                }
-                Err(anyhow::anyhow!("there is no answer to make again"))
-            }
-            "/help" => Ok(help()),
-            "/system" => self.system(argument),
-            "/set" => self.set(argument),
-            "/show" => Ok(self.show()),
-            "/clear" => {
-                self.conversation.restart(None);
-                Ok("(forgotten)".to_owned())
-            }
-            "/undo" if self.conversation.undo() => Ok("(taken back)".to_owned()),
-            "/undo" => Err(anyhow::anyhow!("there is nothing to take back")),
-            "/save" => self.save(argument),
-            "/load" => self.load(argument),
-            "/stats" => Ok(self.statistics.line(self.session.model().config().n_layer)),
-            other => Err(anyhow::anyhow!("`{other}` is no command; /help lists them")),
-        };
-        match done {
-            Ok(text) => eprintln!("{text}"),
-            Err(error) => eprintln!("error: {error:#}"),
-        }
-        Ok(Next::Continue)
-    }
+/// The topics of `/show`.
+pub(super) const TOPICS: [(&str, Topic); 4] = [
+    ("info", Topic::Info),
+    ("parameters", Topic::Parameters),
+    ("system", Topic::System),
+    ("template", Topic::Template),
+];
 
-    fn system(&mut self, text: &str) -> anyhow::Result<String> {
-        if text.is_empty() {
-            return Ok(self.conversation.system().map_or("(no system message)", |s| s).to_owned());
-        }
-        self.conversation.restart(Some(text.to_owned()));
-        Ok("(system message set, conversation forgotten)".to_owned())
-    }
-
-    fn set(&mut self, argument: &str) -> anyhow::Result<String> {
-        let (name, value) = argument.split_once(char::is_whitespace).context("expected `/set NAME VALUE`")?;
-        let value = value.trim();
-        let number = || {
-            value
-                .parse::<f32>()
-                .ok()
-                .filter(|x| x.is_finite() && *x >= 0.0)
-                .with_context(|| expected(name, "a number of at least 0", value))
-        };
-        let count = || value.parse::<usize>().with_context(|| expected(name, "a whole number", value));
+impl Slash {
+    /// Reads a line that begins with a slash.
+    pub(super) fn parse(line: &str) -> Result<Slash, String> {
+        let (name, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let argument = unquoted(argument.trim());
         match name {
-            "temp" | "temperature" => self.sampling.temperature = number()?,
-            "top-k" => self.sampling.top_k = count()?,
-            "top-p" => self.sampling.top_p = number()?,
-            "min-p" => self.sampling.min_p = number()?,
-            "repeat-penalty" => self.sampling.repeat_penalty = number()?,
-            "seed" => self.sampling.seed = Some(count()? as u64),
-            "n-predict" => self.n_predict = count()?,
-            other => bail!("`{other}`: expected temp, top-k, top-p, min-p, repeat-penalty, seed or n-predict"),
+            "/help" | "/?" => none(argument, Slash::Help),
+            "/system" => Ok(Slash::System(some(argument).map(String::from))),
+            "/set" => set(argument).map(Slash::Set),
+            "/show" => topic(argument).map(Slash::Show),
+            "/clear" => none(argument, Slash::Clear),
+            "/undo" => none(argument, Slash::Undo),
+            "/regen" => none(argument, Slash::Regen),
+            "/save" => file(name, argument).map(Slash::Save),
+            "/load" => file(name, argument).map(Slash::Load),
+            "/stats" => none(argument, Slash::Stats),
+            "/exit" | "/quit" | "/bye" => none(argument, Slash::Exit),
+            _ => Err(format!(
+                "unknown command `{name}`\nhint: /help lists the commands; a space before the slash sends the line as text"
+            )),
         }
-        self.sampler = Sampler::new(self.sampling.clone());
-        Ok(format!("({name} = {value})"))
-    }
-
-    fn show(&self) -> String {
-        let (model, s) = (self.session.model(), &self.sampling);
-        let config = model.config();
-        format!(
-            "model    {}\n         {} `{}`, {} layers, width {}, vocabulary {}\n\
-             context  {} of {} tokens\n\
-             sampling temp {} top-k {} top-p {} min-p {} repeat-penalty {} seed {}\n\
-             system   {}",
-            model.file().path().display(),
-            config.architecture,
-            config.name,
-            config.n_layer,
-            config.n_embd,
-            config.n_vocab,
-            self.session.tokens().len(),
-            self.session.n_ctx(),
-            s.temperature,
-            s.top_k,
-            s.top_p,
-            s.min_p,
-            s.repeat_penalty,
-            self.sampler.seed(),
-            self.conversation.system().unwrap_or("(none)")
-        )
-    }
-
-    fn save(&self, path: &str) -> anyhow::Result<String> {
-        if path.is_empty() {
-            bail!("expected `/save FILE`");
-        }
-        self.conversation.save(Path::new(path), &self.session)?;
-        Ok(format!("(saved to {path})"))
-    }
-
-    fn load(&mut self, path: &str) -> anyhow::Result<String> {
-        if path.is_empty() {
-            bail!("expected `/load FILE`");
-        }
-        let (conversation, problem) = Conversation::load(Path::new(path), &mut self.session)?;
-        self.conversation = conversation;
-        let n = self.conversation.messages.len();
-        Ok(match problem {
-            None => format!("(loaded {n} messages)"),
-            Some(why) => format!("(loaded {n} messages; they are read again with the next one: {why})"),
-        })
     }
 }
 
-fn help() -> String {
-    let lines = COMMANDS.map(|(name, argument, what)| format!("{:<18} {what}", format!("{name} {argument}")));
-    lines.join("\n") + "\n\"\"\" begins and ends a message of several lines; \\ at the end of a line continues it"
+/// The text of `/help`.
+pub(super) fn help() -> String {
+    let mut text = String::new();
+    for (name, argument, purpose) in COMMANDS {
+        text += &format!("  {:<22}{purpose}\n", format!("{name} {argument}"));
+    }
+    text + "\n  \"\"\" begins and ends a text of several lines; so does \\ at the end of a line.\n  \
+            Tab completes, Ctrl-C stops an answer, Ctrl-D leaves."
 }
 
-fn expected(name: &str, expected: &str, found: &str) -> String {
-    format!("`{name}`: expected {expected}, found `{found}`")
+/// A text without the quotes that let it span lines.
+pub(super) fn unquoted(text: &str) -> &str {
+    let inner = text.strip_prefix(QUOTES).and_then(|rest| rest.strip_suffix(QUOTES));
+    inner.map_or(text, |inner| inner.strip_prefix('\n').unwrap_or(inner)).trim_end_matches('\n')
+}
+
+/// What begins and ends a text of several lines.
+pub(super) const QUOTES: &str = "\"\"\"";
+
+fn some(argument: &str) -> Option<&str> {
+    Some(argument).filter(|argument| !argument.is_empty())
+}
+
+fn none(argument: &str, slash: Slash) -> Result<Slash, String> {
+    if argument.is_empty() {
+        Ok(slash)
+    } else {
+        Err(format!("expected nothing behind the command, found `{argument}`"))
+    }
+}
+
+fn set(argument: &str) -> Result<Option<(String, String)>, String> {
+    if argument.is_empty() {
+        return Ok(None);
+    }
+    let (name, value) = argument.split_once(char::is_whitespace).ok_or("expected /set NAME VALUE")?;
+    Ok(Some((name.replace('_', "-"), value.trim().to_string())))
+}
+
+fn topic(argument: &str) -> Result<Topic, String> {
+    if argument.is_empty() {
+        return Ok(Topic::Info);
+    }
+    let names = TOPICS.map(|(name, _)| name).join(", ");
+    let found = TOPICS.iter().find(|(name, _)| *name == argument);
+    found.map(|(_, topic)| *topic).ok_or(format!("expected one of {names}, found `{argument}`"))
+}
+
+fn file(name: &str, argument: &str) -> Result<PathBuf, String> {
+    // Completion writes a space in a file's name with a backslash before it.
+    some(argument).map(|path| path.replace("\\ ", " ").into()).ok_or(format!("expected {name} FILE"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_read() {
+        assert_eq!(Slash::parse("/set top_k 5"), Ok(Slash::Set(Some(("top-k".into(), "5".into())))));
+        assert_eq!(Slash::parse("/set"), Ok(Slash::Set(None)));
+        assert_eq!(Slash::parse("/system  be brief "), Ok(Slash::System(Some("be brief".into()))));
+        assert_eq!(Slash::parse("/system \"\"\"a\nb\"\"\""), Ok(Slash::System(Some("a\nb".into()))));
+        assert_eq!(Slash::parse("/system"), Ok(Slash::System(None)));
+        assert_eq!(Slash::parse("/save my\\ talk"), Ok(Slash::Save("my talk".into())));
+        assert_eq!(Slash::parse("/show template"), Ok(Slash::Show(Topic::Template)));
+        for bad in ["/save", "/load ", "/set top-k", "/show all", "/clear now", "/nonsense", "/"] {
+            assert!(Slash::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_command_of_the_help_exists() {
+        for (name, argument, _) in COMMANDS {
+            let line =
+                if argument.starts_with('[') || argument.is_empty() { name.into() } else { format!("{name} x y") };
+            assert!(Slash::parse(&line).is_ok(), "{line}");
+            assert!(help().contains(name));
+        }
+    }
 }

@@ -1,0 +1,182 @@
+//! The read-eval-print loop at a terminal: inputs in, turns and slash commands carried out. What it says about
+//! itself goes to stderr; only answers go to stdout.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::conversation::Conversation;
+use super::edit::{Input, Prompt};
+use super::slash::{self, Slash, Topic};
+use super::store;
+use super::talk::Talk;
+use crate::commands::answer::End;
+use crate::commands::engine::Engine;
+use crate::commands::stats::Stats;
+use crate::commands::{INTERRUPTED, chain, is_broken_pipe, note};
+use crate::sample::Sampler;
+
+/// Whether the conversation goes on.
+#[derive(PartialEq)]
+pub(super) enum Next {
+    Continue,
+    Leave,
+}
+
+pub(super) fn run(talk: &mut Talk<'_>) -> anyhow::Result<ExitCode> {
+    let mut prompt = Prompt::new()?;
+    greet(talk);
+    let mut hinted = false;
+    loop {
+        let input = prompt.read()?;
+        let interrupted = input == Input::Interrupt;
+        let next = match input {
+            Input::End => return Ok(ExitCode::SUCCESS),
+            Input::Interrupt if hinted => return Ok(ExitCode::from(INTERRUPTED)),
+            Input::Interrupt => {
+                note("(Ctrl-D or /exit leaves, Ctrl-C once more too)");
+                Ok(Next::Continue)
+            }
+            Input::Text(text) if text.is_empty() => Ok(Next::Continue),
+            Input::Text(text) => talk.turn(text).map(|_| Next::Continue),
+            Input::Command(line) => command(talk, &line),
+        };
+        hinted = interrupted;
+        match next {
+            Ok(Next::Continue) => {}
+            Ok(Next::Leave) => return Ok(ExitCode::SUCCESS),
+            Err(error) if is_broken_pipe(&error) => return Err(error),
+            // A failed turn or command does not end the conversation.
+            Err(error) => note(format_args!("error: {}", chain(&error))),
+        }
+    }
+}
+
+fn greet(talk: &Talk<'_>) {
+    note(info(talk));
+    note("/help lists the commands, Ctrl-D leaves");
+}
+
+/// Carries out a slash command.
+pub(super) fn command(talk: &mut Talk<'_>, line: &str) -> anyhow::Result<Next> {
+    match Slash::parse(line).map_err(anyhow::Error::msg)? {
+        Slash::Help => note(slash::help()),
+        Slash::System(system) => set_system(talk, system)?,
+        Slash::Set(None) => note(talk.settings.list(talk.sampler.seed())),
+        Slash::Set(Some((name, value))) => set(talk, &name, &value)?,
+        Slash::Show(topic) => show(talk, topic),
+        Slash::Clear => clear(talk),
+        Slash::Undo => undo(talk),
+        Slash::Regen => regenerate(talk)?,
+        Slash::Save(path) => save(talk, &path)?,
+        Slash::Load(path) => load(talk, &path)?,
+        Slash::Stats => show_stats(talk),
+        Slash::Exit => return Ok(Next::Leave),
+    }
+    Ok(Next::Continue)
+}
+
+fn set_system(talk: &mut Talk<'_>, system: Option<String>) -> anyhow::Result<()> {
+    anyhow::ensure!(talk.template.is_some(), "the model has no chat template, so a system prompt has no place");
+    note(if system.is_some() { "(system prompt set)" } else { "(system prompt removed)" });
+    talk.conversation.set_system(system);
+    Ok(())
+}
+
+fn set(talk: &mut Talk<'_>, name: &str, value: &str) -> anyhow::Result<()> {
+    talk.settings.set(name, value).map_err(anyhow::Error::msg)?;
+    talk.sampler = Sampler::new(talk.settings.sampling.params());
+    note(format_args!("({name} = {value})"));
+    Ok(())
+}
+
+fn show(talk: &Talk<'_>, topic: Topic) {
+    match topic {
+        Topic::Info => note(info(talk)),
+        Topic::Parameters => note(talk.settings.list(talk.sampler.seed())),
+        Topic::System => note(talk.conversation.system().unwrap_or("(no system prompt)")),
+        Topic::Template => match &talk.template {
+            Some(template) => note(template.source()),
+            None => note("(no chat template: completion mode)"),
+        },
+    }
+}
+
+fn info(talk: &Talk<'_>) -> String {
+    let session = &talk.engine.session;
+    let (config, file) = (session.model().config(), &talk.engine.file);
+    let name = if config.name.is_empty() { file.path().display().to_string() } else { config.name.clone() };
+    format!(
+        "{name}: {}, {} layers, {:.0} MB, context {} of {} tokens used",
+        config.architecture,
+        config.n_layer,
+        file.file_bytes() as f64 / 1e6,
+        session.tokens().len(),
+        session.n_ctx()
+    )
+}
+
+fn clear(talk: &mut Talk<'_>) {
+    talk.conversation = Conversation::new(talk.conversation.system().map(String::from));
+    talk.engine.session.rewind(0);
+    note("(forgotten)");
+}
+
+fn undo(talk: &mut Talk<'_>) {
+    note(if talk.conversation.undo() { "(taken back)" } else { "(nothing was said yet)" });
+}
+
+fn regenerate(talk: &mut Talk<'_>) -> anyhow::Result<()> {
+    if !talk.conversation.pop_answer() {
+        note("(nothing was said yet)");
+        return Ok(());
+    }
+    talk.answer().map(|_: End| ())
+}
+
+fn save(talk: &Talk<'_>, path: &Path) -> anyhow::Result<()> {
+    let (conversation, state) = store::save(path, &talk.conversation, &talk.engine.session)?;
+    note(format_args!("(saved `{}` and `{}`)", conversation.display(), state.display()));
+    Ok(())
+}
+
+fn load(talk: &mut Talk<'_>, path: &Path) -> anyhow::Result<()> {
+    if path.extension().is_some_and(|extension| extension == "gguf") {
+        return change_model(talk, path);
+    }
+    let loaded = store::load(path, &mut talk.engine.session)?;
+    talk.conversation = loaded.conversation;
+    let messages = talk.conversation.messages().len();
+    match loaded.state_problem {
+        None => note(format_args!("(loaded {messages} messages, {} tokens)", talk.engine.session.tokens().len())),
+        Some(problem) => {
+            note(format_args!("(loaded {messages} messages; the next turn evaluates them again: {problem})"));
+        }
+    }
+    Ok(())
+}
+
+fn change_model(talk: &mut Talk<'_>, path: &Path) -> anyhow::Result<()> {
+    let engine = Engine::load(path, &talk.args.load)?;
+    talk.template = engine.template()?;
+    talk.engine = engine;
+    talk.conversation.forget_tokens();
+    // Layers of two models have no common mean.
+    note(&talk.stats);
+    talk.stats = Stats::new(talk.engine.session.model().config().n_layer);
+    note(info(talk));
+    if talk.template.is_none() {
+        note("note: the model has no chat template. Completion mode: it continues the text that you write.");
+    }
+    Ok(())
+}
+
+fn show_stats(talk: &Talk<'_>) {
+    let session = &talk.engine.session;
+    note(&talk.stats);
+    note(format_args!(
+        "context {} of {} tokens, {} prompt tokens reused",
+        session.tokens().len(),
+        session.n_ctx(),
+        talk.stats.reused_tokens()
+    ));
+}

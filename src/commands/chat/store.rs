@@ -1,0 +1,164 @@
+//! Saved conversations: a JSON file with what was said, and beside it the session's token state. Each file appears
+//! complete or not at all.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::conversation::Conversation;
+use crate::commands::chain;
+use crate::model::Model;
+use crate::session::Session;
+
+/// What a saved conversation and its state became.
+pub(super) struct Loaded {
+    pub(super) conversation: Conversation,
+    /// Why the state could not be used, if so.
+    pub(super) state_problem: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    format: String,
+    version: u32,
+    model: ModelId,
+    /// Name of the file with the token state, in the same folder.
+    state: PathBuf,
+    conversation: Conversation,
+}
+
+/// Tells whether token ids mean the same.
+#[derive(PartialEq, Serialize, Deserialize)]
+struct ModelId {
+    name: String,
+    architecture: String,
+    n_vocab: usize,
+}
+
+const FORMAT: &str = "curtail conversation";
+const VERSION: u32 = 1;
+
+/// Writes a conversation and the state of its session. Returns the two files.
+pub(super) fn save(path: &Path, conversation: &Conversation, session: &Session) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let path = conversation_path(path)?;
+    let state = path.with_extension("state");
+    write_whole(&state, |w| Ok(session.save_state(w)?))?;
+    let saved = Saved {
+        format: FORMAT.into(),
+        version: VERSION,
+        model: ModelId::of(session.model()),
+        state: state.file_name().unwrap_or_default().into(),
+        conversation: conversation.clone(),
+    };
+    write_whole(&path, |w| {
+        serde_json::to_writer_pretty(&mut *w, &saved)?;
+        Ok(w.write_all(b"\n")?)
+    })?;
+    Ok((path, state))
+}
+
+/// Reads a conversation and brings the session to its state. A state that does not fit is no failure: the next
+/// turn evaluates the tokens again.
+pub(super) fn load(path: &Path, session: &mut Session) -> anyhow::Result<Loaded> {
+    let (path, mut saved) = read(path)?;
+    let same_model = saved.model == ModelId::of(session.model());
+    if !same_model {
+        saved.conversation.forget_tokens();
+    }
+    ensure!(
+        saved.conversation.is_sound(session.model().config().n_vocab),
+        "`{}`: expected alternating user and assistant messages and ids of the vocabulary",
+        path.display()
+    );
+    let state_problem = if same_model {
+        load_state(&path.with_file_name(&saved.state), session).err().map(|error| chain(&error))
+    } else {
+        Some(format!("it was saved with another model, `{}`", saved.model.name))
+    };
+    Ok(Loaded { conversation: saved.conversation, state_problem })
+}
+
+/// The file as named, or with the extension that saving adds.
+fn read(path: &Path) -> anyhow::Result<(PathBuf, Saved)> {
+    let path = if path.exists() { path.to_path_buf() } else { conversation_path(path)? };
+    let file = File::open(&path).with_context(|| format!("cannot open `{}`", path.display()))?;
+    let saved: Saved = serde_json::from_reader(BufReader::new(file))
+        .with_context(|| format!("`{}` is not a saved conversation", path.display()))?;
+    ensure!(
+        saved.format == FORMAT && saved.version == VERSION,
+        "`{}`: expected `{FORMAT}` version {VERSION}, found `{}` version {}",
+        path.display(),
+        saved.format,
+        saved.version
+    );
+    let plain_name = saved.state.file_name().is_some_and(|name| name == saved.state.as_os_str());
+    ensure!(plain_name, "`{}`: state: expected a file name, found `{}`", path.display(), saved.state.display());
+    Ok((path, saved))
+}
+
+fn load_state(path: &Path, session: &mut Session) -> anyhow::Result<()> {
+    let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+    session.load_state(&mut BufReader::new(file)).with_context(|| format!("cannot use `{}`", path.display()))
+}
+
+fn conversation_path(path: &Path) -> anyhow::Result<PathBuf> {
+    match path.extension() {
+        None => Ok(path.with_extension("json")),
+        Some(extension) if extension == "state" || extension == "gguf" => {
+            bail!("`{}`: a conversation is a .json file", path.display())
+        }
+        Some(_) => Ok(path.to_path_buf()),
+    }
+}
+
+/// Writes to a temporary file beside the target and renames it once everything is on the disk.
+fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let context = || format!("cannot write `{}`", path.display());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(context)?;
+    let mut buffer = BufWriter::with_capacity(1 << 20, file.as_file_mut());
+    write(&mut buffer).with_context(context)?;
+    buffer.flush().with_context(context)?;
+    drop(buffer);
+    file.as_file().sync_all().with_context(context)?;
+    file.persist(path).with_context(context)?;
+    Ok(())
+}
+
+impl ModelId {
+    fn of(model: &Model) -> ModelId {
+        let config = model.config();
+        ModelId { name: config.name.clone(), architecture: config.architecture.clone(), n_vocab: config.n_vocab }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("talk.json");
+        std::fs::write(&path, "old").unwrap();
+        let failed = write_whole(&path, |w| {
+            w.write_all(b"half")?;
+            bail!("disk full")
+        });
+        assert!(format!("{:#}", failed.unwrap_err()).contains("disk full"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        write_whole(&path, |w| Ok(w.write_all(b"new")?)).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn conversations_are_json_files() {
+        assert_eq!(conversation_path(Path::new("a/talk")).unwrap(), Path::new("a/talk.json"));
+        assert_eq!(conversation_path(Path::new("talk.txt")).unwrap(), Path::new("talk.txt"));
+        assert!(conversation_path(Path::new("talk.state")).is_err());
+    }
+}

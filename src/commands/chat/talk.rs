@@ -1,0 +1,155 @@
+//! One turn of a conversation: renders it, brings the session there, generates, keeps what was said. Knows no
+//! terminal; the answer goes to stdout.
+
+use std::io::{self, Write};
+
+use anyhow::Context;
+
+use super::conversation::Conversation;
+use super::settings::Settings;
+use crate::cli::{ChatArgs, Count};
+use crate::commands::answer::{self, Answer, End, Limits};
+use crate::commands::engine::Engine;
+use crate::commands::stats::Stats;
+use crate::commands::{interrupt, note};
+use crate::sample::Sampler;
+use crate::session::Error;
+use crate::tokenizer::ChatTemplate;
+
+/// Tokens that a model without a chat template, which never ends by itself, writes at a time.
+const COMPLETION_TOKENS: usize = 128;
+
+/// A conversation with a model.
+pub(super) struct Talk<'a> {
+    pub(super) args: &'a ChatArgs,
+    pub(super) engine: Engine,
+    pub(super) template: Option<ChatTemplate>,
+    pub(super) conversation: Conversation,
+    pub(super) settings: Settings,
+    pub(super) sampler: Sampler,
+    pub(super) stats: Stats,
+}
+
+impl<'a> Talk<'a> {
+    pub(super) fn new(args: &'a ChatArgs) -> anyhow::Result<Talk<'a>> {
+        let engine = Engine::open(&args.load)?;
+        let template = engine.template()?;
+        let n_predict = args.generation.n_predict.unwrap_or(match template {
+            Some(_) => Count::All,
+            None => Count::Limit(COMPLETION_TOKENS),
+        });
+        anyhow::ensure!(
+            template.is_some() || args.generation.system.is_none(),
+            "the model has no chat template, so a system prompt has no place"
+        );
+        let settings = Settings { sampling: args.sampling.clone(), n_predict };
+        Ok(Talk {
+            args,
+            conversation: Conversation::new(args.generation.system.clone()),
+            sampler: Sampler::new(settings.sampling.params()),
+            settings,
+            stats: Stats::new(engine.session.model().config().n_layer),
+            engine,
+            template,
+        })
+    }
+
+    /// Answers a message of the user.
+    pub(super) fn turn(&mut self, text: String) -> anyhow::Result<End> {
+        self.conversation.push_user(text);
+        self.answer()
+    }
+
+    /// Answers the last message, which has no answer yet. If none can be begun, the message is taken back.
+    pub(super) fn answer(&mut self) -> anyhow::Result<End> {
+        interrupt::reset();
+        match self.evaluate() {
+            Ok(false) => {}
+            Ok(true) => {
+                self.conversation.undo();
+                note("(stopped before the answer began; the message is taken back)");
+                return Ok(End::Interrupted);
+            }
+            Err(error) => {
+                self.conversation.undo();
+                return Err(error);
+            }
+        }
+        let answer = self.generate()?;
+        let end = answer.end;
+        self.tell_end(end);
+        self.keep(answer);
+        Ok(end)
+    }
+
+    /// Brings the session to the end of the conversation, without its oldest exchanges if they do not fit and may be
+    /// forgotten. True when Ctrl-C cut it short.
+    fn evaluate(&mut self) -> anyhow::Result<bool> {
+        let n_ctx = self.engine.session.n_ctx();
+        loop {
+            let tokens = self.conversation.tokens(&self.engine.tokenizer, self.template.as_ref())?;
+            // A full context has no room for an answer.
+            if tokens.len() < n_ctx {
+                return answer::prompt(&mut self.engine.session, &tokens, &mut self.stats);
+            }
+            if !self.args.generation.context_shift || !self.conversation.forget_oldest() {
+                let full = anyhow::Error::from(Error::ContextFull { n_ctx });
+                return Err(full.context(format!(
+                    "the conversation has {} tokens\n{}",
+                    tokens.len(),
+                    self.room_hint()
+                )));
+            }
+        }
+    }
+
+    fn generate(&mut self) -> anyhow::Result<Answer> {
+        let Engine { session, tokenizer, .. } = &mut self.engine;
+        let keep = || self.conversation.system_tokens(tokenizer, self.template.as_ref()).len().min(session.n_ctx() / 4);
+        let limits = Limits {
+            n_predict: self.settings.n_predict.limit(),
+            stop: &self.args.generation.reverse_prompt,
+            shift: self.args.generation.context_shift.then(keep),
+        };
+        let stream = match self.template {
+            Some(_) => tokenizer.stream(),
+            None => tokenizer.stream_after(session.tokens()),
+        };
+        let mut stdout = io::stdout().lock();
+        let mut show = |text: &str| {
+            stdout.write_all(text.as_bytes())?;
+            stdout.flush()
+        };
+        let answer =
+            answer::generate(session, tokenizer, stream, &mut self.sampler, &limits, &mut self.stats, &mut show)?;
+        if !answer.text.ends_with('\n') {
+            show("\n").context("cannot write the answer")?;
+        }
+        Ok(answer)
+    }
+
+    /// Adds the answer to the conversation, with its ids where they are exactly its text's.
+    fn keep(&mut self, answer: Answer) {
+        let ended = usize::from(answer.end == End::Model);
+        let tokens = &answer.tokens[..answer.tokens.len() - ended];
+        let exact = answer.end != End::StopString;
+        self.conversation.push_answer(answer.text, exact.then_some(tokens));
+    }
+
+    fn tell_end(&self, end: End) {
+        match end {
+            End::Model | End::StopString => {}
+            End::Limit if self.template.is_none() => {}
+            End::Limit => note("(stopped: -n, or /set n-predict, allows no more tokens)"),
+            End::Interrupted => note("(stopped)"),
+            End::ContextFull => {
+                note(format_args!("(stopped: the context of {} tokens is full)", self.engine.session.n_ctx()));
+                note(self.room_hint());
+            }
+        }
+    }
+
+    fn room_hint(&self) -> &'static str {
+        "hint: /clear begins anew, -c makes the context larger, --context-shift forgets what is oldest"
+    }
+}

@@ -1,0 +1,129 @@
+//! Opens what a command runs on: finds the model file, loads it, makes a session. Owns the defaults of the machine.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::{Usage, note};
+use crate::cli::{CacheArgs, ContextArgs, LoadArgs, ModelArgs};
+use crate::ggml::Device;
+use crate::gguf::File;
+use crate::model::Model;
+use crate::session::{Session, SessionParams};
+use crate::tokenizer::{ChatTemplate, Tokenizer};
+
+/// A model ready to answer.
+pub(super) struct Engine {
+    pub(super) file: Arc<File>,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) session: Session,
+}
+
+impl Engine {
+    /// Loads the model that the flags or the surroundings name.
+    pub(super) fn open(args: &LoadArgs) -> anyhow::Result<Engine> {
+        Engine::load(&find_model(&args.model)?, args)
+    }
+
+    /// Loads the model at `path`; everything else is as the flags say.
+    pub(super) fn load(path: &Path, args: &LoadArgs) -> anyhow::Result<Engine> {
+        let file = Arc::new(File::open(path)?);
+        let context = || format!("cannot load `{}`", path.display());
+        let tokenizer = Tokenizer::from_gguf(file.metadata()).with_context(context)?;
+        tokenizer.notice().iter().for_each(|notice| note(format_args!("note: {notice}")));
+        let model = load_model(&file, args.threads.map_or_else(default_threads, |n| n as usize))?;
+        let session = Session::new(model, session_params(&args.context)).context("cannot make a session")?;
+        Ok(Engine { file, tokenizer, session })
+    }
+
+    /// The model's chat template, if it brings one.
+    pub(super) fn template(&self) -> anyhow::Result<Option<ChatTemplate>> {
+        let template = ChatTemplate::from_gguf(self.file.metadata());
+        template.with_context(|| format!("cannot use the chat template of `{}`", self.file.path().display()))
+    }
+}
+
+/// Loads the weights of a file, to be computed by `n_threads` threads.
+pub(super) fn load_model(file: &Arc<File>, n_threads: usize) -> anyhow::Result<Arc<Model>> {
+    let device = Device::cpu(n_threads).context("cannot use the processor")?;
+    let model = Model::load(Arc::clone(file), device);
+    Ok(Arc::new(model.with_context(|| format!("cannot load `{}`", file.path().display()))?))
+}
+
+/// The model file: the one named, else the one in `models/`.
+pub(super) fn find_model(args: &ModelArgs) -> anyhow::Result<PathBuf> {
+    match &args.model {
+        Some(path) => Ok(path.clone()),
+        None => only_model(Path::new("models")),
+    }
+}
+
+/// One thread per physical core, as far as this process may use them: two threads of one core share the unit that
+/// multiplies.
+pub(super) fn default_threads() -> usize {
+    let allowed = std::thread::available_parallelism().map_or(1, usize::from);
+    allowed.min(num_cpus::get_physical()).max(1)
+}
+
+fn session_params(args: &ContextArgs) -> SessionParams {
+    SessionParams { n_ctx: args.ctx_size, n_batch: args.batch_size, ..cache_params(&args.cache) }
+}
+
+/// The parameters that the cache flags spell; the others are the defaults.
+pub(super) fn cache_params(args: &CacheArgs) -> SessionParams {
+    SessionParams {
+        type_k: args.cache_type_k,
+        type_v: args.cache_type_v,
+        flash_attn: args.wants_flash_attn(),
+        ..SessionParams::default()
+    }
+}
+
+fn only_model(folder: &Path) -> anyhow::Result<PathBuf> {
+    const HOW: &str = "hint: name a file with -m or CURTAIL_MODEL; `make model` fetches one";
+    let mut models: Vec<PathBuf> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| is_model(path))
+        .collect();
+    models.sort();
+    match models.len() {
+        0 => Err(Usage(format!("no model given, and none in `{}`\n{HOW}", folder.display())).into()),
+        1 => Ok(models.remove(0)),
+        _ => {
+            let names: Vec<_> = models.iter().map(|path| format!("`{}`", path.display())).collect();
+            Err(Usage(format!("no model given, and several to choose from: {}\n{HOW}", names.join(", "))).into())
+        }
+    }
+}
+
+/// Whether a file is a model, or the first part of one.
+fn is_model(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let later_part = name.rsplit_once("-of-").is_some_and(|(part, _)| {
+        part.rsplit_once('-').is_some_and(|(_, no)| no.len() == 5 && no.parse().is_ok_and(|no: u32| no != 1))
+    });
+    name.ends_with(".gguf") && !later_part
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_only_model_of_a_folder_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let none = only_model(folder.path()).unwrap_err();
+        assert!(none.is::<Usage>() && none.to_string().contains("\nhint: "), "{none}");
+        let model = folder.path().join("a.gguf");
+        std::fs::write(&model, "").unwrap();
+        for other in ["README.md", "a-00002-of-00003.gguf"] {
+            std::fs::write(folder.path().join(other), "").unwrap();
+        }
+        assert_eq!(only_model(folder.path()).unwrap(), model);
+        std::fs::write(folder.path().join("b.gguf"), "").unwrap();
+        assert!(only_model(folder.path()).unwrap_err().to_string().contains("b.gguf"));
+    }
+}

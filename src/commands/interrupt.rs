@@ -1,0 +1,29 @@
+//! Owns Ctrl-C while something runs: the first asks it to stop, a second ends the program.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::Context;
+
+use super::INTERRUPTED;
+
+static PRESSED: AtomicUsize = AtomicUsize::new(0);
+
+/// Takes over Ctrl-C for the rest of the program.
+pub(super) fn install() -> anyhow::Result<()> {
+    ctrlc::set_handler(|| {
+        if PRESSED.fetch_add(1, Ordering::SeqCst) > 0 {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+    })
+    .context("cannot handle Ctrl-C")
+}
+
+/// Whether Ctrl-C was pressed since the last `reset`.
+pub(super) fn requested() -> bool {
+    PRESSED.load(Ordering::SeqCst) > 0
+}
+
+/// Forgets presses: something new begins.
+pub(super) fn reset() {
+    PRESSED.store(0, Ordering::SeqCst);
+}
