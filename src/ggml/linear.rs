@@ -236,3 +236,68 @@ unsafe extern "C" {
     /// y = silu(x) * g, n times; ggml's own, so that the gate comes out the same to the bit.
     fn ggml_vec_swiglu_f32(n: i32, y: *mut f32, x: *const f32, g: *const f32);
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::ggml::{Device, Runner, Slot, StoreBuilder};
+
+    const N_IN: usize = 64;
+    const N_OUT: usize = 96;
+
+    /// q4_1 blocks with scales and minima of ordinary size.
+    fn weights(rng: &mut ChaCha8Rng) -> Vec<u8> {
+        let block = |rng: &mut ChaCha8Rng| {
+            let half = |x: f32| half::f16::from_f32(x).to_le_bytes();
+            let (d, m) = (half(rng.random_range(0.0..0.1)), half(rng.random_range(-0.5..0.5)));
+            let quants: [u8; 16] = rng.random();
+            [&d[..], &m, &quants].concat()
+        };
+        (0..N_OUT * N_IN / 32).flat_map(|_| block(rng)).collect()
+    }
+
+    fn floats(n: usize, rng: &mut ChaCha8Rng) -> Vec<u8> {
+        (0..n).flat_map(|_| rng.random_range(-1.0f32..1.0).to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn one_node_gives_what_the_nodes_of_ggml_give() {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        for n_rows in [1, 2, OWN_ROWS, OWN_ROWS + 1, ROWS + 3] {
+            let data = weights(&mut rng);
+            let mut builder = StoreBuilder::new(7);
+            builder.add_plain("plain", DType::Q4_1, &[N_IN, N_OUT], &data).unwrap();
+            let plain = builder.as_weight(0);
+            let packed = builder.add_weight("packed", DType::Q4_1, [N_IN, N_OUT], &[&data]).unwrap();
+            builder.add_plain("norm", DType::F32, &[N_IN], &floats(N_IN, &mut rng)).unwrap();
+            builder.add_plain("bias", DType::F32, &[N_OUT], &floats(N_OUT, &mut rng)).unwrap();
+            builder.add_plain("x", DType::F32, &[N_IN, n_rows], &floats(N_IN * n_rows, &mut rng)).unwrap();
+            builder.add_plain("h", DType::F32, &[N_OUT, n_rows], &floats(N_OUT * n_rows, &mut rng)).unwrap();
+            builder.add_plain("g", DType::F32, &[N_OUT / 2, n_rows], &floats(N_OUT / 2 * n_rows, &mut rng)).unwrap();
+            let stored = builder.finish();
+            let (plain, packed) = (plain.get(&stored), packed.get(&stored));
+            let [norm, bias, x, h, g] = [2, 3, 4, 5, 6].map(|i| stored[i].t());
+            let mut runner: Runner<usize, (Slot, Slot)> = Runner::new(Device::cpu(2).unwrap());
+            let all = Around { norm: Some((norm, 1e-5)), bias: Some(bias), residual: Some(h), swiglu: false };
+            let forms = [
+                Around::default(),
+                Around { norm: all.norm, ..Around::default() },
+                all,
+                Around { swiglu: true, residual: Some(g), ..all },
+                Around { swiglu: true, ..Around::default() },
+            ];
+            for (key, around) in forms.into_iter().enumerate() {
+                let run = runner.prepare(key, 40, &[stored[0].store()], |b| {
+                    let y = |weight| b.output(b.ops.linear(weight, x, around));
+                    (y(&plain), y(&packed))
+                });
+                let computed = run.unwrap().compute().unwrap();
+                let (plain, packed) = computed.slots();
+                assert_eq!(computed.f32(plain), computed.f32(packed), "form {key}, {n_rows} rows");
+            }
+        }
+    }
+}

@@ -54,6 +54,12 @@ pub fn missing_cpu_features() -> Vec<&'static str> {
     env!("CURTAIL_CPU_FEATURES").split(',').filter(|f| !f.is_empty() && !has_feature(f)).collect()
 }
 
+/// Whether ggml was compiled with an instruction set. Where our own code must add up in the order that ggml's does with
+/// it, what the processor has besides does not count.
+fn was_compiled_with(feature: &str) -> bool {
+    env!("CURTAIL_CPU_FEATURES").split(',').any(|f| f == feature)
+}
+
 #[cfg(target_arch = "x86_64")]
 fn has_feature(name: &str) -> bool {
     macro_rules! ask {

@@ -51,16 +51,8 @@ pub struct Heads {
 impl Heads {
     /// Whether [`Ops::attention`] has a kernel for them on this processor.
     pub fn has_kernel(&self, type_k: DType, type_v: DType) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let fits = self.head_dim_k.is_multiple_of(STEP) && self.head_dim_v.is_multiple_of(LANES);
-            fits && type_k == DType::F16 && type_v == DType::F16 && std::arch::is_x86_feature_detected!("avx512f")
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            let _ = (type_k, type_v, STEP, LANES);
-            false
-        }
+        let fits = self.head_dim_k.is_multiple_of(STEP) && self.head_dim_v.is_multiple_of(LANES);
+        fits && type_k == DType::F16 && type_v == DType::F16 && super::was_compiled_with("avx512f")
     }
 }
 
@@ -96,6 +88,14 @@ struct Attention {
     order: Order,
 }
 
+#[cfg(not(target_arch = "x86_64"))]
+impl Node for Attention {
+    fn run(&self, _: &NodeRun<'_>) {
+        unreachable!("`Ops::attention` asks for a kernel first");
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
 impl Node for Attention {
     /// Sources: queries, keys, values, positions.
     fn run(&self, run: &NodeRun<'_>) {
@@ -116,6 +116,7 @@ impl Node for Attention {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Attention {
     /// Rows `first..first + R` of one head.
     fn tile<const R: usize, const CHAINS: usize>(
@@ -158,6 +159,7 @@ impl Attention {
 }
 
 /// softmax of the first `seen` scores times `scale`, rounded to f16; the rest becomes zero.
+#[cfg(target_arch = "x86_64")]
 fn soft_max(scores: &mut [f32], seen: usize, scale: f32) {
     let mut max = f32::NEG_INFINITY;
     for score in &mut scores[..seen] {
@@ -181,4 +183,73 @@ fn soft_max(scores: &mut [f32], seen: usize, scale: f32) {
 unsafe extern "C" {
     /// y = exp(x - max), n times; gives the sum. ggml's own, so that the weights come out the same to the bit.
     fn ggml_vec_soft_max_f32(n: i32, y: *mut f32, x: *const f32, max: f32) -> f64;
+}
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::ggml::{Builder, Device, Runner, Slot, StoreBuilder, Stored};
+
+    const HEADS: Heads = Heads { n_head: 6, n_head_kv: 2, head_dim_k: 64, head_dim_v: 32, scale: 0.125 };
+    const N_CACHE: usize = 192;
+
+    fn halves(n: usize, rng: &mut ChaCha8Rng) -> Vec<u8> {
+        (0..n).flat_map(|_| f16::from_f32(rng.random_range(-2.0..2.0)).to_le_bytes()).collect()
+    }
+
+    /// Queries of `n_rows` rows, keys, values.
+    fn tensors(n_rows: usize, rng: &mut ChaCha8Rng) -> Vec<Stored> {
+        let Heads { n_head, n_head_kv, head_dim_k, head_dim_v, .. } = HEADS;
+        let mut builder = StoreBuilder::new(3);
+        let n = head_dim_k * n_head * n_rows;
+        let q: Vec<u8> = (0..n).flat_map(|_| rng.random_range(-2.0f32..2.0).to_le_bytes()).collect();
+        builder.add_plain("q", DType::F32, &[head_dim_k, n_head, n_rows], &q).unwrap();
+        let (k, v) = (head_dim_k * n_head_kv, head_dim_v * n_head_kv);
+        builder.add_plain("k", DType::F16, &[k, N_CACHE], &halves(k * N_CACHE, rng)).unwrap();
+        builder.add_plain("v", DType::F16, &[N_CACHE, v], &halves(v * N_CACHE, rng)).unwrap();
+        builder.finish()
+    }
+
+    /// The same with ggml's own nodes.
+    fn reference<'g>(b: &Builder<'g>, [q, k, v]: [Tensor<'g>; 3], mask: Tensor<'g>) -> Tensor<'g> {
+        let Heads { n_head, n_head_kv, head_dim_k, head_dim_v, scale } = HEADS;
+        let (key, column) = (k.strides()[1], v.strides()[1]);
+        let keys = b.ops.view(k, [head_dim_k, N_CACHE, n_head_kv], [key, head_dim_k * 2], 0);
+        let values = b.ops.view(v, [N_CACHE, head_dim_v, n_head_kv], [column, column * head_dim_v], 0);
+        let weights = b.ops.soft_max(b.ops.mul_mat(keys, b.ops.swap_1_2(q)), mask, scale);
+        let mixed = b.ops.contiguous(b.ops.swap_1_2(b.ops.mul_mat(values, weights)));
+        b.ops.reshape(mixed, [head_dim_v * n_head, q.shape()[2]])
+    }
+
+    #[test]
+    fn one_node_gives_what_the_nodes_of_ggml_give() {
+        if !HEADS.has_kernel(DType::F16, DType::F16) {
+            return; // then nothing uses the node
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        for (first, n_rows) in [(0, 1), (70, 1), (191, 1), (0, 2), (3, 4), (60, 9), (100, 92)] {
+            let stored = tensors(n_rows, &mut rng);
+            let [q, k, v] = [0, 1, 2].map(|i| stored[i].t());
+            let order = if n_rows == 1 { Order::Token } else { Order::Prompt };
+            let mut runner: Runner<(), [Slot; 4]> = Runner::new(Device::cpu(2).unwrap());
+            let mut run = runner
+                .prepare((), 64, &[stored[0].store()], |b| {
+                    let (positions, p) = b.input("positions", DType::I32, &[n_rows]);
+                    let (mask, m) = b.input("mask", DType::F16, &[N_CACHE, n_rows]);
+                    let found = b.output(b.ops.attention(&HEADS, q, k, v, positions, order));
+                    [p, m, found, b.output(reference(b, [q, k, v], mask))]
+                })
+                .unwrap();
+            let [positions, mask, found, expected] = run.slots();
+            run.set_i32(positions, &(first as i32..(first + n_rows) as i32).collect::<Vec<_>>());
+            let sees = |row: usize, i: usize| if i <= first + row { f16::ZERO } else { f16::NEG_INFINITY };
+            run.set_f16(mask, &(0..n_rows * N_CACHE).map(|i| sees(i / N_CACHE, i % N_CACHE)).collect::<Vec<_>>());
+            let computed = run.compute().unwrap();
+            assert_eq!(computed.f32(found), computed.f32(expected), "{n_rows} rows from {first}");
+        }
+    }
 }

@@ -46,7 +46,7 @@ pub(super) struct Packing {
 }
 
 /// The instructions that multiply.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Isa {
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
@@ -54,33 +54,44 @@ enum Isa {
     Avx2,
 }
 
+/// The best this processor has.
 fn isa() -> Option<Isa> {
     static ISA: OnceLock<Option<Isa>> = OnceLock::new();
-    *ISA.get_or_init(|| {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::is_x86_feature_detected as has;
-            if has!("avx512f") && has!("avx512bw") && has!("avx512vnni") && has!("f16c") {
-                return Some(Isa::Avx512Vnni);
-            }
-            if has!("avx2") && has!("fma") && has!("f16c") {
-                return Some(Isa::Avx2);
-            }
+    *ISA.get_or_init(|| isas().first().copied())
+}
+
+/// All this processor has, the best first.
+fn isas() -> Vec<Isa> {
+    let mut isas = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx512f") && has!("avx512bw") && has!("avx512vnni") && has!("f16c") {
+            isas.push(Isa::Avx512Vnni);
         }
-        None
-    })
+        if has!("avx2") && has!("fma") && has!("f16c") {
+            isas.push(Isa::Avx2);
+        }
+    }
+    isas
+}
+
+impl Isa {
+    fn multiplies(self, dtype: DType) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => matches!(dtype, DType::Q4_0 | DType::Q4_1 | DType::Q8_0),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => matches!(dtype, DType::Q4_0 | DType::Q4_1),
+        }
+    }
 }
 
 impl Packing {
     /// How a matrix \[n_in, n_out\] of this type is packed, if this processor has the instructions for it.
     pub(super) fn of(dtype: DType, [n_in, n_out]: [usize; 2]) -> Option<Packing> {
         let packing = Packing { dtype, n_in, n_out };
-        let has_kernel = match isa()? {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => matches!(dtype, DType::Q4_0 | DType::Q4_1 | DType::Q8_0),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => matches!(dtype, DType::Q4_0 | DType::Q4_1),
-        };
+        let has_kernel = isa().is_some_and(|isa| isa.multiplies(dtype));
         (has_kernel && n_in.is_multiple_of(BLOCK) && n_in > 0).then_some(packing)
     }
 
@@ -213,18 +224,21 @@ impl Packing {
 
     /// Multiplies one group by prepared rows of activations: sixteen products for each of them.
     pub(super) fn multiply(&self, group: &[u8], rows: &[u8], products: &mut [[f32; GROUP]]) {
-        let kernel = match (isa(), self.dtype) {
+        self.multiply_with(isa().expect("nothing is packed without a kernel"), group, rows, products);
+    }
+
+    fn multiply_with(&self, isa: Isa, group: &[u8], rows: &[u8], products: &mut [[f32; GROUP]]) {
+        let kernel = match (isa, self.dtype) {
             #[cfg(target_arch = "x86_64")]
-            (Some(Isa::Avx512Vnni), DType::Q4_0) => avx512::multiply_blocks,
+            (Isa::Avx512Vnni, DType::Q4_0) => avx512::multiply_blocks,
             #[cfg(target_arch = "x86_64")]
-            (Some(Isa::Avx512Vnni), DType::Q4_1) => avx512::multiply_columns::<4, true>,
+            (Isa::Avx512Vnni, DType::Q4_1) => avx512::multiply_columns::<4, true>,
             #[cfg(target_arch = "x86_64")]
-            (Some(Isa::Avx512Vnni), _) => avx512::multiply_columns::<8, false>,
+            (Isa::Avx512Vnni, _) => avx512::multiply_columns::<8, false>,
             #[cfg(target_arch = "x86_64")]
-            (Some(Isa::Avx2), DType::Q4_1) => avx2::multiply_columns,
+            (Isa::Avx2, DType::Q4_1) => avx2::multiply_columns,
             #[cfg(target_arch = "x86_64")]
-            (Some(Isa::Avx2), _) => avx2::multiply_blocks,
-            (None, _) => unreachable!("nothing is packed without a kernel"),
+            (Isa::Avx2, _) => avx2::multiply_blocks,
         };
         assert!(group.len() == self.group_bytes() && rows.len() == products.len() * self.activation_bytes());
         // SAFETY: the processor has the instructions; the lengths were just compared with what the layout needs.
@@ -399,13 +413,19 @@ mod tests {
                     packing.prepare(x, row);
                 }
                 let mut products = vec![[0.0; GROUP]; n_rows];
-                for (g, group) in packed.chunks_exact(packing.group_bytes()).enumerate() {
-                    packing.multiply(group, &rows, &mut products);
+                let isas = isas().into_iter().filter(|isa| isa.multiplies(dtype));
+                let groups = || packed.chunks_exact(packing.group_bytes()).enumerate();
+                for (isa, (g, group)) in isas.flat_map(|isa| groups().map(move |group| (isa, group))) {
+                    packing.multiply_with(isa, group, &rows, &mut products);
                     for (x, products) in x.chunks_exact(96).zip(&products) {
                         for (i, expected) in
                             reference(&packing, &bytes, x).iter().enumerate().skip(g * GROUP).take(GROUP)
                         {
-                            assert_eq!(products[i % GROUP].to_bits(), expected.to_bits(), "{dtype} {n_rows} row {i}");
+                            assert_eq!(
+                                products[i % GROUP].to_bits(),
+                                expected.to_bits(),
+                                "{isa:?} {dtype} {n_rows} row {i}"
+                            );
                         }
                     }
                 }
