@@ -103,6 +103,28 @@ pub struct Synced {
     pub interrupted: bool,
 }
 
+/// What [`Session::ask`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Tokens whose cache rows were already there.
+    pub reused: usize,
+    /// Tokens evaluated now.
+    pub evaluated: usize,
+    /// Layers run for them.
+    pub layers_run: usize,
+}
+
+/// Where [`Session::ask`] may stop.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut<'a> {
+    /// Layers run so far.
+    pub layers_run: usize,
+    /// The last row's hidden state, \[n_embd\].
+    pub hidden: &'a [f32],
+    /// What the output head makes of it, \[n_vocab\]; empty unless asked for.
+    pub logits: &'a [f32],
+}
+
 /// What [`Session::step`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -117,7 +139,7 @@ pub struct Session {
     model: Arc<Model>,
     params: SessionParams,
     cache: Cache,
-    /// Hidden states on their way from one range to the next, \[n_embd, n_batch\].
+    /// Hidden states on their way from one range to the next, \[n_embd, rows\].
     hidden: Stored,
     runner: Runner<GraphKey, Slots>,
     tokens: Vec<TokenId>,
@@ -137,20 +159,28 @@ struct GraphKey {
     start: usize,
     end: usize,
     n_rows: usize,
+    /// Where the rows' hidden states begin.
+    hidden_row: usize,
     /// Cache rows that the mask covers; 0 without a mask.
     n_kv: usize,
     n_out: usize,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Slots {
     tokens: Option<Slot>,
-    positions: Slot,
-    cache_rows: Slot,
+    positions: Option<Slot>,
+    cache_rows: Option<Slot>,
     value_places: Option<Slot>,
     mask: Option<Slot>,
     out_rows: Option<Slot>,
     logits: Option<Slot>,
+}
+
+impl Slots {
+    fn only_logits(slot: Slot) -> Slots {
+        Slots { logits: Some(slot), ..Slots::default() }
+    }
 }
 
 impl Session {
@@ -175,9 +205,7 @@ impl Session {
         params.cuts.dedup();
         let layout = if params.flash_attn { ValueLayout::Rows } else { ValueLayout::Columns };
         let cache = Cache::new(config, params.n_ctx.next_multiple_of(KV_STEP), params.type_k, params.type_v, layout)?;
-        let mut builder = StoreBuilder::new(1);
-        builder.add_empty("hidden", DType::F32, &[config.n_embd, params.n_batch])?;
-        let hidden = builder.finish().remove(0);
+        let hidden = hidden_states(config.n_embd, params.n_batch)?;
         let runner = Runner::new(model.device().clone());
         let logits = vec![0.0; config.n_vocab];
         Ok(Session { model, params, cache, hidden, runner, tokens: Vec::new(), n_done: 0, logits, has_logits: false })
@@ -286,6 +314,87 @@ impl Session {
         Ok(())
     }
 
+    /// Evaluates a question of which only the last token's result is wanted: keeps the common prefix, then takes all
+    /// new rows through one range of layers after the other. `at_cut` is asked after each of the layers `cuts` (in
+    /// rising order); when it breaks, nothing deeper is run. Without a break the logits are those of full depth.
+    ///
+    /// After a break only the prefix stays on the timeline: the deeper layers never saw the rest.
+    pub fn ask(
+        &mut self,
+        tokens: &[TokenId],
+        cuts: &[usize],
+        with_logits: bool,
+        at_cut: &mut dyn FnMut(Cut<'_>) -> ControlFlow<()>,
+    ) -> Result<Asked, Error> {
+        let Some(last) = tokens.len().checked_sub(1) else { return Err(Error::Empty) };
+        self.check(tokens)?;
+        let n_layer = self.model.config().n_layer;
+        let is_between = |cut: &usize| (1..n_layer).contains(cut);
+        if !cuts.iter().all(is_between) || !cuts.is_sorted_by(|a, b| a < b) {
+            let expected = format!("layers between 1 and {}, rising", n_layer - 1);
+            return Err(Error::Parameter { name: "cuts", expected, found: format!("{cuts:?}") });
+        }
+        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        self.rewind(common.min(last));
+        let reused = self.n_done;
+        self.tokens.truncate(reused);
+        self.tokens.extend(&tokens[reused..]);
+        let evaluated = tokens.len() - reused;
+        self.make_room_for_hidden(evaluated)?;
+        self.has_logits = false;
+        let mut asked = Asked { reused, evaluated, layers_run: n_layer };
+        for range in ranges(cuts, n_layer) {
+            for first in (reused..tokens.len()).step_by(self.params.n_batch) {
+                let n_rows = self.params.n_batch.min(tokens.len() - first);
+                let n_out = usize::from(range.end == n_layer && first + n_rows == tokens.len());
+                self.run_range(range.clone(), first, n_rows, first - reused, n_out)?;
+            }
+            if range.end == n_layer {
+                break;
+            }
+            let logits = if with_logits { self.head_of(evaluated - 1)? } else { Vec::new() };
+            let hidden = self.hidden_state(evaluated - 1);
+            if at_cut(Cut { layers_run: range.end, hidden: &hidden, logits: &logits }).is_break() {
+                asked.layers_run = range.end;
+                self.rewind(reused);
+                return Ok(asked);
+            }
+        }
+        self.n_done = tokens.len();
+        self.has_logits = true;
+        Ok(asked)
+    }
+
+    /// Room for the hidden states of so many rows at once.
+    fn make_room_for_hidden(&mut self, n_rows: usize) -> Result<(), Error> {
+        let [n_embd, room, ..] = self.hidden.t().shape();
+        if room < n_rows {
+            self.hidden = hidden_states(n_embd, n_rows.next_multiple_of(self.params.n_batch))?;
+            self.runner.forget(); // its graphs use the old one
+        }
+        Ok(())
+    }
+
+    /// What the output head makes of a row of hidden states: \[n_vocab\].
+    fn head_of(&mut self, row: usize) -> Result<Vec<f32>, Error> {
+        let n_layer = self.model.config().n_layer;
+        let key = GraphKey { start: n_layer, end: n_layer, n_rows: 1, hidden_row: row, n_kv: 0, n_out: 1 };
+        let (model, hidden) = (&self.model, &self.hidden);
+        let stores = [model.store(), hidden.store()];
+        let run = self.runner.prepare(key, model.graph_size(0), &stores, |g| {
+            Slots::only_logits(g.output(model.head(g, hidden_rows(g, hidden, row, 1))))
+        })?;
+        let computed = run.compute()?;
+        Ok(computed.slots().logits.map_or_else(Vec::new, |slot| computed.f32(slot).to_vec()))
+    }
+
+    fn hidden_state(&self, row: usize) -> Vec<f32> {
+        let n_embd = self.model.config().n_embd;
+        let mut bytes = vec![0; n_embd * size_of::<f32>()];
+        self.hidden.read(row * bytes.len(), &mut bytes);
+        bytes.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+
     /// Makes room when the context is full: keeps the first `n_keep` tokens and the later half of the others, and
     /// evaluates what moved at its new place. Returns how many tokens were dropped.
     pub fn shift(
@@ -391,36 +500,45 @@ impl Session {
         if n_rows == 0 {
             return Ok(());
         }
-        let n_kv = (self.n_done + n_rows).next_multiple_of(KV_STEP).min(self.cache.n_rows());
-        self.cache.clear_up_to(n_kv);
-        let n_kv = if self.model.masks_by_position(&self.cache) { 0 } else { n_kv };
         self.has_logits = false;
         let n_layer = self.model.config().n_layer;
-        let starts = std::iter::once(0).chain(self.params.cuts.iter().copied());
-        let ends = self.params.cuts.iter().copied().chain(std::iter::once(n_layer));
-        let ranges: Vec<Range<usize>> = starts.zip(ends).map(|(start, end)| start..end).collect();
-        for range in ranges {
+        for range in ranges(&self.params.cuts.clone(), n_layer) {
             let n_out = usize::from(wants_logits && range.end == n_layer);
-            let key = GraphKey { start: range.start, end: range.end, n_rows, n_kv, n_out };
-            self.run_range(key)?;
+            self.run_range(range, self.n_done, n_rows, 0, n_out)?;
         }
         self.n_done += n_rows;
         self.has_logits = wants_logits;
         Ok(())
     }
 
-    fn run_range(&mut self, key: GraphKey) -> Result<(), Error> {
+    /// Takes `n_rows` rows from position `first` on through a range of layers; their hidden states lie at `hidden_row`.
+    fn run_range(
+        &mut self,
+        range: Range<usize>,
+        first: usize,
+        n_rows: usize,
+        hidden_row: usize,
+        n_out: usize,
+    ) -> Result<(), Error> {
+        let n_kv = (first + n_rows).next_multiple_of(KV_STEP).min(self.cache.n_rows());
+        self.cache.clear_up_to(n_kv);
         let (model, cache, hidden) = (&self.model, &self.cache, &self.hidden);
+        let n_kv = if model.masks_by_position(cache) { 0 } else { n_kv };
+        let key = GraphKey { start: range.start, end: range.end, n_rows, hidden_row, n_kv, n_out };
         let stores = [model.store(), cache.store(), hidden.store()];
         let size = model.graph_size(key.end - key.start);
         let mut run = self.runner.prepare(key, size, &stores, |g| build_range(g, model, cache, hidden, key))?;
         let slots = run.slots();
-        let rows = self.n_done..self.n_done + key.n_rows;
+        let rows = first..first + n_rows;
         if let Some(slot) = slots.tokens {
             run.set_i32(slot, &self.tokens[rows.clone()].iter().map(|&t| t as i32).collect::<Vec<_>>());
         }
-        run.set_i32(slots.positions, &rows.clone().map(|p| p as i32).collect::<Vec<_>>());
-        run.set_i64(slots.cache_rows, &rows.clone().map(|p| p as i64).collect::<Vec<_>>());
+        if let Some(slot) = slots.positions {
+            run.set_i32(slot, &rows.clone().map(|p| p as i32).collect::<Vec<_>>());
+        }
+        if let Some(slot) = slots.cache_rows {
+            run.set_i64(slot, &rows.clone().map(|p| p as i64).collect::<Vec<_>>());
+        }
         if let Some(slot) = slots.value_places {
             run.set_i64(slot, &cache.value_places(rows.clone()));
         }
@@ -428,7 +546,7 @@ impl Session {
             run.set_f16(slot, &causal_mask(rows, key.n_kv));
         }
         if let Some(slot) = slots.out_rows {
-            run.set_i32(slot, &(key.n_rows - key.n_out..key.n_rows).map(|r| r as i32).collect::<Vec<_>>());
+            run.set_i32(slot, &(n_rows - n_out..n_rows).map(|r| r as i32).collect::<Vec<_>>());
         }
         let computed = run.compute()?;
         if let Some(slot) = slots.logits {
@@ -440,7 +558,7 @@ impl Session {
 
 /// The graph that takes `key.n_rows` rows through the layers `key.start..key.end`.
 fn build_range<'g>(g: &Builder<'g>, model: &'g Model, cache: &'g Cache, hidden: &'g Stored, key: GraphKey) -> Slots {
-    let GraphKey { start, end, n_rows, n_kv, n_out } = key;
+    let GraphKey { start, end, n_rows, hidden_row, n_kv, n_out } = key;
     let (positions, positions_slot) = g.input("inp_pos", DType::I32, &[n_rows]);
     let (cache_rows, cache_rows_slot) = g.input("inp_cache_rows", DType::I64, &[n_rows]);
     let mask = (n_kv > 0).then(|| g.input("inp_mask", DType::F16, &[n_kv, n_rows]));
@@ -456,8 +574,8 @@ fn build_range<'g>(g: &Builder<'g>, model: &'g Model, cache: &'g Cache, hidden: 
     };
     let mut slots = Slots {
         tokens: None,
-        positions: positions_slot,
-        cache_rows: cache_rows_slot,
+        positions: Some(positions_slot),
+        cache_rows: Some(cache_rows_slot),
         value_places: value_places.map(|(_, slot)| slot),
         mask: mask.map(|(_, slot)| slot),
         out_rows: None,
@@ -468,12 +586,12 @@ fn build_range<'g>(g: &Builder<'g>, model: &'g Model, cache: &'g Cache, hidden: 
         slots.tokens = Some(slot);
         model.embed(g, tokens)
     } else {
-        hidden_rows(g, hidden, n_rows)
+        hidden_rows(g, hidden, hidden_row, n_rows)
     };
     let mut steps: Vec<LayerStep> = (start..end).map(LayerStep::whole).collect();
     if end < model.config().n_layer {
         h = model.run(g, &steps, cache, &rows, h);
-        g.effect(g.ops.copy(h, hidden_rows(g, hidden, n_rows)));
+        g.effect(g.ops.copy(h, hidden_rows(g, hidden, hidden_row, n_rows)));
         return slots;
     }
     // After the last attention only rows that give logits go on.
@@ -495,10 +613,23 @@ fn build_range<'g>(g: &Builder<'g>, model: &'g Model, cache: &'g Cache, hidden: 
     slots
 }
 
-fn hidden_rows<'g>(g: &Builder<'g>, hidden: &'g Stored, n_rows: usize) -> Tensor<'g> {
+fn hidden_rows<'g>(g: &Builder<'g>, hidden: &'g Stored, first: usize, n_rows: usize) -> Tensor<'g> {
     let all = hidden.t();
     let (n_embd, row_bytes) = (all.shape()[0], all.strides()[1]);
-    g.ops.view(all, [n_embd, n_rows, 1], [row_bytes, row_bytes * n_rows], 0)
+    g.ops.view(all, [n_embd, n_rows, 1], [row_bytes, row_bytes * n_rows], first * row_bytes)
+}
+
+fn hidden_states(n_embd: usize, n_rows: usize) -> Result<Stored, Error> {
+    let mut builder = StoreBuilder::new(1);
+    builder.add_empty("hidden", DType::F32, &[n_embd, n_rows])?;
+    Ok(builder.finish().remove(0))
+}
+
+/// The layers 0..n_layer, cut at these.
+fn ranges(cuts: &[usize], n_layer: usize) -> Vec<Range<usize>> {
+    let starts = std::iter::once(0).chain(cuts.iter().copied());
+    let ends = cuts.iter().copied().chain(std::iter::once(n_layer));
+    starts.zip(ends).map(|(start, end)| start..end).collect()
 }
 
 /// Row i sees the cache up to its own position.

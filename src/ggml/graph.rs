@@ -134,6 +134,11 @@ impl<K: Hash + Eq + Copy, S: Copy> Runner<K, S> {
         &self.device
     }
 
+    /// Drops all graphs: a store they use was replaced.
+    pub fn forget(&mut self) {
+        self.cached.clear();
+    }
+
     /// Bytes of scratch memory in use.
     pub fn scratch_bytes(&self) -> usize {
         self.scratch.bytes()
