@@ -35,6 +35,10 @@ pub enum Command {
     Bench(BenchArgs),
     /// Score given tokens: the model's choice and the log-probability at every position
     Logits(LogitsArgs),
+    /// Fit when to stop on tasks with short answers
+    TrainExit(TrainExitArgs),
+    /// Measure an early stop on tasks with short answers, beside full depth
+    Eval(EvalArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -319,6 +323,120 @@ pub enum BenchFormat {
     Md,
     Csv,
     Json,
+}
+
+/// `train-exit`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+A task is a TOML file beside its rows (README, Tasks). The file written holds a policy for each task, and the model's \
+fingerprint; `eval --exit` uses it.
+
+--preset adainfer is the paper's setting: top probability and gap over the whole vocabulary, a support vector machine, \
+a look after every layer.")]
+pub struct TrainExitArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub load: LoadArgs,
+    /// Task to fit; may be repeated
+    #[arg(long, value_name = "TOML", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
+    pub task: Vec<PathBuf>,
+    /// Exit file to write
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// What a checkpoint reads: the hidden state, the labels' logits, or the whole vocabulary's
+    #[arg(long, value_enum, default_value_t = InputArg::Hidden)]
+    pub input: InputArg,
+    /// What the read-out is fitted to: full depth's answers, or the true labels
+    #[arg(long, value_enum, default_value_t = TargetArg::Model)]
+    pub target: TargetArg,
+    /// What decides: a threshold on the top probability, or a support vector machine on it and the gap
+    #[arg(long, value_enum, default_value_t = RuleArg::Threshold)]
+    pub rule: RuleArg,
+    /// A named setting for the three above
+    #[arg(long, value_enum, conflicts_with_all = ["input", "target", "rule"])]
+    pub preset: Option<PresetArg>,
+    /// Share of answers that shall be full depth's
+    #[arg(long, value_name = "X", default_value_t = 0.98, value_parser = fraction)]
+    pub agreement: f32,
+    /// Accuracy that may be lost against the best single layer, with --target truth
+    #[arg(long, value_name = "X", default_value_t = 0.01, value_parser = fraction)]
+    pub loss: f32,
+    /// Training rows per task at most
+    #[arg(long, value_name = "N", default_value_t = 750, value_parser = positive)]
+    pub rows: usize,
+    /// Solved examples in every prompt, instead of the task's number
+    #[arg(long, value_name = "N")]
+    pub shots: Option<usize>,
+    /// First layer after which stopping is considered [default: a fifth of the layers]
+    #[arg(long, value_name = "LAYER", value_parser = positive)]
+    pub from_layer: Option<usize>,
+    /// Seed of shots and folds
+    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// What a checkpoint reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum InputArg {
+    Hidden,
+    Labels,
+    Vocabulary,
+}
+
+/// What a read-out is fitted to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum TargetArg {
+    Model,
+    Truth,
+}
+
+/// What decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum RuleArg {
+    Threshold,
+    Svm,
+}
+
+/// Named settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum PresetArg {
+    Adainfer,
+}
+
+/// `eval`.
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub load: LoadArgs,
+    /// Exit file that `train-exit` wrote for this model
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub exit: PathBuf,
+    /// Task to run; may be repeated
+    #[arg(long, value_name = "TOML", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
+    pub task: Vec<PathBuf>,
+    /// Held-out rows per task at most
+    #[arg(long, value_name = "N", default_value_t = 750, value_parser = positive)]
+    pub rows: usize,
+    /// Solved examples in every prompt, instead of the task's number
+    #[arg(long, value_name = "N")]
+    pub shots: Option<usize>,
+    /// Evaluate the solved examples anew for every question
+    #[arg(long)]
+    pub no_prefix_cache: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Write a page with plots
+    #[arg(long, value_name = "HTML", value_hint = ValueHint::FilePath)]
+    pub report: Option<PathBuf>,
+    /// Seed that the exit file was trained with: it chooses the solved examples
+    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
 }
 
 /// `completions`.

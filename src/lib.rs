@@ -13,6 +13,8 @@
 pub mod cli;
 pub mod commands;
 pub mod dtype;
+pub mod eval;
+pub mod exit;
 pub mod ggml;
 pub mod gguf;
 pub mod model;

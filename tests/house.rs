@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module of the library may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 9] = [
+const MAY_USE: [(&str, &[&str]); 10] = [
     ("dtype", &[]),
     ("gguf", &["dtype"]),
     ("tokenizer", &["gguf"]),
     ("ggml", &["dtype"]),
     ("model", &["dtype", "gguf", "ggml"]),
+    ("exit", &["dtype", "gguf"]),
     ("sample", &[]),
     ("session", &["dtype", "ggml", "model", "sample"]),
     ("cli", &["dtype", "sample"]),

@@ -7,6 +7,7 @@ mod bench;
 mod chat;
 mod completions;
 mod engine;
+mod eval;
 mod input;
 mod inspect;
 mod interrupt;
@@ -15,6 +16,7 @@ mod run;
 mod stats;
 mod stop;
 mod tokenize;
+mod train_exit;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -54,6 +56,8 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Logits(args) => logits::run(&args),
+        Command::TrainExit(args) => train_exit::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Inspect(args) => show_file(&args),
         Command::Tokenize(args) => show_tokens(&args),

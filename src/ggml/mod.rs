@@ -26,6 +26,8 @@ pub use store::{PendingWeight, Store, StoreBuilder, Stored};
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::Once;
 
+use crate::dtype::DType;
+
 /// What can fail at run time.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -40,6 +42,25 @@ pub enum Error {
     /// The backend failed.
     #[error("{0}")]
     Device(String),
+}
+
+/// The numbers in a row of blocks, as f32.
+pub fn dequantize(dtype: DType, row: &[u8]) -> Vec<f32> {
+    init();
+    let n = row.len() / dtype.block_bytes() * dtype.block_len();
+    let mut values = vec![0.0; n];
+    // SAFETY: the table of types is static; the row holds n elements, and there is room for as many numbers.
+    unsafe {
+        let traits = &*sys::ggml_get_type_traits(context::raw_type(dtype));
+        match traits.to_float {
+            Some(to_float) => to_float(row.as_ptr().cast(), values.as_mut_ptr(), n as i64),
+            None => {
+                assert_eq!(dtype, DType::F32, "dequantize: {dtype} has no numbers");
+                std::ptr::copy_nonoverlapping(row.as_ptr(), values.as_mut_ptr().cast(), row.len());
+            }
+        }
+    }
+    values
 }
 
 /// ggml's version.

@@ -147,7 +147,7 @@ impl Value {
     }
 
     /// What messages say was found: the type and, where it is short, the value.
-    pub(super) fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         match self {
             Value::F32(v) => format!("f32 {v}"),
             Value::F64(v) => format!("f64 {v}"),

@@ -158,6 +158,22 @@ impl Model {
         cache.for_kernel(0, &self.config.heads()).is_some()
     }
 
+    /// Rows of the output head, each times the final norm's weight: with a hidden state divided by its root mean square
+    /// they give the logits of these tokens. \[n_embd\] each.
+    pub fn output_rows(&self, tokens: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
+        let file = &*self.file;
+        let find = |name: &str| file.tensor(name).ok_or_else(|| Error::missing(file, name));
+        let head = find("output.weight").or_else(|_| find("token_embd.weight"))?;
+        let norm = find("output_norm.weight")?;
+        let norm = ggml::dequantize(norm.dtype, file.data(norm));
+        let row_bytes = head.bytes / self.config.n_vocab;
+        let row = |&token: &u32| {
+            let bytes = &file.data(head)[token as usize * row_bytes..][..row_bytes];
+            ggml::dequantize(head.dtype, bytes).iter().zip(&norm).map(|(w, n)| w * n).collect()
+        };
+        Ok(tokens.iter().map(row).collect())
+    }
+
     /// Bound on the tensors of a graph that runs `n_steps` steps, embedding and head included.
     pub fn graph_size(&self, n_steps: usize) -> usize {
         n_steps * llama::TENSORS_PER_LAYER + 32
