@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module of the library may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 10] = [
+const MAY_USE: [(&str, &[&str]); 11] = [
     ("dtype", &[]),
     ("gguf", &["dtype"]),
     ("tokenizer", &["gguf"]),
@@ -14,8 +14,9 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     ("exit", &["dtype", "gguf"]),
     ("sample", &[]),
     ("session", &["dtype", "ggml", "model", "sample"]),
+    ("eval", &["exit", "model", "session", "tokenizer"]),
     ("cli", &["dtype", "sample"]),
-    ("commands", &["cli", "dtype", "ggml", "gguf", "model", "sample", "session", "tokenizer"]),
+    ("commands", &["cli", "dtype", "eval", "exit", "ggml", "gguf", "model", "sample", "session", "tokenizer"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
