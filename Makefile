@@ -3,7 +3,7 @@
 MODEL  := models/SmolLM2-135M-Instruct.Q4_1.gguf
 BINARY := target/release/curtail
 
-.PHONY: help chat test build model bench bench-compare libclang tools clean
+.PHONY: help chat test build model tasks eval bench bench-compare libclang tools clean
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +11,8 @@ help:
 	@echo "make test           get what is missing and run the whole test suite"
 	@echo "make build          build $(BINARY)"
 	@echo "make model          fetch the demo model into models/ (98 MB)"
+	@echo "make tasks          fetch labelled text and write four tasks into models/tasks/"
+	@echo "make eval           train early stops on them and measure them beside full depth (20 minutes)"
 	@echo "make bench          measure prompt processing and generation on the demo model"
 	@echo "make bench-compare  the same beside llama.cpp, which is built for it outside the checkout"
 	@echo "make clean          remove target/; models/ and .tools/ stay"
@@ -29,6 +31,12 @@ build: libclang
 
 model: tools
 	@python3 models/fetch-demo-model.py
+
+tasks: tools
+	@python3 models/fetch-tasks.py
+
+eval: build model tasks
+	@python3 tests/eval_tasks.py --curtail $(BINARY) --model $(MODEL)
 
 bench: build model
 	@$(BINARY) bench -m $(MODEL) -p 512 -n 128 -r 5
