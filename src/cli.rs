@@ -359,7 +359,7 @@ pub struct TrainExitArgs {
     #[arg(long, value_name = "X", default_value_t = 0.98, value_parser = fraction)]
     pub agreement: f32,
     /// Accuracy that may be lost against the best single layer, with --target truth
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = fraction)]
+    #[arg(long, value_name = "X", default_value_t = 0.01, value_parser = fraction)]
     pub loss: f32,
     /// Training rows per task at most
     #[arg(long, value_name = "N", default_value_t = 750, value_parser = positive)]

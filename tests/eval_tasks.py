@@ -18,7 +18,7 @@ RUNS = [
     ("label logits", MOVIE, ["--input", "labels"], []),
     ("hidden state", MOVIE, [], []),
     ("hidden state, prompt evaluated whole", MOVIE, [], ["--no-prefix-cache", "--rows", "150"]),
-    ("hidden state, true labels", MOVIE, ["--target", "truth"], []),
+    ("hidden state, true labels, --loss 0", MOVIE, ["--target", "truth", "--loss", "0"], []),
     ("hidden state, true labels", TOPIC, ["--target", "truth"], []),
     ("hidden state", PRODUCT, [], []),
     ("hidden state", TWEET, [], []),

@@ -107,15 +107,21 @@ pub fn collect(
     let eye = Eye::new(input, questions, session)?;
     let mut rows = Vec::new();
     for item in items {
-        let mut row = exit::Row { inputs: Vec::new(), top_gaps: Vec::new(), full: 0, truth: item.label };
+        let (inputs, top_gaps, same_token) = (Vec::new(), Vec::new(), Vec::new());
+        let mut row = exit::Row { inputs, top_gaps, same_token, full: 0, truth: item.label };
+        let mut tokens = Vec::new();
         session.rewind(questions.n_prefix);
         session.ask(&questions.ids(item, tokenizer), layers, eye.needs_logits(), &mut |cut| {
             let (seen, top_gap) = eye.see(&cut);
             row.inputs.push(seen);
             row.top_gaps.extend(top_gap);
+            tokens.extend(eye.needs_logits().then(|| softmax_reading(cut.logits).label));
             ControlFlow::Continue(())
         })?;
-        row.full = questions.best_label(session.logits()?);
+        let logits = session.logits()?;
+        row.full = questions.best_label(logits);
+        let best = softmax_reading(logits).label;
+        row.same_token = tokens.into_iter().map(|token| token == best).collect();
         rows.push(row);
         progress(rows.len());
     }

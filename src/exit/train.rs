@@ -17,6 +17,9 @@ pub struct Row {
     pub inputs: Vec<Vec<f32>>,
     /// Top and gap over the vocabulary at each candidate layer; empty unless they are read.
     pub top_gaps: Vec<[f32; 2]>,
+    /// Whether the best token of the whole vocabulary is full depth's, at each candidate layer: what the paper's classifier
+    /// is fitted to; empty unless the vocabulary is read.
+    pub same_token: Vec<bool>,
     /// The label that full depth gives.
     pub full: usize,
     /// The true label.
@@ -79,7 +82,7 @@ pub fn train(rows: &[Row], layers: &[usize], n_layer: usize, options: &Options) 
     };
     let right_by_layer = readings.iter().map(|of_layer| share(of_layer, &targets)).collect();
     let (rules, out_of_fold) = if options.svm {
-        svm_rules(&readings, &targets, &folds)?
+        svm_rules(rows, &readings, &targets, &folds)?
     } else {
         let wanted = match options.target {
             Target::Model => options.agreement,
@@ -213,10 +216,12 @@ fn fit(x: &[&[f32]], y: &[usize], alpha: f64) -> Result<Fitted, String> {
 /// By candidate layer: the rule fitted to all rows; and by layer and row, what rules fitted without the row's fold say.
 type Rules = (Vec<Rule>, Vec<Vec<bool>>);
 
-fn svm_rules(readings: &Readings, targets: &[usize], folds: &[usize]) -> Result<Rules, String> {
-    let of_layer = |of_layer: &Vec<Reading>| {
+fn svm_rules(rows: &[Row], readings: &Readings, targets: &[usize], folds: &[usize]) -> Result<Rules, String> {
+    let of_layer = |(i, of_layer): (usize, &Vec<Reading>)| {
         let features: Vec<[f32; 2]> = of_layer.iter().map(|r| [r.top, r.gap]).collect();
-        let right: Vec<bool> = of_layer.iter().zip(targets).map(|(r, t)| r.label == *t).collect();
+        let label_is_right = |row: usize| of_layer[row].label == targets[row];
+        let is_right = |row: usize| rows[row].same_token.get(i).copied().unwrap_or_else(|| label_is_right(row));
+        let right: Vec<bool> = (0..rows.len()).map(is_right).collect();
         let mut said = vec![false; features.len()];
         for fold in 0..FOLDS {
             let kept: Vec<usize> = (0..features.len()).filter(|&i| folds[i] != fold).collect();
@@ -227,7 +232,7 @@ fn svm_rules(readings: &Readings, targets: &[usize], folds: &[usize]) -> Result<
         }
         Ok((Rule::Svm(Svm::fit(&features, &right)?), said))
     };
-    let both: Vec<(Rule, Vec<bool>)> = readings.par_iter().map(of_layer).collect::<Result<_, String>>()?;
+    let both: Vec<(Rule, Vec<bool>)> = readings.par_iter().enumerate().map(of_layer).collect::<Result<_, String>>()?;
     Ok(both.into_iter().unzip())
 }
 
@@ -333,7 +338,13 @@ mod tests {
             let mut input = |clarity: f32| {
                 (0..4).map(|i| rng.random_range(-1.0..1.0) + if i == 0 { sign * clarity } else { 0.0 }).collect()
             };
-            Row { inputs: vec![input(0.3), input(0.8), input(2.0)], top_gaps: Vec::new(), full: truth, truth }
+            Row {
+                inputs: vec![input(0.3), input(0.8), input(2.0)],
+                top_gaps: Vec::new(),
+                same_token: Vec::new(),
+                full: truth,
+                truth,
+            }
         };
         (0..n).map(row).collect()
     }
