@@ -235,8 +235,7 @@ impl Session {
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Synced, Error> {
         self.check(tokens)?;
-        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        self.rewind(common);
+        self.rewind(self.common_prefix(tokens));
         // Logits of the last token are needed: evaluate it again if they are gone.
         if self.n_done == tokens.len() && !self.has_logits {
             self.n_done = self.n_done.saturating_sub(1);
@@ -253,6 +252,10 @@ impl Session {
             }
         }
         Ok(Synced { reused, evaluated: total, interrupted: false })
+    }
+
+    fn common_prefix(&self, tokens: &[TokenId]) -> usize {
+        self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count()
     }
 
     /// Samples the next token and puts it on the timeline; before that, evaluates what is not evaluated yet.
@@ -334,8 +337,7 @@ impl Session {
             let expected = format!("layers between 1 and {}, rising", n_layer - 1);
             return Err(Error::Parameter { name: "cuts", expected, found: format!("{cuts:?}") });
         }
-        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        self.rewind(common.min(last));
+        self.rewind(self.common_prefix(tokens).min(last));
         let reused = self.n_done;
         self.tokens.truncate(reused);
         self.tokens.extend(&tokens[reused..]);

@@ -60,7 +60,7 @@ pub struct Trained {
 
 const FOLDS: usize = 5;
 
-/// Strengths of regularization that are tried, at a middle layer.
+/// Strengths of regularization that are tried, for every fit of many inputs.
 const ALPHAS: [f64; 4] = [1.0, 10.0, 100.0, 1000.0];
 
 /// Fits checkpoints at the candidate `layers` (rising) of a model with `n_layer` layers.
@@ -80,20 +80,16 @@ pub fn train(rows: &[Row], layers: &[usize], n_layer: usize, options: &Options) 
         Input::Vocabulary => raw_readings(rows, layers.len()),
         _ => probe_readings(rows, &targets, &folds, layers.len())?,
     };
-    let right_by_layer = readings.iter().map(|of_layer| share(of_layer, &targets)).collect();
+    let right_by_layer: Vec<f64> = readings.iter().map(|of_layer| share(of_layer, &targets)).collect();
     let (rules, out_of_fold) = if options.svm {
         svm_rules(rows, &readings, &targets, &folds)?
     } else {
         let wanted = match options.target {
             Target::Model => options.agreement,
-            Target::Truth => {
-                readings.iter().map(|of_layer| share(of_layer, &targets)).fold(0.0, f64::max) - options.loss
-            }
+            Target::Truth => right_by_layer.iter().copied().fold(0.0, f64::max) - options.loss,
         };
         let thresholds = best_thresholds(&readings, &targets, layers, n_layer, wanted, options.target);
-        let stops =
-            thresholds.iter().zip(&readings).map(|(t, of_layer)| of_layer.iter().map(|r| r.top >= *t).collect());
-        (thresholds.iter().map(|&t| Rule::Threshold(t)).collect(), stops.collect())
+        (thresholds.iter().map(|&t| Rule::Threshold(t)).collect(), stops_at(&thresholds, &readings))
     };
     let walked = walk(&readings, &out_of_fold, &targets, layers, n_layer, options.target);
     let mut checkpoints = Vec::new();
@@ -251,15 +247,18 @@ fn best_thresholds(
     for step in 0..=60 {
         let rate = 0.7 + 0.005 * f64::from(step);
         let thresholds = thresholds_at(readings, targets, rate, target);
-        let stops: Vec<Vec<bool>> =
-            thresholds.iter().zip(readings).map(|(t, rs)| rs.iter().map(|r| r.top >= *t).collect()).collect();
-        let walked = walk(readings, &stops, targets, layers, n_layer, target);
+        let walked = walk(readings, &stops_at(&thresholds, readings), targets, layers, n_layer, target);
         let enough = walked.right as f64 >= wanted * targets.len() as f64;
         if enough && best.as_ref().is_none_or(|(layers, _)| walked.layers < *layers) {
             best = Some((walked.layers, thresholds));
         }
     }
     best.map_or_else(|| thresholds_at(readings, targets, 1.0, target), |(_, thresholds)| thresholds)
+}
+
+/// By layer, by row: whether the reading reaches the layer's threshold.
+fn stops_at(thresholds: &[f32], readings: &Readings) -> Vec<Vec<bool>> {
+    thresholds.iter().zip(readings).map(|(t, of_layer)| of_layer.iter().map(|r| r.top >= *t).collect()).collect()
 }
 
 fn thresholds_at(readings: &Readings, targets: &[usize], rate: f64, target: Target) -> Vec<f32> {

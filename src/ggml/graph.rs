@@ -139,11 +139,6 @@ impl<K: Hash + Eq + Copy, S: Copy> Runner<K, S> {
         self.cached.clear();
     }
 
-    /// Bytes of scratch memory in use.
-    pub fn scratch_bytes(&self) -> usize {
-        self.scratch.bytes()
-    }
-
     /// Readies the graph of this key for its inputs, building it unless it is at hand. `stores` hold every tensor that
     /// the graph uses beside its own; `n_tensors` bounds the tensors it makes.
     pub fn prepare(

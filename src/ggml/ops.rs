@@ -1,6 +1,6 @@
 //! Owns the operations that build a graph. Every shape is checked here, under the caller's line: ggml would abort.
 
-use super::context::{Context, Tensor, raw_type};
+use super::context::{Context, Tensor};
 use super::node::Nodes;
 use super::sys;
 use crate::dtype::DType;
@@ -210,25 +210,11 @@ impl<'g> Ops<'g> {
         self.adopt(unsafe { sys::ggml_permute(self.room(), a.as_ptr(), 0, 2, 1, 3) })
     }
 
-    /// Dimensions 0 and 1 exchanged, without a copy.
-    #[track_caller]
-    pub fn transpose(&self, a: Tensor<'g>) -> Tensor<'g> {
-        // SAFETY: the tensor is alive.
-        self.adopt(unsafe { sys::ggml_transpose(self.room(), a.as_ptr()) })
-    }
-
     /// A contiguous copy.
     #[track_caller]
     pub fn contiguous(&self, a: Tensor<'g>) -> Tensor<'g> {
         // SAFETY: the tensor is alive.
         self.adopt(unsafe { sys::ggml_cont(self.room(), a.as_ptr()) })
-    }
-
-    /// A copy in another element type.
-    #[track_caller]
-    pub fn cast(&self, a: Tensor<'g>, dtype: DType) -> Tensor<'g> {
-        // SAFETY: the tensor is alive.
-        self.adopt(unsafe { sys::ggml_cast(self.room(), a.as_ptr(), raw_type(dtype)) })
     }
 
     #[track_caller]
