@@ -10,8 +10,8 @@ use std::sync::Arc;
 use common::{curtail, demo_model};
 use curtail::ggml::Device;
 use curtail::gguf::{self, File, Writer};
-use curtail::model::Model;
-use curtail::session::{Session, SessionParams, TokenId};
+use curtail::model::{LayerStep, Model};
+use curtail::session::{Cut, Session, SessionParams, TokenId};
 use serde_json::{Value, json};
 
 const TOKENS: [TokenId; 20] = [1, 5, 9, 13, 17, 21, 25, 29, 33, 37, 41, 45, 49, 53, 57, 61, 65, 69, 73, 77];
@@ -46,15 +46,33 @@ fn cut_model(path: &Path, n_layer: usize, to: &Path) {
         .expect("written");
 }
 
-fn go_on(_: curtail::session::Cut<'_>) -> ControlFlow<()> {
-    ControlFlow::Continue(())
-}
-
 fn full_depth(path: &Path, n_batch: usize) -> Vec<f32> {
     let mut session = session(path, n_batch);
     session.sync(&TOKENS, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
     session.logits().expect("logits").to_vec()
 }
+
+/// What a question has at a cut: layers run, hidden state, logits.
+type Seen = (usize, Vec<f32>, Vec<f32>);
+
+/// Asks questions after a prefix; each stops at its own layer, or never.
+fn ask(
+    session: &mut Session,
+    prefix: &[TokenId],
+    questions: &[&[TokenId]],
+    cuts: &[usize],
+    stops: &[usize],
+) -> Vec<Seen> {
+    let mut last = vec![(0, Vec::new(), Vec::new()); questions.len()];
+    let at_cut = &mut |i: usize, cut: Cut<'_>| {
+        last[i] = (cut.layers_run, cut.hidden.to_vec(), cut.logits.to_vec());
+        if cut.layers_run == stops[i] { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    session.ask(prefix, questions, cuts, true, at_cut).expect("it runs");
+    last
+}
+
+const NEVER: usize = usize::MAX;
 
 #[test]
 fn without_a_stop_a_question_is_a_plain_prompt_to_the_bit() {
@@ -64,9 +82,9 @@ fn without_a_stop_a_question_is_a_plain_prompt_to_the_bit() {
             let n_layer = session(&path, n_batch).model().config().n_layer;
             for cuts in [vec![], vec![1], (1..n_layer).collect()] {
                 let mut session = session(&path, n_batch);
-                let asked = session.ask(&TOKENS, &cuts, true, &mut go_on).expect("it runs");
-                assert_eq!((asked.layers_run, asked.evaluated), (n_layer, TOKENS.len()));
-                assert_eq!(session.logits().expect("logits"), plain, "{} cut at {cuts:?}", path.display());
+                let found = ask(&mut session, &[], &[&TOKENS], &cuts, &[NEVER]);
+                assert_eq!(found[0].0, n_layer);
+                assert_eq!(found[0].2, plain, "{} cut at {cuts:?}", path.display());
             }
         }
     }
@@ -81,14 +99,9 @@ fn a_stop_gives_what_a_model_with_no_more_layers_gives() {
             cut_model(&path, k, &cut);
             let expected = full_depth(&cut, 512);
             let mut session = session(&path, 512);
-            let mut found = Vec::new();
-            let stop = &mut |cut: curtail::session::Cut<'_>| {
-                found = cut.logits.to_vec();
-                ControlFlow::Break(())
-            };
-            let asked = session.ask(&TOKENS, &[k], true, stop).expect("it runs");
-            assert_eq!(asked.layers_run, k);
-            let largest = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let found = ask(&mut session, &[], &[&TOKENS], &[k], &[k]);
+            assert_eq!(found[0].0, k);
+            let largest = found[0].2.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             // The rows of a cut model's last layer run alone; ggml's f32 kernels, which the tiny model uses, then add up in
             // another order. The packed ones do not.
             let tolerance = if path == golden("gqa-untied.gguf") { 1e-5 } else { 0.0 };
@@ -98,21 +111,55 @@ fn a_stop_gives_what_a_model_with_no_more_layers_gives() {
 }
 
 #[test]
-fn after_a_stop_the_prefix_stays_and_the_next_question_is_right() {
-    let path = golden("gqa-untied.gguf");
-    let plain = full_depth(&path, 512);
+fn questions_side_by_side_leave_at_their_own_depth_with_what_they_get_alone() {
+    let path = PathBuf::from(demo_model());
+    let (prefix, rest) = TOKENS.split_at(9);
+    let long: Vec<TokenId> = (100..180).collect();
+    let questions: [&[TokenId]; 5] = [rest, &rest[..4], &long, &[7], &rest[2..]];
+    let (cuts, stops) = ([5, 10, 20], [10, NEVER, 5, 20, NEVER]);
+    for n_batch in [16, 512] {
+        let together = ask(&mut session(&path, n_batch), prefix, &questions, &cuts, &stops);
+        for (i, question) in questions.iter().enumerate() {
+            let alone = ask(&mut session(&path, n_batch), prefix, &[question], &cuts, &stops[i..=i]);
+            assert_eq!(together[i].0, stops[i].min(30));
+            assert!(together[i] == alone[0], "question {i} in batches of {n_batch}");
+        }
+    }
+}
+
+#[test]
+fn a_prefix_goes_no_deeper_than_its_questions_and_later_as_deep_as_needed() {
+    let path = PathBuf::from(demo_model());
     let mut session = session(&path, 512);
-    session.sync(&TOKENS[..12], &mut |_, _| ControlFlow::Continue(())).expect("it runs");
-    let other: Vec<TokenId> = TOKENS[..12].iter().copied().chain([2, 3, 4]).collect();
-    session.ask(&other, &[1], false, &mut |_| ControlFlow::Break(())).expect("it runs");
-    assert_eq!(session.tokens(), &TOKENS[..12]);
-    let asked = session.ask(&TOKENS, &[1], false, &mut go_on).expect("it runs");
-    assert_eq!((asked.reused, asked.evaluated), (12, 8));
-    let found = session.logits().expect("logits");
-    let largest = found.iter().zip(&plain).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(largest < 1e-2, "in two batches instead of one: {largest}");
-    let error = session.ask(&TOKENS, &[0], false, &mut go_on).unwrap_err().to_string();
-    assert_eq!(error, "`cuts`: expected layers between 1 and 1, rising, found [0]");
+    let (prefix, rest) = TOKENS.split_at(12);
+    // Stops early, a bit later, never: the prefix follows, and a plain continuation takes it from there.
+    for stop in [4, 15, 8, NEVER] {
+        let found = ask(&mut session, prefix, &[rest], &[4, 8, 15], &[stop]);
+        let fresh = ask(&mut self::session(&path, 512), prefix, &[rest], &[4, 8, 15], &[stop]);
+        assert!(found == fresh, "stop at {stop}");
+        assert_eq!(session.tokens(), prefix);
+    }
+    ask(&mut session, &TOKENS[..15], &[&TOKENS[15..]], &[4], &[4]);
+    session.sync(&TOKENS, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+    assert_eq!(session.logits().expect("logits"), full_depth(&path, 512));
+    let error = session.ask(prefix, &[rest], &[0], false, &mut |_, _| ControlFlow::Break(())).unwrap_err().to_string();
+    assert_eq!(error, "`cuts`: expected layers between 1 and 29, rising, found [0]");
+    let error = session.ask(prefix, &[&[]], &[], false, &mut |_, _| ControlFlow::Break(())).unwrap_err().to_string();
+    assert_eq!(error, "there is no token to continue from");
+}
+
+#[test]
+fn a_plan_without_layers_is_a_model_without_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cut = folder.path().join("cut.gguf");
+    let path = PathBuf::from(demo_model());
+    cut_model(&path, 20, &cut);
+    let file = Arc::new(File::open(&path).expect("a model file"));
+    let model = Arc::new(Model::load(file, Device::cpu(1).expect("a CPU")).expect("it loads"));
+    let plan: Vec<LayerStep> = (0..20).map(LayerStep::whole).collect();
+    let mut session = Session::new(model, SessionParams { plan, ..SessionParams::default() }).expect("a session");
+    let found = ask(&mut session, &[], &[&TOKENS], &[], &[NEVER]);
+    assert_eq!((found[0].0, &found[0].2), (20, &full_depth(&cut, 512)));
 }
 
 /// Words for small and for large numbers of things: easy enough for a short training.

@@ -110,18 +110,22 @@ pub fn collect(
         let (inputs, top_gaps, same_token) = (Vec::new(), Vec::new(), Vec::new());
         let mut row = exit::Row { inputs, top_gaps, same_token, full: 0, truth: item.label };
         let mut tokens = Vec::new();
-        session.rewind(questions.n_prefix);
-        session.ask(&questions.ids(item, tokenizer), layers, eye.needs_logits(), &mut |cut| {
+        let n_layer = session.n_steps();
+        let ids = questions.ids(item, tokenizer);
+        let (prefix, question) = ids.split_at(questions.n_prefix);
+        session.ask(prefix, &[question], layers, eye.needs_logits(), &mut |_, cut| {
+            if cut.layers_run == n_layer {
+                row.full = questions.best_label(cut.logits);
+                let best = softmax_reading(cut.logits).label;
+                row.same_token = tokens.iter().map(|&token| token == best).collect();
+                return ControlFlow::Continue(());
+            }
             let (seen, top_gap) = eye.see(&cut);
             row.inputs.push(seen);
             row.top_gaps.extend(top_gap);
             tokens.extend(eye.needs_logits().then(|| softmax_reading(cut.logits).label));
             ControlFlow::Continue(())
         })?;
-        let logits = session.logits()?;
-        row.full = questions.best_label(logits);
-        let best = softmax_reading(logits).label;
-        row.same_token = tokens.into_iter().map(|token| token == best).collect();
         rows.push(row);
         progress(rows.len());
     }
@@ -180,7 +184,7 @@ pub fn evaluate(
     let n_kept = if keep_prefix { questions.n_prefix } else { 0 };
     let mut outcomes = Vec::new();
     if let Some(item) = items.first() {
-        session.ask(&questions.ids(item, tokenizer), &[], false, &mut |_| ControlFlow::Continue(()))?; // warm-up
+        full_answer(session, questions, &questions.ids(item, tokenizer), n_kept)?; // warm-up
     }
     for (i, item) in items.iter().enumerate() {
         let ids = questions.ids(item, tokenizer);
@@ -189,11 +193,10 @@ pub fn evaluate(
         let mut early = None;
         // By turns, so that a slow moment of the machine hits both.
         for which in [i % 2, (i + 1) % 2] {
-            session.rewind(n_kept);
             if which == 0 {
-                full = Some(full_answer(session, questions, &ids)?);
+                full = Some(full_answer(session, questions, &ids, n_kept)?);
             } else {
-                early = Some(early_answer(session, &eye, policy, questions, &ids)?);
+                early = Some(early_answer(session, &eye, policy, questions, &ids, n_kept)?);
             }
         }
         let (Some((full, full_time)), Some((early, layers, early_time))) = (full, early) else { continue };
@@ -204,10 +207,19 @@ pub fn evaluate(
     Ok(Measured { task: task.name.clone(), shots: task.shots, n_layer, fixed_layer, outcomes })
 }
 
-fn full_answer(session: &mut Session, questions: &Questions, ids: &[TokenId]) -> Result<(usize, Duration), Error> {
+fn full_answer(
+    session: &mut Session,
+    questions: &Questions,
+    ids: &[TokenId],
+    n_kept: usize,
+) -> Result<(usize, Duration), Error> {
     let start = Instant::now();
-    session.ask(ids, &[], false, &mut |_| ControlFlow::Continue(()))?;
-    let label = questions.best_label(session.logits()?);
+    let (prefix, question) = ids.split_at(n_kept);
+    let mut label = 0;
+    session.ask(prefix, &[question], &[], false, &mut |_, cut| {
+        label = questions.best_label(cut.logits);
+        ControlFlow::Continue(())
+    })?;
     Ok((label, start.elapsed()))
 }
 
@@ -217,26 +229,25 @@ fn early_answer(
     policy: &Policy,
     questions: &Questions,
     ids: &[TokenId],
+    n_kept: usize,
 ) -> Result<(usize, usize, Duration), Error> {
     let start = Instant::now();
+    let (prefix, question) = ids.split_at(n_kept);
     let cuts: Vec<usize> = policy.checkpoints.iter().map(|c| c.layer).collect();
-    let mut answer = None;
+    let (mut label, mut layers) = (0, 0);
     let mut next = policy.checkpoints.iter();
-    let asked = session.ask(ids, &cuts, eye.needs_logits(), &mut |cut| {
-        let Some(checkpoint) = next.next() else { return ControlFlow::Continue(()) };
+    session.ask(prefix, &[question], &cuts, eye.needs_logits(), &mut |_, cut| {
+        layers = cut.layers_run;
+        let Some(checkpoint) = next.next() else {
+            label = questions.best_label(cut.logits);
+            return ControlFlow::Continue(());
+        };
         let (input, top_gap) = eye.see(&cut);
         let (reading, stop) = checkpoint.decide(&input, top_gap);
-        if stop {
-            answer = Some(reading.label);
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
+        label = reading.label;
+        if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
-    let label = match answer {
-        Some(label) => label,
-        None => questions.best_label(session.logits()?),
-    };
-    Ok((label, asked.layers_run, start.elapsed()))
+    Ok((label, layers, start.elapsed()))
 }
 
 fn fixed_answer(
@@ -246,9 +257,9 @@ fn fixed_answer(
     layer: usize,
     n_kept: usize,
 ) -> Result<usize, Error> {
-    session.rewind(n_kept);
+    let (prefix, question) = ids.split_at(n_kept);
     let mut label = 0;
-    session.ask(ids, &[layer], false, &mut |cut| {
+    session.ask(prefix, &[question], &[layer], false, &mut |_, cut| {
         label = softmax_reading(&eye.labels(cut.hidden)).label;
         ControlFlow::Break(())
     })?;

@@ -135,7 +135,7 @@ impl<K: Hash + Eq + Copy, S: Copy> Runner<K, S> {
     }
 
     /// Drops all graphs: a store they use was replaced.
-    pub fn forget(&mut self) {
+    pub fn forget_all(&mut self) {
         self.cached.clear();
     }
 

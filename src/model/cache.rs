@@ -112,10 +112,11 @@ impl Cache {
         self.layout == ValueLayout::Columns
     }
 
-    /// Element index of every value of these positions in a cache that keeps them by column: \[n_embd_v\] per position.
-    pub fn value_places(&self, positions: Range<usize>) -> Vec<i64> {
+    /// Element index of every value of these rows in a cache that keeps them by column: \[n_embd_v\] per row.
+    pub fn value_places(&self, rows: &[usize]) -> Vec<i64> {
         let n_embd_v = self.v[0].t().shape()[1];
-        positions.flat_map(|p| (0..n_embd_v).map(move |channel| (channel * self.n_rows + p) as i64)).collect()
+        let of_row = |&row: &usize| (0..n_embd_v).map(move |channel| (channel * self.n_rows + row) as i64);
+        rows.iter().flat_map(of_row).collect()
     }
 
     /// Adds to the graph the writing of keys `k` \[n_embd_k, t\] and values `v` \[n_embd_v, t\].

@@ -124,10 +124,11 @@ impl Llama {
         cache.write(g, il, rows, flat(g, k), v);
 
         let heads = config.heads();
-        let (Some(mask), scale) = (rows.mask, heads.scale) else {
-            let (k, v) = cache.for_kernel(il, &heads).expect("without a mask there is a kernel");
-            return g.ops.attention(&heads, q, k, v, rows.positions, rows.order).named("kqv_out", il);
-        };
+        if let Some(sees) = rows.sees {
+            let (k, v) = cache.for_kernel(il, &heads).expect("the session asked for a kernel");
+            return g.ops.attention(&heads, q, k, v, sees, rows.order).named("kqv_out", il);
+        }
+        let (mask, scale) = (rows.mask.expect("without a kernel there is a mask"), heads.scale);
         let q = g.ops.swap_1_2(q); // [head, t, n_head]
         let n_kv = mask.shape()[0];
         let (k, v) = (cache.keys(g, config, il, n_kv), cache.values(g, config, il, n_kv));

@@ -105,7 +105,9 @@ pub struct Rows<'g> {
     pub cache_rows: Tensor<'g>,
     /// Where each value goes, i64 \[n_embd_v * t\], in a cache that keeps values by column ([`Cache::value_places`]).
     pub value_places: Option<Tensor<'g>>,
-    /// 0 where a row sees a cache row, -inf where not; f16 \[n_kv, t\]. None where [`Model::masks_by_position`].
+    /// What each row sees, i32 \[3, t\] ([`ggml::Ops::attention`]), where [`Model::masks_by_position`].
+    pub sees: Option<Tensor<'g>>,
+    /// 0 where a row sees a cache row, -inf where not; f16 \[n_kv, t\]. None where there is `sees`.
     pub mask: Option<Tensor<'g>>,
     /// How kernels add up.
     pub order: Order,

@@ -3,6 +3,7 @@
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::{LANES, STEP};
 
@@ -64,7 +65,7 @@ fn sums(x: &[__m512; LANES]) -> __m512 {
 /// In both products below, a sum runs in `CHAINS` chains of sixteen lanes each.
 ///
 /// Scores of `R` queries with the first `n_seen` keys: `scores` holds a row of `n_scores` per query. Scores up to the next
-/// multiple of sixteen are written too.
+/// multiple of sixteen are written too; those of `skip` (whole steps) are not.
 ///
 /// # Safety
 /// The processor has AVX-512 F. `keys` has `n_seen` rows, `stride` halves apart; the queries have a multiple of 64 elements.
@@ -74,6 +75,7 @@ pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
     keys: *const u16,
     stride: usize,
     n_seen: usize,
+    skip: &Range<usize>,
     scores: &mut [f32],
     n_scores: usize,
 ) {
@@ -81,7 +83,7 @@ pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
     debug_assert!(scores.len() == R * n_scores && n_seen.next_multiple_of(LANES) <= n_scores);
     // SAFETY: rows beyond the last key read the last key again; all else lies inside as the caller promised.
     unsafe {
-        for first in (0..n_seen).step_by(LANES) {
+        for first in (0..n_seen).step_by(LANES).filter(|first| !skip.contains(first)) {
             let mut totals: [[MaybeUninit<__m512>; LANES]; R] = [[const { MaybeUninit::uninit() }; LANES]; R];
             for lane in 0..LANES {
                 let key = keys.add((first + lane).min(n_seen - 1) * stride);
@@ -109,7 +111,7 @@ pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
 }
 
 /// Sums of the first `n_weights` (a multiple of 64) values of every column, weighted; `mixed(r, d, sums)` gets those of
-/// sixteen columns from `d` on.
+/// sixteen columns from `d` on. Weights of `skip` (whole steps) are zero and not looked at.
 ///
 /// # Safety
 /// The processor has AVX-512 F. `values` has `n_columns` columns (a multiple of sixteen) of at least `n_weights` halves,
@@ -118,6 +120,7 @@ pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
 pub(super) unsafe fn mix<const R: usize, const CHAINS: usize>(
     weights: &[f32],
     n_weights: usize,
+    skip: &Range<usize>,
     values: *const u16,
     stride: usize,
     n_columns: usize,
@@ -131,7 +134,7 @@ pub(super) unsafe fn mix<const R: usize, const CHAINS: usize>(
             for lane in 0..LANES {
                 let column = values.add((d + lane) * stride);
                 let mut parts = [[_mm512_setzero_ps(); CHAINS]; R];
-                for step in (0..n_weights).step_by(STEP) {
+                for step in (0..n_weights).step_by(STEP).filter(|step| !skip.contains(step)) {
                     for j in 0..4 {
                         let at = step + j * LANES;
                         let v = halves(column.add(at));

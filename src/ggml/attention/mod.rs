@@ -9,6 +9,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+use std::ops::Range;
+
 use super::context::Tensor;
 use super::node::{Node, NodeRun};
 use super::ops::Ops;
@@ -58,8 +60,9 @@ impl Heads {
 
 impl<'g> Ops<'g> {
     /// Attention of the queries `q` f32 \[head_k, n_head, t\] to the cached keys `k` f16 \[head_k * n_head_kv, n\] and values
-    /// `v` f16 \[n, head_v * n_head_kv\] (by column): row i sees the rows 0..=positions\[i\]. The result is
-    /// \[head_v * n_head, t\]. For heads with a kernel only.
+    /// `v` f16 \[n, head_v * n_head_kv\] (by column): row i sees the rows up to `sees`\[2, i\]
+    /// except those from `sees`\[0, i\] to before `sees`\[1, i\] (i32 \[3, t\]). The result is \[head_v * n_head, t\]. For
+    /// heads with a kernel only.
     #[track_caller]
     pub fn attention(
         &self,
@@ -67,19 +70,19 @@ impl<'g> Ops<'g> {
         q: Tensor<'g>,
         k: Tensor<'g>,
         v: Tensor<'g>,
-        positions: Tensor<'g>,
+        sees: Tensor<'g>,
         order: Order,
     ) -> Tensor<'g> {
         assert!(heads.has_kernel(k.dtype(), v.dtype()), "attention: no kernel for {heads:?} on {k:?} and {v:?}");
-        let t = positions.shape()[0];
+        let t = sees.shape()[1];
         assert_eq!(q.shape(), [heads.head_dim_k, heads.n_head, t, 1], "attention: queries {q:?}");
         assert!(q.dtype() == DType::F32 && q.strides()[0] == size_of::<f32>(), "attention: queries {q:?}");
-        assert_eq!(positions.dtype(), DType::I32, "attention: positions are i32");
+        assert_eq!((sees.dtype(), sees.shape()[0]), (DType::I32, 3), "attention: what rows see is three i32 each");
         assert_eq!(k.shape()[0], heads.head_dim_k * heads.n_head_kv, "attention: keys {k:?}");
         assert_eq!(v.shape()[..2], [k.shape()[1], heads.head_dim_v * heads.n_head_kv], "attention: values {v:?}");
         assert!(k.shape()[1].is_multiple_of(STEP) && heads.n_head.is_multiple_of(heads.n_head_kv));
         let shape = [heads.head_dim_v * heads.n_head, t];
-        self.node(DType::F32, shape, &[q, k, v, positions], Attention { heads: *heads, order })
+        self.node(DType::F32, shape, &[q, k, v, sees], Attention { heads: *heads, order })
     }
 }
 
@@ -97,7 +100,7 @@ impl Node for Attention {
 
 #[cfg(target_arch = "x86_64")]
 impl Node for Attention {
-    /// Sources: queries, keys, values, positions.
+    /// Sources: queries, keys, values, what rows see.
     fn run(&self, run: &NodeRun<'_>) {
         let t = run.dst.ne[1] as usize;
         let n_tiles = t.div_ceil(TILE);
@@ -128,14 +131,20 @@ impl Attention {
     ) {
         let Heads { n_head, n_head_kv, head_dim_k, head_dim_v, scale } = self.heads;
         let kv_head = head / (n_head / n_head_kv);
-        let [q, k, v, positions] = [0, 1, 2, 3].map(|i| run.source(i));
-        // SAFETY: the graph runs this node after its sources, whose shapes `Ops::attention` checked; a position is a row of
-        // the cache; this thread alone writes these rows of this head.
+        let [q, k, v, sees] = [0, 1, 2, 3].map(|i| run.source(i));
+        // SAFETY: the graph runs this node after its sources, whose shapes `Ops::attention` checked; the rows seen are rows
+        // of the cache; this thread alone writes these rows of this head.
         unsafe {
-            let positions: &[i32] = std::slice::from_raw_parts(positions.data.cast(), positions.ne[0] as usize);
-            let seen: [usize; R] = std::array::from_fn(|r| positions[first + r] as usize + 1);
+            let sees: &[[i32; 3]] = std::slice::from_raw_parts(sees.data.cast(), sees.ne[1] as usize);
+            let seen: [usize; R] = std::array::from_fn(|r| sees[first + r][2] as usize + 1);
+            let holes: [Range<usize>; R] =
+                std::array::from_fn(|r| sees[first + r][0] as usize..(sees[first + r][1] as usize).min(seen[r]));
+            // Whole steps that none of the rows sees.
+            let hole_start = holes.iter().map(|hole| hole.start).max().unwrap_or(0).next_multiple_of(STEP);
+            let hole_end = holes.iter().map(|hole| hole.end).min().unwrap_or(0) / STEP * STEP;
+            let skip = hole_start..hole_end.max(hole_start);
             let n_seen = seen.iter().copied().max().unwrap_or(0);
-            assert!(n_seen <= k.ne[1] as usize, "attention: position {} of {}", n_seen - 1, k.ne[1]);
+            assert!(n_seen <= k.ne[1] as usize, "attention: row {} of {}", n_seen - 1, k.ne[1]);
             let n_weights = n_seen.next_multiple_of(STEP);
             let (queries, weights) = scratch.floats(R * (head_dim_k + n_weights)).split_at_mut(R * head_dim_k);
             for (r, query) in queries.chunks_exact_mut(head_dim_k).enumerate() {
@@ -144,8 +153,9 @@ impl Attention {
                 avx512::round_to_f16(query);
             }
             let keys = k.data.cast::<u8>().add(kv_head * head_dim_k * 2);
-            avx512::scores::<R, CHAINS>(queries, keys.cast(), k.nb[1] / 2, n_seen, weights, n_weights);
-            for (weights, &seen) in weights.chunks_exact_mut(n_weights).zip(&seen) {
+            avx512::scores::<R, CHAINS>(queries, keys.cast(), k.nb[1] / 2, n_seen, &skip, weights, n_weights);
+            for ((weights, &seen), hole) in weights.chunks_exact_mut(n_weights).zip(&seen).zip(holes) {
+                weights[hole].fill(f32::NEG_INFINITY);
                 soft_max(weights, seen, scale);
             }
             let values = v.data.cast::<u8>().add(kv_head * head_dim_v * v.nb[1]);
@@ -153,7 +163,7 @@ impl Attention {
                 let at = run.dst.data.cast::<u8>().add((first + r) * run.dst.nb[1]).cast::<f32>();
                 at.add(head * head_dim_v + d).copy_from_nonoverlapping(sixteen.as_ptr(), LANES);
             };
-            avx512::mix::<R, CHAINS>(weights, n_weights, values.cast(), v.nb[1] / 2, head_dim_v, &mut mixed);
+            avx512::mix::<R, CHAINS>(weights, n_weights, &skip, values.cast(), v.nb[1] / 2, head_dim_v, &mut mixed);
         }
     }
 }
@@ -231,22 +241,28 @@ mod tests {
             return; // then nothing uses the node
         }
         let mut rng = ChaCha8Rng::seed_from_u64(3);
-        for (first, n_rows) in [(0, 1), (70, 1), (191, 1), (0, 2), (3, 4), (60, 9), (100, 92)] {
+        let holes = [0..0, 0..0, 0..64, 0..0, 0..0, 3..40, 10..90];
+        for ((first, n_rows), hole) in
+            [(0, 1), (70, 1), (191, 1), (0, 2), (3, 4), (60, 9), (100, 92)].into_iter().zip(holes)
+        {
             let stored = tensors(n_rows, &mut rng);
             let [q, k, v] = [0, 1, 2].map(|i| stored[i].t());
             let order = if n_rows == 1 { Order::Token } else { Order::Prompt };
             let mut runner: Runner<(), [Slot; 4]> = Runner::new(Device::cpu(2).unwrap());
             let mut run = runner
                 .prepare((), 64, &[stored[0].store()], |b| {
-                    let (positions, p) = b.input("positions", DType::I32, &[n_rows]);
+                    let (sees, p) = b.input("sees", DType::I32, &[3, n_rows]);
                     let (mask, m) = b.input("mask", DType::F16, &[N_CACHE, n_rows]);
-                    let found = b.output(b.ops.attention(&HEADS, q, k, v, positions, order));
+                    let found = b.output(b.ops.attention(&HEADS, q, k, v, sees, order));
                     [p, m, found, b.output(reference(b, [q, k, v], mask))]
                 })
                 .unwrap();
-            let [positions, mask, found, expected] = run.slots();
-            run.set_i32(positions, &(first as i32..(first + n_rows) as i32).collect::<Vec<_>>());
-            let sees = |row: usize, i: usize| if i <= first + row { f16::ZERO } else { f16::NEG_INFINITY };
+            let [seen, mask, found, expected] = run.slots();
+            let last = first as i32..(first + n_rows) as i32;
+            run.set_i32(seen, &last.flat_map(|i| [hole.start as i32, hole.end as i32, i]).collect::<Vec<_>>());
+            let sees = |row: usize, i: usize| {
+                if i <= first + row && !hole.contains(&i) { f16::ZERO } else { f16::NEG_INFINITY }
+            };
             run.set_f16(mask, &(0..n_rows * N_CACHE).map(|i| sees(i / N_CACHE, i % N_CACHE)).collect::<Vec<_>>());
             let computed = run.compute().unwrap();
             assert_eq!(computed.f32(found), computed.f32(expected), "{n_rows} rows from {first}");

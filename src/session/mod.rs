@@ -1,0 +1,367 @@
+//! One mutable timeline of token ids: its cache, its logits, its place. Owns what changes while a model runs; refuses
+//! to know text.
+//!
+//! Every token is a row on its way through the layers. A row that has been through some of them only is *pending*: its
+//! hidden state waits, and the next run that goes deeper takes it along, so that its cache rows become exactly what full
+//! depth would have written. Depth never rises along the timeline: a row sees all rows before it.
+
+mod ask;
+mod machine;
+mod state;
+
+pub use ask::Cut;
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::dtype::DType;
+use crate::ggml;
+use crate::model::{LayerStep, Model};
+use crate::sample::Sampler;
+use machine::{Machine, Row};
+
+/// A token's place in the vocabulary.
+pub type TokenId = u32;
+
+/// Why a session cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No room for another token.
+    #[error("the context of {n_ctx} tokens is full")]
+    ContextFull {
+        /// The session's context.
+        n_ctx: usize,
+    },
+    /// A token that the model does not have.
+    #[error("token {token}: expected an id below {n_vocab}")]
+    Token {
+        /// The id.
+        token: TokenId,
+        /// Size of the vocabulary.
+        n_vocab: usize,
+    },
+    /// A parameter that the model cannot take.
+    #[error("`{name}`: expected {expected}, found {found}")]
+    Parameter {
+        /// The parameter.
+        name: &'static str,
+        /// What is possible.
+        expected: String,
+        /// What was asked for.
+        found: String,
+    },
+    /// Nothing has been evaluated yet.
+    #[error("there is no token to continue from")]
+    Empty,
+    /// A saved state that does not belong to this session.
+    #[error("saved state: expected {expected}, found {found}")]
+    State {
+        /// What this session needs.
+        expected: String,
+        /// What the state says.
+        found: String,
+    },
+    /// Reading or writing a state failed.
+    #[error("saved state: {0}")]
+    Io(#[from] io::Error),
+    /// Memory or device.
+    #[error(transparent)]
+    Ggml(#[from] ggml::Error),
+}
+
+/// How a session runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionParams {
+    /// Tokens of context; 0 for as many as the model was trained with.
+    pub n_ctx: usize,
+    /// Rows that run at once while a prompt is read.
+    pub n_batch: usize,
+    /// Element type of cached keys.
+    pub type_k: DType,
+    /// Element type of cached values.
+    pub type_v: DType,
+    /// Whether attention is one fused operation. On the CPU ggml's accumulates values in f16: it saves memory at long
+    /// contexts and costs accuracy, so it is off by default. Quantized values need it.
+    pub flash_attn: bool,
+    /// Where the plan is cut into ranges that run as graphs of their own; empty for one range.
+    pub cuts: Vec<usize>,
+    /// What runs, in order; empty for every layer of the model.
+    pub plan: Vec<LayerStep>,
+}
+
+impl Default for SessionParams {
+    fn default() -> SessionParams {
+        SessionParams {
+            n_ctx: 0,
+            n_batch: 512,
+            type_k: DType::F16,
+            type_v: DType::F16,
+            flash_attn: false,
+            cuts: Vec::new(),
+            plan: Vec::new(),
+        }
+    }
+}
+
+/// What [`Session::sync`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Synced {
+    /// Tokens whose cache rows were already there.
+    pub reused: usize,
+    /// Tokens evaluated now.
+    pub evaluated: usize,
+    /// Whether the caller stopped it before the end.
+    pub interrupted: bool,
+}
+
+/// What [`Session::step`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The sampled token, now the last of the timeline.
+    pub token: TokenId,
+    /// Layers run to choose it.
+    pub layers_run: usize,
+}
+
+/// A timeline of tokens on a model. Several sessions may share one model.
+pub struct Session {
+    machine: Machine,
+    tokens: Vec<TokenId>,
+    /// One for each token.
+    rows: Vec<Row>,
+    /// Of the last token of the timeline, if it is done.
+    logits: Vec<f32>,
+    has_logits: bool,
+}
+
+impl Session {
+    /// An empty timeline.
+    pub fn new(model: Arc<Model>, mut params: SessionParams) -> Result<Session, Error> {
+        let config = model.config();
+        if params.n_ctx == 0 {
+            params.n_ctx = config.n_ctx_train;
+        }
+        check_cache_type("cache-type-k", params.type_k, config.head_dim_k)?;
+        check_cache_type("cache-type-v", params.type_v, config.head_dim_v)?;
+        if params.type_v.is_quantized() && !params.flash_attn {
+            let expected = "f32, f16 or bf16 without flash attention".to_owned();
+            return Err(Error::Parameter { name: "cache-type-v", expected, found: params.type_v.name().to_owned() });
+        }
+        params.n_batch = params.n_batch.clamp(1, params.n_ctx);
+        if params.plan.is_empty() {
+            params.plan = (0..config.n_layer).map(LayerStep::whole).collect();
+        }
+        if let Some(step) = params.plan.iter().find(|step| step.il >= config.n_layer) {
+            let expected = format!("layers below {}", config.n_layer);
+            return Err(Error::Parameter { name: "plan", expected, found: step.il.to_string() });
+        }
+        params.cuts.sort_unstable();
+        params.cuts.dedup();
+        check_cuts(&params.cuts, params.plan.len())?;
+        let logits = vec![0.0; config.n_vocab];
+        let machine = Machine::new(model, params)?;
+        Ok(Session { machine, tokens: Vec::new(), rows: Vec::new(), logits, has_logits: false })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.machine.model
+    }
+
+    /// Steps of the plan: the depth that is full here.
+    pub fn n_steps(&self) -> usize {
+        self.machine.n_steps()
+    }
+
+    /// The timeline. Its last token may not have been evaluated yet.
+    pub fn tokens(&self) -> &[TokenId] {
+        &self.tokens
+    }
+
+    /// Tokens there is room for.
+    pub fn n_ctx(&self) -> usize {
+        self.machine.params.n_ctx
+    }
+
+    /// Makes the timeline equal to `tokens` and evaluates it: keeps the common prefix, forgets the rest, runs the new
+    /// part in batches. `progress` hears how many of the new tokens are done of how many, and may stop it between two
+    /// batches; the timeline then ends where it got to.
+    pub fn sync(
+        &mut self,
+        tokens: &[TokenId],
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Synced, Error> {
+        self.check(tokens)?;
+        self.rewind(self.common_prefix(tokens));
+        let reused = self.n_done().min(tokens.len() - usize::from(!self.has_logits && !tokens.is_empty()));
+        self.rewind(reused);
+        let total = tokens.len() - reused;
+        for batch in tokens[reused..].chunks(self.machine.params.n_batch) {
+            self.extend(batch);
+            let is_last = self.tokens.len() == tokens.len();
+            self.evaluate_rest(is_last)?;
+            let done = self.tokens.len() - reused;
+            if progress(done, total).is_break() && !is_last {
+                return Ok(Synced { reused, evaluated: done, interrupted: true });
+            }
+        }
+        Ok(Synced { reused, evaluated: total, interrupted: false })
+    }
+
+    /// Tokens that have been through every layer, counted from the first.
+    fn n_done(&self) -> usize {
+        self.rows.partition_point(|row| row.depth == self.n_steps())
+    }
+
+    /// Puts tokens on the timeline, to be evaluated later.
+    fn extend(&mut self, tokens: &[TokenId]) {
+        let first = self.tokens.len();
+        self.rows.extend(tokens.iter().enumerate().map(|(i, &token)| Row::on_timeline(token, first + i)));
+        self.tokens.extend(tokens);
+        self.has_logits &= tokens.is_empty();
+    }
+
+    fn common_prefix(&self, tokens: &[TokenId]) -> usize {
+        self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count()
+    }
+
+    /// Samples the next token and puts it on the timeline; before that, evaluates what is not evaluated yet.
+    pub fn step(&mut self, sampler: &mut Sampler) -> Result<Step, Error> {
+        if self.tokens.len() >= self.machine.params.n_ctx {
+            return Err(Error::ContextFull { n_ctx: self.machine.params.n_ctx });
+        }
+        self.settle()?;
+        let token = sampler.sample(&self.logits, &self.tokens);
+        self.extend(&[token]);
+        Ok(Step { token, layers_run: self.n_steps() })
+    }
+
+    /// Puts a given token on the timeline, to be evaluated with the next step.
+    pub fn push(&mut self, token: TokenId) -> Result<(), Error> {
+        self.check_token(token)?;
+        if self.tokens.len() >= self.machine.params.n_ctx {
+            return Err(Error::ContextFull { n_ctx: self.machine.params.n_ctx });
+        }
+        self.extend(&[token]);
+        Ok(())
+    }
+
+    /// Keeps the first `n` tokens and forgets the rest.
+    pub fn rewind(&mut self, n: usize) {
+        self.has_logits &= n >= self.tokens.len();
+        for row in self.rows.iter_mut().skip(n) {
+            self.machine.forget(row);
+        }
+        self.tokens.truncate(n);
+        self.rows.truncate(n);
+    }
+
+    /// Logits of the last token of the timeline, evaluating what is not evaluated yet: \[n_vocab\].
+    pub fn logits(&mut self) -> Result<&[f32], Error> {
+        self.settle()?;
+        Ok(&self.logits)
+    }
+
+    /// Feeds `prompt`, then `tokens` as given, one at a time as generation does: the kernels for several rows round
+    /// differently, and on small models that moves the argmax of 2 tokens in 100. `each` gets, for every index in
+    /// `tokens`, the logits from which that token would have been chosen.
+    pub fn score(
+        &mut self,
+        prompt: &[TokenId],
+        tokens: &[TokenId],
+        each: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Error> {
+        if prompt.is_empty() {
+            return Err(Error::Empty);
+        }
+        self.check(&[prompt, tokens].concat())?;
+        self.sync(prompt, &mut |_, _| ControlFlow::Continue(()))?;
+        let Some((_, fed)) = tokens.split_last() else { return Ok(()) };
+        each(0, &self.logits);
+        for (i, &token) in fed.iter().enumerate() {
+            self.push(token)?;
+            each(i + 1, self.logits()?);
+        }
+        Ok(())
+    }
+
+    /// Makes room when the context is full: keeps the first `n_keep` tokens and the later half of the others, and
+    /// evaluates what moved at its new place. Returns how many tokens were dropped.
+    pub fn shift(
+        &mut self,
+        n_keep: usize,
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<usize, Error> {
+        let n_keep = n_keep.min(self.tokens.len());
+        let n_drop = (self.tokens.len() - n_keep).div_ceil(2);
+        let mut kept = self.tokens.clone();
+        kept.drain(n_keep..n_keep + n_drop);
+        self.sync(&kept, progress)?;
+        Ok(n_drop)
+    }
+
+    fn check(&self, tokens: &[TokenId]) -> Result<(), Error> {
+        if tokens.len() > self.machine.params.n_ctx {
+            return Err(Error::ContextFull { n_ctx: self.machine.params.n_ctx });
+        }
+        tokens.iter().try_for_each(|&token| self.check_token(token))
+    }
+
+    fn check_token(&self, token: TokenId) -> Result<(), Error> {
+        let n_vocab = self.model().config().n_vocab;
+        if (token as usize) < n_vocab { Ok(()) } else { Err(Error::Token { token, n_vocab }) }
+    }
+
+    /// Evaluates the timeline to its end, so that its last token's logits are known.
+    fn settle(&mut self) -> Result<(), Error> {
+        if self.tokens.is_empty() {
+            return Err(Error::Empty);
+        }
+        if !self.has_logits
+            && let Some(last) = self.rows.last_mut()
+        {
+            last.depth = last.depth.min(self.machine.n_steps() - 1);
+            if last.slot.is_none() {
+                last.depth = 0; // its hidden state is gone: evaluate it again
+            }
+        }
+        while self.n_done() < self.tokens.len() {
+            self.evaluate_rest(true)?;
+        }
+        Ok(())
+    }
+
+    /// Takes up to a batch of the tokens that are not done through all layers; the last one's logits only where they are
+    /// wanted.
+    fn evaluate_rest(&mut self, wants_logits: bool) -> Result<(), Error> {
+        let n_done = self.n_done();
+        let end = self.tokens.len().min(n_done + self.machine.params.n_batch);
+        let ends_timeline = end == self.tokens.len();
+        let mut rows: Vec<&mut Row> = self.rows[n_done..end].iter_mut().collect();
+        let Some(last) = rows.len().checked_sub(1) else { return Ok(()) };
+        let outs = if wants_logits && ends_timeline { vec![last] } else { Vec::new() };
+        let logits = &mut self.logits;
+        let to = self.machine.n_steps();
+        self.machine.deepen(&mut rows, to, &outs, &mut |_, finished| logits.copy_from_slice(finished.logits))?;
+        self.has_logits = !outs.is_empty();
+        Ok(())
+    }
+}
+
+fn check_cuts(cuts: &[usize], n_steps: usize) -> Result<(), Error> {
+    if cuts.iter().all(|cut| (1..n_steps).contains(cut)) && cuts.is_sorted_by(|a, b| a < b) {
+        return Ok(());
+    }
+    let expected = format!("layers between 1 and {}, rising", n_steps - 1);
+    Err(Error::Parameter { name: "cuts", expected, found: format!("{cuts:?}") })
+}
+
+fn check_cache_type(name: &'static str, dtype: DType, head: usize) -> Result<(), Error> {
+    const TYPES: [DType; 5] = [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0];
+    if !TYPES.contains(&dtype) || dtype.row_bytes(head).is_none() {
+        let expected = format!("f32, f16, bf16, or (heads of a multiple of 32; this model's have {head}) q8_0, q4_0");
+        return Err(Error::Parameter { name, expected, found: dtype.name().to_owned() });
+    }
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! Owns the saving and loading of a timeline with its cache rows.
+
+use std::io::{self, Read, Write};
+
+use super::{Error, Session, TokenId};
+
+impl Session {
+    /// Writes the timeline, as far as it has been through every layer, and its cache rows.
+    pub fn save_state(&self, out: &mut dyn Write) -> Result<(), Error> {
+        let (header, n_done) = (self.fingerprint(), self.n_done());
+        for number in [header.len(), n_done] {
+            out.write_all(&(number as u64).to_le_bytes())?;
+        }
+        out.write_all(header.as_bytes())?;
+        for token in &self.tokens[..n_done] {
+            out.write_all(&token.to_le_bytes())?;
+        }
+        self.machine.cache.read_rows(n_done, &mut |bytes| out.write_all(bytes))?;
+        Ok(())
+    }
+
+    /// Replaces the timeline by one that [`Session::save_state`] wrote. On an error the timeline is empty.
+    pub fn load_state(&mut self, input: &mut dyn Read) -> Result<(), Error> {
+        self.rewind(0);
+        let expected = self.fingerprint();
+        let [header_bytes, n_tokens] = [read_u64(input)?, read_u64(input)?];
+        let mut header = Vec::new();
+        input.take(header_bytes.min(4096)).read_to_end(&mut header)?;
+        if header != expected.as_bytes() {
+            return Err(Error::State { expected, found: String::from_utf8_lossy(&header).into_owned() });
+        }
+        if n_tokens > self.n_ctx() as u64 {
+            let expected = format!("at most {} tokens", self.n_ctx());
+            return Err(Error::State { expected, found: n_tokens.to_string() });
+        }
+        let mut tokens: Vec<TokenId> = Vec::new();
+        for _ in 0..n_tokens {
+            let mut bytes = [0; 4];
+            input.read_exact(&mut bytes)?;
+            tokens.push(TokenId::from_le_bytes(bytes));
+        }
+        self.check(&tokens)?;
+        self.machine.clear_up_to(tokens.len());
+        self.machine.cache.write_rows(tokens.len(), &mut |bytes| input.read_exact(bytes))?;
+        self.extend(&tokens);
+        let done = self.n_steps();
+        self.rows.iter_mut().for_each(|row| row.depth = done);
+        Ok(())
+    }
+
+    /// What a saved state must agree on.
+    fn fingerprint(&self) -> String {
+        let (config, params) = (self.model().config(), &self.machine.params);
+        let whole = params.plan.iter().enumerate().all(|(i, step)| *step == crate::model::LayerStep::whole(i));
+        let plan =
+            if whole && params.plan.len() == config.n_layer { String::new() } else { format!(" {:?}", params.plan) };
+        format!(
+            "curtail state 1: {} `{}`, {} bytes, {} layers, rows of {}+{}, {} {}{plan}",
+            config.architecture,
+            config.name,
+            self.model().file().file_bytes(),
+            config.n_layer,
+            config.n_embd_k(),
+            config.n_embd_v(),
+            params.type_k.name(),
+            params.type_v.name()
+        )
+    }
+}
+
+fn read_u64(input: &mut dyn Read) -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    input.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
