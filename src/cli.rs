@@ -328,7 +328,7 @@ pub enum BenchFormat {
 /// `train-exit`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-A task is a TOML file beside its rows (README, Tasks). The file written holds a policy for each task, and the model's \
+A task is a TOML file beside its rows (README, Tasks); `self` needs none. The file written holds a policy for each task, and the model's \
 fingerprint; `eval --exit` uses it.
 
 --preset adainfer is the paper's setting: top probability and gap over the whole vocabulary, a support vector machine, \
@@ -337,28 +337,33 @@ pub struct TrainExitArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub load: LoadArgs,
-    /// Task to fit; may be repeated
+    /// Task to fit, or `self` for the model's own answers to built-in prompts; may be repeated
     #[arg(long, value_name = "TOML", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
     pub task: Vec<PathBuf>,
     /// Exit file to write
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub output: PathBuf,
-    /// What a checkpoint reads: the hidden state, the labels' logits, or the whole vocabulary's
-    #[arg(long, value_enum, default_value_t = InputArg::Hidden)]
-    pub input: InputArg,
+    /// What a checkpoint reads: the hidden state, the labels' logits, or the whole vocabulary's [default: the hidden state
+    /// where the task has labels, else the vocabulary or the choices]
+    #[arg(long, value_enum)]
+    pub input: Option<InputArg>,
+    /// Put a linear lens, fitted to what the last layer would make of the state, before the output head
+    #[arg(long)]
+    pub lens: bool,
     /// What the read-out is fitted to: full depth's answers, or the true labels
     #[arg(long, value_enum, default_value_t = TargetArg::Model)]
     pub target: TargetArg,
-    /// What decides: a threshold on the top probability, or a support vector machine on it and the gap
-    #[arg(long, value_enum, default_value_t = RuleArg::Threshold)]
+    /// What decides: a threshold on the top probability, or a classifier of it and the gap, per checkpoint or one for all;
+    /// `auto` tries all of them and keeps the best
+    #[arg(long, value_enum, default_value_t = RuleArg::Auto)]
     pub rule: RuleArg,
     /// A named setting for the three above
-    #[arg(long, value_enum, conflicts_with_all = ["input", "target", "rule"])]
+    #[arg(long, value_enum, conflicts_with_all = ["input", "target", "rule", "lens"])]
     pub preset: Option<PresetArg>,
     /// Share of answers that shall be full depth's
     #[arg(long, value_name = "X", default_value_t = 0.98, value_parser = fraction)]
     pub agreement: f32,
-    /// Accuracy that may be lost against the best single layer, with --target truth
+    /// Accuracy that may be lost against the best policy, with --target truth
     #[arg(long, value_name = "X", default_value_t = 0.01, value_parser = fraction)]
     pub loss: f32,
     /// Training rows per task at most
@@ -396,8 +401,12 @@ pub enum TargetArg {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
 pub enum RuleArg {
+    Auto,
     Threshold,
+    Logistic,
+    SvmLinear,
     Svm,
+    Crf,
 }
 
 /// Named settings.
@@ -428,6 +437,9 @@ pub struct EvalArgs {
     /// Evaluate the solved examples anew for every question
     #[arg(long)]
     pub no_prefix_cache: bool,
+    /// Questions that run side by side, each leaving at its own depth
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
+    pub parallel: usize,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -52,6 +52,11 @@ impl Sampler {
         Sampler { params, seed, rng: ChaCha8Rng::seed_from_u64(seed), candidates: Vec::new() }
     }
 
+    /// Always the most probable token.
+    pub fn greedy() -> Sampler {
+        Sampler::new(SamplerParams { temperature: 0.0, ..SamplerParams::default() })
+    }
+
     /// The seed in use.
     pub fn seed(&self) -> u64 {
         self.seed

@@ -11,7 +11,7 @@ use common::{curtail, demo_model};
 use curtail::ggml::Device;
 use curtail::gguf::{self, File, Writer};
 use curtail::model::{LayerStep, Model};
-use curtail::session::{Cut, Session, SessionParams, TokenId};
+use curtail::session::{Cut, Question, Session, SessionParams, TokenId, View};
 use serde_json::{Value, json};
 
 const TOKENS: [TokenId; 20] = [1, 5, 9, 13, 17, 21, 25, 29, 33, 37, 41, 45, 49, 53, 57, 61, 65, 69, 73, 77];
@@ -64,11 +64,15 @@ fn ask(
     stops: &[usize],
 ) -> Vec<Seen> {
     let mut last = vec![(0, Vec::new(), Vec::new()); questions.len()];
-    let at_cut = &mut |i: usize, cut: Cut<'_>| {
-        last[i] = (cut.layers_run, cut.hidden.to_vec(), cut.logits.to_vec());
-        if cut.layers_run == stops[i] { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    let at_cut = &mut |seen: &[Cut]| {
+        let mut look = |cut: &Cut| {
+            last[cut.question] = (cut.layers_run, cut.hidden.clone(), cut.logits.clone());
+            cut.layers_run == stops[cut.question]
+        };
+        seen.iter().map(&mut look).collect()
     };
-    session.ask(prefix, questions, cuts, true, at_cut).expect("it runs");
+    let questions: Vec<Question<'_>> = questions.iter().map(|tokens| Question { tokens, shown: 1 }).collect();
+    session.ask(prefix, &questions, cuts, View::Logits, at_cut).expect("it runs");
     last
 }
 
@@ -113,16 +117,40 @@ fn a_stop_gives_what_a_model_with_no_more_layers_gives() {
 #[test]
 fn questions_side_by_side_leave_at_their_own_depth_with_what_they_get_alone() {
     let path = PathBuf::from(demo_model());
-    let (prefix, rest) = TOKENS.split_at(9);
-    let long: Vec<TokenId> = (100..180).collect();
-    let questions: [&[TokenId]; 5] = [rest, &rest[..4], &long, &[7], &rest[2..]];
-    let (cuts, stops) = ([5, 10, 20], [10, NEVER, 5, 20, NEVER]);
+    let spread = |seed: u32, n: u32| (0..n).map(|i| 100 + (i * 7919 + seed * 104_729) % 40_000).collect::<Vec<_>>();
+    let (prefix, rest) = (spread(1, 60), spread(2, 20));
+    let (prefix, rest) = (&prefix[..], &rest[..]);
+    let (long, other) = (spread(3, 80), spread(4, 33));
+    let questions: [&[TokenId]; 6] = [rest, &rest[..4], &long, &[7], &rest[2..], &other];
+    let (cuts, stops) = ([5, 10, 20], [10, NEVER, 5, 20, NEVER, NEVER]);
     for n_batch in [16, 512] {
         let together = ask(&mut session(&path, n_batch), prefix, &questions, &cuts, &stops);
         for (i, question) in questions.iter().enumerate() {
             let alone = ask(&mut session(&path, n_batch), prefix, &[question], &cuts, &stops[i..=i]);
             assert_eq!(together[i].0, stops[i].min(30));
             assert!(together[i] == alone[0], "question {i} in batches of {n_batch}");
+        }
+    }
+}
+
+#[test]
+fn every_shown_row_has_what_it_has_as_the_last() {
+    let path = PathBuf::from(demo_model());
+    let (prefix, rest) = TOKENS.split_at(12);
+    let mut seen = Vec::new();
+    let question = Question { tokens: rest, shown: 3 };
+    let mut session = session(&path, 512);
+    let at_cut = &mut |cuts: &[Cut]| {
+        seen.extend(cuts.to_vec());
+        Vec::new()
+    };
+    session.ask(prefix, &[question], &[7], View::Through(&|_, h| h.to_vec()), at_cut).expect("it runs");
+    for (i, cut) in seen.iter().enumerate() {
+        for back in 0..3 {
+            let found = ask(&mut session, prefix, &[&rest[..rest.len() - back]], &[7], &[[7, NEVER][i]]);
+            let at = |all: &[f32], n: usize| all[(2 - back) * n..(3 - back) * n].to_vec();
+            assert_eq!((cut.hidden.len(), cut.logits.len()), (3 * 576, 3 * 49152));
+            assert!(at(&cut.logits, 49152) == found[0].2 && at(&cut.hidden, 576) == found[0].1, "cut {i}, {back} back");
         }
     }
 }
@@ -142,10 +170,13 @@ fn a_prefix_goes_no_deeper_than_its_questions_and_later_as_deep_as_needed() {
     ask(&mut session, &TOKENS[..15], &[&TOKENS[15..]], &[4], &[4]);
     session.sync(&TOKENS, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
     assert_eq!(session.logits().expect("logits"), full_depth(&path, 512));
-    let error = session.ask(prefix, &[rest], &[0], false, &mut |_, _| ControlFlow::Break(())).unwrap_err().to_string();
-    assert_eq!(error, "`cuts`: expected layers between 1 and 29, rising, found [0]");
-    let error = session.ask(prefix, &[&[]], &[], false, &mut |_, _| ControlFlow::Break(())).unwrap_err().to_string();
-    assert_eq!(error, "there is no token to continue from");
+    let mut error = |tokens, shown, cuts: &[usize]| {
+        let question = Question { tokens, shown };
+        session.ask(prefix, &[question], cuts, View::Hidden, &mut |_| Vec::new()).unwrap_err().to_string()
+    };
+    assert_eq!(error(rest, 1, &[0]), "`cuts`: expected layers between 1 and 29, rising, found [0]");
+    assert_eq!(error(&[], 1, &[]), "there is no token to continue from");
+    assert_eq!(error(&[5], 2, &[]), "`shown`: expected between 1 and 1, found 2");
 }
 
 #[test]
@@ -199,6 +230,54 @@ fn run(arguments: &[&str]) -> std::process::Output {
     curtail(arguments).output().expect("it starts")
 }
 
+/// Words with the category that they belong to, as a choice and as an open answer.
+#[test]
+fn choices_open_answers_and_own_answers_stop_early_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let words = ["cat", "dog", "horse", "cow", "sheep", "goat", "pig", "wolf", "fox", "bear", "mouse", "deer", "lion"];
+    let cities = ["Paris", "London", "Berlin", "Madrid", "Rome", "Vienna", "Tokyo", "Cairo", "Lima", "Oslo", "Delhi"];
+    let row = |(i, word): (usize, &str)| {
+        let right = if i < words.len() { "an animal" } else { "a city" };
+        json!({ "word": word, "kinds": ["an animal", "a city", "a number"], "kind": right }).to_string()
+    };
+    let all: Vec<String> = words.into_iter().chain(cities).enumerate().map(row).collect();
+    let train: String = all.iter().chain(&all).chain(&all).map(|row| row.clone() + "\n").collect();
+    std::fs::write(folder.path().join("train.jsonl"), train).expect("written");
+    std::fs::write(folder.path().join("test.jsonl"), all.join("\n")).expect("written");
+    let rest = "prompt = \"{{ word }} is\"\nshots = 4\ntrain = \"train.jsonl\"\ntest = \"test.jsonl\"\n";
+    let choices = "name = \"choices\"\nchoices = \"kinds\"\nvalues = [\"an animal\", \"a city\", \"a number\"]\nanswer = \"kind\"\n";
+    let open = "name = \"open\"\nanswer = \"kind\"\n";
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("{text}{rest}")).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let (choices, open) = (write("choices.toml", choices), write("open.toml", open));
+    let (model, exit) = (demo_model(), folder.path().join("demo.exit.gguf"));
+    let exit = exit.to_str().expect("UTF-8");
+    let common = ["-m", &model, "-t", "1"];
+    let train =
+        ["train-exit", "--task", &choices, &open, "self", "-o", exit, "--from-layer", "27", "--rule", "logistic"];
+    let trained = run(&[&train, &common[..], &["--rows", "60"]].concat());
+    assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+    let measured = run(&[&["eval", "--task", &choices, &open, "--exit", exit, "--json"][..], &common].concat());
+    assert!(measured.status.success(), "{}", String::from_utf8_lossy(&measured.stderr));
+    let rows: Value = serde_json::from_slice(&measured.stdout).expect("JSON");
+    for row in rows.as_array().expect("one for each task") {
+        assert!(row["accuracy_dense"].as_f64().expect("a number") >= 0.6, "{row}");
+        assert!(row["agreement"].as_f64().expect("a number") >= 0.9, "{row}");
+    }
+    let own =
+        run(&[&["train-exit", "--task", "self", "-o", exit, "--from-layer", "27", "--rows", "60"], &common[..]]
+            .concat());
+    assert!(own.status.success(), "{}", String::from_utf8_lossy(&own.stderr));
+    let measured = run(&[&["eval", "--task", &open, "--exit", exit, "--json"][..], &common].concat());
+    assert!(String::from_utf8_lossy(&measured.stderr).contains("taking `self`"));
+    let refused = run(&[&["eval", "--task", &choices, "--exit", exit][..], &common].concat());
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(message.contains("expected a policy for `choices`, found self"), "{message}");
+}
+
 #[test]
 fn an_exit_file_is_trained_used_and_refused() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -208,7 +287,9 @@ fn an_exit_file_is_trained_used_and_refused() {
     let train = ["train-exit", "-m", &model, "-t", "1", "--task", task, "-o", exit, "--from-layer", "20"];
     let trained = run(&train);
     assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
-    assert!(String::from_utf8_lossy(&trained.stdout).contains("Expected on rows not seen"));
+    assert!(
+        String::from_utf8_lossy(&trained.stdout).contains("On rows that neither the fit nor its thresholds have seen")
+    );
     let bytes = std::fs::read(exit).expect("written");
     assert!(run(&train).status.success());
     assert!(std::fs::read(exit).expect("written") == bytes, "the same seed gives the same file");
@@ -216,6 +297,8 @@ fn an_exit_file_is_trained_used_and_refused() {
     let page = folder.path().join("report.html");
     let page = page.to_str().expect("UTF-8");
     let eval = ["eval", "-m", &model, "-t", "1", "--task", task, "--exit", exit, "--json", "--report", page];
+    let beside = run(&["eval", "-m", &model, "-t", "1", "--task", task, "--exit", exit, "--json", "--parallel", "7"]);
+    let beside: Value = serde_json::from_slice(&beside.stdout).expect("JSON");
     let measured = run(&eval);
     assert!(measured.status.success(), "{}", String::from_utf8_lossy(&measured.stderr));
     let rows: Value = serde_json::from_slice(&measured.stdout).expect("JSON");
@@ -223,8 +306,26 @@ fn an_exit_file_is_trained_used_and_refused() {
     assert_eq!((&row["task"], &row["n"], &row["n_layer"]), (&json!("kind"), &json!(36), &json!(30)));
     assert!(row["agreement"].as_f64().expect("a number") >= 0.9, "{row}");
     assert!(row["mean_layers"].as_f64().expect("a number") < 30.0, "{row}");
+    for field in ["accuracy_dense", "accuracy_exit", "accuracy_skip", "agreement", "mean_layers", "var_layers"] {
+        assert_eq!(row[field], beside[0][field], "side by side or alone, the same {field}");
+    }
+    assert!(row["flop_share"].as_f64().expect("a number") < 1.0, "{row}");
     let page = std::fs::read_to_string(page).expect("written");
     assert!(page.matches("<svg").count() == 3 && page.contains("Layers per answer"));
+
+    let lens = folder.path().join("lens.exit.gguf");
+    let lens = lens.to_str().expect("UTF-8");
+    for how in
+        [&["--input", "labels", "--lens"][..], &["--preset", "adainfer"], &["--target", "truth", "--rule", "crf"]]
+    {
+        let train = ["train-exit", "-m", &model, "-t", "1", "--task", task, "-o", lens, "--from-layer", "26"];
+        let trained = run(&[&train, how].concat());
+        assert!(trained.status.success(), "{how:?}: {}", String::from_utf8_lossy(&trained.stderr));
+        let measured =
+            run(&["eval", "-m", &model, "-t", "1", "--task", task, "--exit", lens, "--json", "--rows", "12"]);
+        let rows: Value = serde_json::from_slice(&measured.stdout).expect("JSON");
+        assert!(rows[0]["agreement"].as_f64().expect("a number") >= 0.75, "{how:?}: {rows}");
+    }
 
     let other = golden("gqa-untied.gguf");
     let other = other.to_str().expect("UTF-8");

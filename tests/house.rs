@@ -14,7 +14,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("exit", &["dtype", "gguf"]),
     ("sample", &[]),
     ("session", &["dtype", "ggml", "model", "sample"]),
-    ("eval", &["exit", "model", "session", "tokenizer"]),
+    ("eval", &["exit", "model", "sample", "session", "tokenizer"]),
     ("cli", &["dtype", "sample"]),
     ("commands", &["cli", "dtype", "eval", "exit", "ggml", "gguf", "model", "sample", "session", "tokenizer"]),
 ];

@@ -10,37 +10,35 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::engine::Engine;
 use super::note;
 use crate::cli::{InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
-use crate::eval::{Questions, Task, collect};
-use crate::exit::{ExitFile, Fingerprint, Input, Options, Policy, Target, Trained, train};
+use crate::eval::{Answers, Questions, Task, collect, collect_own, fit_lenses, look_cost, own_prompts};
+use crate::exit::{ExitFile, Fingerprint, Input, Lens, Options, Policy, Row, RuleKind, Target, Trained, Tried, train};
+use crate::session::TokenId;
+use crate::tokenizer::{Message, Special};
+
+/// The name of the task that needs no file, and of its policy.
+pub(super) const OWN: &str = "self";
 
 pub(super) fn run(args: &TrainExitArgs) -> anyhow::Result<ExitCode> {
-    let tasks: Vec<Task> =
-        args.task.iter().map(|path| open_task(path, args.seed, args.shots)).collect::<anyhow::Result<_>>()?;
+    let open = |path: &std::path::PathBuf| match path.as_os_str() == OWN {
+        true => Ok(None),
+        false => Task::open(path, args.seed, args.shots).map(Some),
+    };
+    let tasks: Vec<Option<Task>> = args.task.iter().map(open).collect::<Result<_, _>>()?;
     let mut engine = Engine::open(&args.load)?;
-    let options = options(args);
+    let layers = candidate_layers(args, engine.session.n_steps())?;
     let model = Fingerprint::of(&engine.file)?;
     let mut policies = Vec::new();
     for task in &tasks {
-        policies.push(fit(task, &mut engine, args, &options).with_context(|| format!("task `{}`", task.name))?);
+        let name = task.as_ref().map_or(OWN, |task| &task.name);
+        let policy = match task {
+            Some(task) => fit_task(task, &mut engine, args, &layers),
+            None => fit_own(&mut engine, args, &layers),
+        };
+        policies.push(policy.with_context(|| format!("task `{name}`"))?);
     }
     ExitFile { model, policies }.save(&args.output)?;
     note(format_args!("(written `{}`)", args.output.display()));
     Ok(ExitCode::SUCCESS)
-}
-
-/// A task with the number of shots that the user wants.
-pub(super) fn open_task(path: &std::path::Path, seed: u64, shots: Option<usize>) -> anyhow::Result<Task> {
-    let mut task = Task::open(path, seed)?;
-    if let Some(shots) = shots {
-        let most = task.train.len();
-        anyhow::ensure!(
-            shots <= most,
-            "`--shots`: expected at most {most}, the rows of `{}`, found {shots}",
-            task.name
-        );
-        task.shots = shots;
-    }
-    Ok(task)
 }
 
 pub(super) fn bar(n: usize, name: &str) -> ProgressBar {
@@ -49,84 +47,188 @@ pub(super) fn bar(n: usize, name: &str) -> ProgressBar {
     ProgressBar::with_draw_target(Some(n as u64), target).with_style(style).with_message(name.to_owned())
 }
 
-fn options(args: &TrainExitArgs) -> Options {
-    let (input, target, rule) = match args.preset {
-        Some(PresetArg::Adainfer) => (InputArg::Vocabulary, TargetArg::Model, RuleArg::Svm),
-        None => (args.input, args.target, args.rule),
-    };
-    Options {
-        input: match input {
-            InputArg::Hidden => Input::Hidden,
-            InputArg::Labels => Input::Labels,
-            InputArg::Vocabulary => Input::Vocabulary,
-        },
-        target: if target == TargetArg::Model { Target::Model } else { Target::Truth },
-        svm: rule == RuleArg::Svm,
-        agreement: args.agreement.into(),
-        loss: args.loss.into(),
-        seed: args.seed,
-    }
-}
-
-fn fit(task: &Task, engine: &mut Engine, args: &TrainExitArgs, options: &Options) -> anyhow::Result<Policy> {
-    let n_layer = engine.session.model().config().n_layer;
+fn candidate_layers(args: &TrainExitArgs, n_layer: usize) -> anyhow::Result<Vec<usize>> {
     let first = args.from_layer.unwrap_or(match args.preset {
         Some(PresetArg::Adainfer) => 1,
         None => (n_layer / 5).max(1),
     });
     anyhow::ensure!(first < n_layer, "`--from-layer`: expected at most {}, found {first}", n_layer - 1);
-    let layers: Vec<usize> = (first..n_layer).collect();
+    Ok((first..n_layer).collect())
+}
+
+fn options(args: &TrainExitArgs, input: Input, look_cost: f64) -> Options {
+    let is_paper = args.preset == Some(PresetArg::Adainfer);
+    let is_truth = args.target == TargetArg::Truth && !is_paper;
+    Options {
+        input,
+        target: if is_truth { Target::Truth } else { Target::Model },
+        rule: if is_paper { Some(RuleKind::Svm) } else { rule(args.rule) },
+        plain: is_paper,
+        agreement: args.agreement.into(),
+        loss: args.loss.into(),
+        look_cost,
+        seed: args.seed,
+    }
+}
+
+fn rule(rule: RuleArg) -> Option<RuleKind> {
+    match rule {
+        RuleArg::Auto => None,
+        RuleArg::Threshold => Some(RuleKind::Threshold),
+        RuleArg::Logistic => Some(RuleKind::Logistic),
+        RuleArg::SvmLinear => Some(RuleKind::SvmLinear),
+        RuleArg::Svm => Some(RuleKind::Svm),
+        RuleArg::Crf => Some(RuleKind::Crf),
+    }
+}
+
+/// What the checkpoints of a task read.
+fn input(task: &Task, args: &TrainExitArgs) -> anyhow::Result<Input> {
+    let wanted = match (args.preset, args.input) {
+        (Some(PresetArg::Adainfer), _) => Some(InputArg::Vocabulary),
+        (None, wanted) => wanted,
+    };
+    let (input, possible) = match (&task.answers, wanted) {
+        (Answers::Labels(_), None | Some(InputArg::Hidden)) => (Input::Hidden, true),
+        (Answers::Labels(_), Some(InputArg::Labels)) => (Input::Labels, true),
+        (Answers::Labels(_), Some(InputArg::Vocabulary)) => (Input::Vocabulary, true),
+        (Answers::Choices { .. }, wanted) => (Input::Choices, wanted.is_none() || args.preset.is_some()),
+        (Answers::Open, wanted) => (Input::Vocabulary, matches!(wanted, None | Some(InputArg::Vocabulary))),
+    };
+    anyhow::ensure!(possible, "`--input`: this task has no labels; its checkpoints read `{}`", input.name());
+    Ok(input)
+}
+
+fn fit_task(task: &Task, engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyhow::Result<Policy> {
+    let input = input(task, args)?;
     let questions = Questions::new(task, &engine.tokenizer)?;
-    let items = &task.training_rows()[..args.rows.min(task.training_rows().len())];
+    let items = task.training_rows(args.rows);
+    anyhow::ensure!(!items.is_empty(), "there are no training rows beside the {} shots", task.shots);
+    let session = &mut engine.session;
+    let start = Instant::now();
+    let lenses = match args.lens {
+        true => {
+            let bar = bar(items.len(), &format!("{}: lenses", task.name));
+            fit_lenses(session, &questions, &items, layers, &mut |n| bar.set_position(n as u64))?
+        }
+        false => Vec::new(),
+    };
     let bar = bar(items.len(), &task.name);
-    let start = Instant::now();
-    let rows = collect(&mut engine.session, &engine.tokenizer, &questions, items, &layers, options.input, &mut |n| {
-        bar.set_position(n as u64);
-    })?;
+    let progress = &mut |n| bar.set_position(n as u64);
+    let rows = collect(session, &questions, &items, layers, input, &lenses, progress)?;
+    let look_cost = look_cost(session, &questions, &items, layers, input, &lenses)?;
     bar.finish_and_clear();
-    let collected = start.elapsed();
-    let start = Instant::now();
-    let trained = train(&rows, &layers, n_layer, options).map_err(|why| anyhow!(why))?;
-    let full = rows.iter().filter(|r| r.full == r.truth).count() as f64 / rows.len() as f64;
-    print(task, &layers, n_layer, full, rows.len(), &trained, options)?;
-    note(format_args!(
-        "{} rows collected in {:.1} s, fitted in {:.1} s",
-        rows.len(),
-        collected.as_secs_f64(),
-        start.elapsed().as_secs_f64()
-    ));
+    note(format_args!("{} rows collected in {:.1} s", rows.len(), start.elapsed().as_secs_f64()));
+    let options = options(args, input, look_cost);
+    let checkpoints = fit(&task.name, task.shots, &rows, layers, engine.session.n_steps(), &lenses, &options)?;
     Ok(Policy {
         task: task.name.clone(),
-        labels: task.labels.clone(),
-        input: options.input,
+        labels: task.labels().to_vec(),
+        input,
         target: options.target,
         n_rows: rows.len(),
         n_shots: task.shots,
-        checkpoints: trained.checkpoints,
+        checkpoints,
     })
 }
 
-fn print(
-    task: &Task,
+/// The policy for anything: tokens of the model's own answers.
+fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyhow::Result<Policy> {
+    anyhow::ensure!(
+        matches!(args.input, None | Some(InputArg::Vocabulary)) && args.target == TargetArg::Model,
+        "the task `{OWN}` has no labels: its checkpoints read the vocabulary, and their target is the model"
+    );
+    anyhow::ensure!(!args.lens, "the task `{OWN}` has no lens yet: give a task file");
+    let template = engine.template()?;
+    let prompts: Vec<Vec<TokenId>> = own_prompts()
+        .map(|prompt| match &template {
+            Some(template) => {
+                let message = Message { role: "user".to_owned(), content: prompt.to_owned() };
+                Ok(engine.tokenizer.encode_with_bos(&template.render(&[message], true)?, Special::Parse))
+            }
+            None => Ok(engine.tokenizer.encode_with_bos(prompt, Special::Plain)),
+        })
+        .collect::<anyhow::Result<_>>()?;
+    let bar = bar(args.rows, OWN);
+    let start = Instant::now();
+    let Engine { session, tokenizer, .. } = engine;
+    let progress = &mut |n| bar.set_position(n as u64);
+    let rows = collect_own(session, tokenizer, &prompts, layers, &[], args.rows, progress)?;
+    bar.finish_and_clear();
+    note(format_args!("{} rows collected in {:.1} s", rows.len(), start.elapsed().as_secs_f64()));
+    // After a prompt a look costs little; what it costs depends on the prompt.
+    let options = options(args, Input::Vocabulary, 0.0);
+    let checkpoints = fit(OWN, 0, &rows, layers, engine.session.n_steps(), &[], &options)?;
+    Ok(Policy {
+        task: OWN.to_owned(),
+        labels: Vec::new(),
+        input: Input::Vocabulary,
+        target: Target::Model,
+        n_rows: rows.len(),
+        n_shots: 0,
+        checkpoints,
+    })
+}
+
+fn fit(
+    name: &str,
+    shots: usize,
+    rows: &[Row],
     layers: &[usize],
     n_layer: usize,
-    full: f64,
-    n: usize,
-    trained: &Trained,
+    lenses: &[Lens],
     options: &Options,
-) -> io::Result<()> {
+) -> anyhow::Result<Vec<crate::exit::Checkpoint>> {
+    let start = Instant::now();
+    let trained = train(rows, layers, n_layer, lenses, options).map_err(|why| anyhow!(why))?;
+    let full = rows.iter().filter(|r| r.full == r.truth).count() as f64 / rows.len() as f64;
     let mut out = io::stdout().lock();
+    writeln!(out, "{name}: {} rows, {shots} shots, full depth right at {:.1} %", rows.len(), 100.0 * full)?;
+    by_layer(&mut out, layers, &trained, options)?;
+    rules(&mut out, n_layer, &trained, options)?;
+    note(format_args!("fitted in {:.1} s", start.elapsed().as_secs_f64()));
+    Ok(trained.checkpoints)
+}
+
+fn by_layer(out: &mut dyn Write, layers: &[usize], trained: &Trained, options: &Options) -> io::Result<()> {
     let target = options.target.name();
-    writeln!(out, "{}: {n} rows, {} shots, full depth right at {:.1} %", task.name, task.shots, 100.0 * full)?;
-    writeln!(out, "\n| after layer | best label is the {target}'s | stop here |\n|--:|--:|--:|")?;
+    writeln!(out, "\n| after layer | best answer is the {target}'s | stop here |\n|--:|--:|--:|")?;
     for ((layer, right), stops) in layers.iter().zip(&trained.right_by_layer).zip(&trained.stops_by_layer) {
         writeln!(out, "| {layer} | {:.1} % | {:.1} % |", 100.0 * right, 100.0 * stops)?;
     }
+    writeln!(out, "\nA look costs {:.3} layers. {} looks were kept.", options.look_cost, trained.checkpoints.len())
+}
+
+fn rules(out: &mut dyn Write, n_layer: usize, trained: &Trained, options: &Options) -> io::Result<()> {
+    let target = options.target.name();
     writeln!(
         out,
-        "\nExpected on rows not seen: {:.1} % the {target}'s answer, {:.1} of {n_layer} layers, {:.1} % saved\n",
-        100.0 * trained.right,
-        trained.mean_layers,
-        100.0 * (1.0 - trained.mean_layers / n_layer as f64)
-    )
+        "\nOn rows that neither the fit nor its thresholds have seen:\n\n\
+         | rule | the {target}'s answer | stop early | mean layers | saved | accuracy | |\n|---|--:|--:|--:|--:|--:|---|"
+    )?;
+    for (i, tried) in trained.tried.iter().enumerate() {
+        writeln!(
+            out,
+            "| {} | {:.1} % | {:.1} % | {:.1} of {n_layer} | {:.1} % | {:.1} % | {} |",
+            name_of(tried),
+            100.0 * tried.right,
+            100.0 * tried.coverage,
+            tried.mean_layers,
+            100.0 * (1.0 - tried.mean_layers / n_layer as f64),
+            100.0 * tried.accuracy,
+            if i == trained.kept { "kept" } else { "" }
+        )?;
+    }
+    writeln!(out)
+}
+
+fn name_of(tried: &Tried) -> String {
+    let kind = match tried.kind {
+        RuleKind::Threshold => return "threshold on the top probability".to_owned(),
+        RuleKind::Logistic => "logistic regression",
+        RuleKind::SvmLinear => "linear SVM",
+        RuleKind::Svm => "Gaussian SVM",
+        RuleKind::Crf => "CRF",
+    };
+    format!("{kind}, {}", if tried.shared { "one with depth" } else { "per checkpoint" })
 }

@@ -1,150 +1,32 @@
-//! Owns the running of questions: what training needs from each, and what a policy gives beside full depth.
+//! Owns the running of questions beside each other: full depth, a policy, and a fixed set of skipped layers.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::{Error, Item, Task};
-use crate::exit::{self, Input, Policy, softmax_reading};
-use crate::session::{Cut, Session, TokenId};
-use crate::tokenizer::{Special, Tokenizer};
-
-/// A task's questions as token ids.
-pub struct Questions {
-    prefix: String,
-    /// Ids that every question begins with.
-    n_prefix: usize,
-    label_ids: Vec<TokenId>,
-}
-
-impl Questions {
-    /// Prepares a task. Labels must differ in their first token.
-    pub fn new(task: &Task, tokenizer: &Tokenizer) -> Result<Questions, Error> {
-        let wrong = |why: String| Error::Task { place: task.name.clone(), why };
-        let first = |label: &String| tokenizer.encode(label, Special::Plain).first().copied();
-        let mut label_ids = Vec::new();
-        for label in &task.labels {
-            let id = first(label).ok_or_else(|| wrong(format!("`labels`: {label:?} has no token")))?;
-            if let Some(i) = label_ids.iter().position(|&other| other == id) {
-                let other = &task.labels[i];
-                return Err(wrong(format!(
-                    "`labels`: expected different first tokens, found the same in {other:?} and {label:?}"
-                )));
-            }
-            label_ids.push(id);
-        }
-        let prefix = task.prefix();
-        // The last token of the prefix may join with what follows.
-        let n_prefix = tokenizer.encode_with_bos(&prefix, Special::Plain).len().saturating_sub(1);
-        Ok(Questions { prefix, n_prefix, label_ids })
-    }
-
-    /// The ids of a question.
-    pub fn ids(&self, item: &Item, tokenizer: &Tokenizer) -> Vec<TokenId> {
-        tokenizer.encode_with_bos(&format!("{}{}", self.prefix, item.prompt), Special::Plain)
-    }
-
-    fn best_label(&self, logits: &[f32]) -> usize {
-        let of_labels: Vec<f32> = self.label_ids.iter().map(|&id| logits[id as usize]).collect();
-        softmax_reading(&of_labels).label
-    }
-}
-
-/// Makes of a cut what a policy reads.
-struct Eye<'q> {
-    input: Input,
-    questions: &'q Questions,
-    label_rows: Vec<Vec<f32>>,
-    eps: f32,
-}
-
-impl<'q> Eye<'q> {
-    fn new(input: Input, questions: &'q Questions, session: &Session) -> Result<Eye<'q>, Error> {
-        let model = session.model();
-        let label_rows = model.output_rows(&questions.label_ids)?;
-        Ok(Eye { input, questions, label_rows, eps: model.config().norm_eps })
-    }
-
-    fn needs_logits(&self) -> bool {
-        self.input == Input::Vocabulary
-    }
-
-    /// The input of a checkpoint; of the vocabulary also top and gap.
-    fn see(&self, cut: &Cut<'_>) -> (Vec<f32>, Option<[f32; 2]>) {
-        match self.input {
-            Input::Hidden => (self.normed(cut.hidden), None),
-            Input::Labels => (self.labels(cut.hidden), None),
-            Input::Vocabulary => {
-                let of_labels = self.questions.label_ids.iter().map(|&id| cut.logits[id as usize]).collect();
-                let whole = softmax_reading(cut.logits);
-                (of_labels, Some([whole.top, whole.gap]))
-            }
-        }
-    }
-
-    fn labels(&self, hidden: &[f32]) -> Vec<f32> {
-        let normed = self.normed(hidden);
-        self.label_rows.iter().map(|row| row.iter().zip(&normed).map(|(w, x)| w * x).sum()).collect()
-    }
-
-    /// Divided by the root mean square, as the final norm does.
-    fn normed(&self, hidden: &[f32]) -> Vec<f32> {
-        let squares: f32 = hidden.iter().map(|x| x * x).sum();
-        let scale = 1.0 / (squares / hidden.len() as f32 + self.eps).sqrt();
-        hidden.iter().map(|x| x * scale).collect()
-    }
-}
-
-/// Runs training rows at full depth and keeps what each of the `layers` shows. `progress` hears how many are done.
-pub fn collect(
-    session: &mut Session,
-    tokenizer: &Tokenizer,
-    questions: &Questions,
-    items: &[Item],
-    layers: &[usize],
-    input: Input,
-    progress: &mut dyn FnMut(usize),
-) -> Result<Vec<exit::Row>, Error> {
-    let eye = Eye::new(input, questions, session)?;
-    let mut rows = Vec::new();
-    for item in items {
-        let (inputs, top_gaps, same_token) = (Vec::new(), Vec::new(), Vec::new());
-        let mut row = exit::Row { inputs, top_gaps, same_token, full: 0, truth: item.label };
-        let mut tokens = Vec::new();
-        let n_layer = session.n_steps();
-        let ids = questions.ids(item, tokenizer);
-        let (prefix, question) = ids.split_at(questions.n_prefix);
-        session.ask(prefix, &[question], layers, eye.needs_logits(), &mut |_, cut| {
-            if cut.layers_run == n_layer {
-                row.full = questions.best_label(cut.logits);
-                let best = softmax_reading(cut.logits).label;
-                row.same_token = tokens.iter().map(|&token| token == best).collect();
-                return ControlFlow::Continue(());
-            }
-            let (seen, top_gap) = eye.see(&cut);
-            row.inputs.push(seen);
-            row.top_gaps.extend(top_gap);
-            tokens.extend(eye.needs_logits().then(|| softmax_reading(cut.logits).label));
-            ControlFlow::Continue(())
-        })?;
-        rows.push(row);
-        progress(rows.len());
-    }
-    Ok(rows)
-}
+use super::eye::Eye;
+use super::questions::{Asked, Questions};
+use super::{Error, Item};
+use crate::exit::{Input, Lens, Policy, Walk};
+use crate::model::{Config, LayerStep};
+use crate::session::{Cut, Question, Session, TokenId, View};
 
 /// What became of one question.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
-    /// The true label.
-    pub truth: usize,
-    /// Full depth's.
-    pub full: usize,
-    /// The policy's.
-    pub early: usize,
-    /// What the labels' logits say at the fixed layer.
-    pub fixed: usize,
+    /// Full depth answers truly.
+    pub full_is_right: bool,
+    /// The policy does.
+    pub early_is_right: bool,
+    /// The baseline does.
+    pub fixed_is_right: bool,
+    /// The policy's answer is full depth's.
+    pub agrees: bool,
     /// Layers run for the policy's answer.
     pub layers: usize,
+    /// Floating-point operations of full depth.
+    pub full_flops: f64,
+    /// Those of the policy, its looks included.
+    pub early_flops: f64,
     /// Time of full depth.
     pub full_time: Duration,
     /// Time of the policy.
@@ -160,110 +42,218 @@ pub struct Measured {
     pub shots: usize,
     /// Layers of the model.
     pub n_layer: usize,
-    /// The layer at which the baseline always stops.
-    pub fixed_layer: usize,
+    /// The layers that the baseline skips.
+    pub skipped: Vec<usize>,
     /// One for each question.
     pub outcomes: Vec<Outcome>,
 }
 
-/// Answers questions at full depth and with a policy, by turns. With `keep_prefix` the shots are evaluated once and
-/// not timed. The baseline that always stops at `fixed_layer` is run beside them, not timed.
-#[allow(clippy::too_many_arguments)] // what is measured on what, and how
+/// How questions run.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside {
+    /// The solved examples are evaluated once and kept, and not timed.
+    pub keep_prefix: bool,
+    /// Questions that run side by side.
+    pub parallel: usize,
+}
+
+/// An answer and the layers it took.
+type Answer = (usize, usize);
+
+/// Answers questions at full depth and with a policy, by turns, and with the baseline's plan of layers.
 pub fn evaluate(
     session: &mut Session,
-    tokenizer: &Tokenizer,
-    task: &Task,
-    questions: &Questions,
+    baseline: &mut Session,
+    questions: &Questions<'_>,
     items: &[Item],
     policy: &Policy,
-    fixed_layer: usize,
-    keep_prefix: bool,
+    how: Beside,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Measured, Error> {
-    let eye = Eye::new(policy.input, questions, session)?;
-    let n_kept = if keep_prefix { questions.n_prefix } else { 0 };
-    let mut outcomes = Vec::new();
-    if let Some(item) = items.first() {
-        full_answer(session, questions, &questions.ids(item, tokenizer), n_kept)?; // warm-up
+    let model = session.model().clone();
+    let lenses: Vec<(usize, &Lens)> =
+        policy.checkpoints.iter().filter_map(|c| Some((c.layer, c.lens.as_ref()?))).collect();
+    let eye = Eye::new(policy.input, questions, lenses, &model)?;
+    let cost = Cost::of(model.config(), policy);
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    let asked: Vec<Asked> = items.iter().map(|item| questions.ask(item)).collect();
+    if let Some(first) = asked.first() {
+        full_depth(session, questions, std::slice::from_ref(first), how)?; // warm-up
     }
-    for (i, item) in items.iter().enumerate() {
-        let ids = questions.ids(item, tokenizer);
-        let fixed = fixed_answer(session, &eye, &ids, fixed_layer, n_kept)?;
-        let mut full = None;
-        let mut early = None;
+    let batches: Vec<&[Asked]> =
+        asked.chunk_by(|a, b| a.prefix == b.prefix).flat_map(|same| same.chunks(how.parallel.max(1))).collect();
+    for (i, batch) in batches.into_iter().enumerate() {
+        let fixed = full_depth(baseline, questions, batch, how)?.0;
+        let (mut full, mut early) = (None, None);
         // By turns, so that a slow moment of the machine hits both.
         for which in [i % 2, (i + 1) % 2] {
             if which == 0 {
-                full = Some(full_answer(session, questions, &ids, n_kept)?);
+                full = Some(full_depth(session, questions, batch, how)?);
             } else {
-                early = Some(early_answer(session, &eye, policy, questions, &ids, n_kept)?);
+                early = Some(run(session, questions, batch, Some((&eye, policy)), how)?);
             }
         }
-        let (Some((full, full_time)), Some((early, layers, early_time))) = (full, early) else { continue };
-        outcomes.push(Outcome { truth: item.label, full, early, fixed, layers, full_time, early_time });
+        let (Some((full, full_time)), Some((early, early_time))) = (full, early) else { continue };
+        for (((asked, full), early), fixed) in batch.iter().zip(full).zip(early).zip(fixed) {
+            let n = batch.len() as u32;
+            outcomes.push(Outcome {
+                full_is_right: asked.is_right(full.0),
+                early_is_right: asked.is_right(early.0),
+                fixed_is_right: asked.is_right(fixed.0),
+                agrees: full.0 == early.0,
+                layers: early.1,
+                full_flops: cost.of_answer(asked, full.1, false, how),
+                early_flops: cost.of_answer(asked, early.1, true, how),
+                full_time: full_time / n,
+                early_time: early_time / n,
+            });
+        }
         progress(outcomes.len());
     }
-    let n_layer = session.model().config().n_layer;
-    Ok(Measured { task: task.name.clone(), shots: task.shots, n_layer, fixed_layer, outcomes })
+    let n_layer = session.n_steps();
+    let skipped = (0..n_layer).filter(|il| !baseline.plan().iter().any(|step| step.il == *il)).collect();
+    let task = questions.task();
+    Ok(Measured { task: task.name.clone(), shots: task.shots, n_layer, skipped, outcomes })
 }
 
-fn full_answer(
+fn full_depth(
     session: &mut Session,
-    questions: &Questions,
-    ids: &[TokenId],
-    n_kept: usize,
-) -> Result<(usize, Duration), Error> {
+    questions: &Questions<'_>,
+    batch: &[Asked],
+    how: Beside,
+) -> Result<(Vec<Answer>, Duration), Error> {
+    run(session, questions, batch, None, how)
+}
+
+/// Answers questions of one prefix side by side; with a policy each as early as it may.
+fn run(
+    session: &mut Session,
+    questions: &Questions<'_>,
+    batch: &[Asked],
+    policy: Option<(&Eye<'_>, &Policy)>,
+    how: Beside,
+) -> Result<(Vec<Answer>, Duration), Error> {
+    let parts: Vec<Question<'_>> = batch.iter().flat_map(Asked::questions).collect();
+    let owners: Vec<usize> =
+        batch.iter().enumerate().flat_map(|(i, asked)| asked.parts.iter().map(move |_| i)).collect();
+    let cuts: Vec<usize> = policy.iter().flat_map(|(_, policy)| policy.checkpoints.iter().map(|c| c.layer)).collect();
+    let prefix = &batch[0].prefix;
+    keep(session, &prefix[..if how.keep_prefix { batch[0].n_kept } else { 0 }])?;
+    let mut answers = vec![(0, 0); batch.len()];
+    let mut walks = vec![Walk::default(); batch.len()];
     let start = Instant::now();
-    let (prefix, question) = ids.split_at(n_kept);
-    let mut label = 0;
-    session.ask(prefix, &[question], &[], false, &mut |_, cut| {
-        label = questions.best_label(cut.logits);
-        ControlFlow::Continue(())
-    })?;
-    Ok((label, start.elapsed()))
+    let mut look = |cuts: &[Cut]| {
+        let mut stops = vec![false; cuts.len()];
+        let mut first = 0;
+        for own in cuts.chunk_by(|a, b| owners[a.question] == owners[b.question]) {
+            let item = owners[own[0].question];
+            let (asked, parts) = (&batch[item], own.iter().collect::<Vec<&Cut>>());
+            let layers = own[0].layers_run;
+            let checkpoint = policy.and_then(|(eye, policy)| {
+                Some((eye, policy.checkpoints.iter().find(|checkpoint| checkpoint.layer == layers)?))
+            });
+            let (answer, stop) = match checkpoint {
+                Some((eye, checkpoint)) => eye.see(asked, &parts).decide(checkpoint, &mut walks[item]),
+                None => (questions.read(asked, &parts).label, true),
+            };
+            answers[item] = (answer, layers);
+            stops[first..first + own.len()].fill(stop);
+            first += own.len();
+        }
+        stops
+    };
+    match policy {
+        Some((eye, _)) => eye.with_view(|view| session.ask(prefix, &parts, &cuts, view, &mut look))?,
+        None => session.ask(prefix, &parts, &[], View::Hidden, &mut look)?,
+    }
+    Ok((answers, start.elapsed()))
 }
 
-fn early_answer(
-    session: &mut Session,
-    eye: &Eye<'_>,
-    policy: &Policy,
-    questions: &Questions,
-    ids: &[TokenId],
-    n_kept: usize,
-) -> Result<(usize, usize, Duration), Error> {
-    let start = Instant::now();
-    let (prefix, question) = ids.split_at(n_kept);
-    let cuts: Vec<usize> = policy.checkpoints.iter().map(|c| c.layer).collect();
-    let (mut label, mut layers) = (0, 0);
-    let mut next = policy.checkpoints.iter();
-    session.ask(prefix, &[question], &cuts, eye.needs_logits(), &mut |_, cut| {
-        layers = cut.layers_run;
-        let Some(checkpoint) = next.next() else {
-            label = questions.best_label(cut.logits);
-            return ControlFlow::Continue(());
-        };
-        let (input, top_gap) = eye.see(&cut);
-        let (reading, stop) = checkpoint.decide(&input, top_gap);
-        label = reading.label;
-        if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    Ok((label, layers, start.elapsed()))
+/// Makes the timeline these tokens, at full depth.
+fn keep(session: &mut Session, tokens: &[TokenId]) -> Result<(), Error> {
+    let common = session.tokens().iter().zip(tokens).take_while(|(a, b)| a == b).count();
+    session.rewind(common);
+    if common < tokens.len() {
+        session.sync(tokens, &mut |_, _| ControlFlow::Continue(()))?;
+    }
+    Ok(())
 }
 
-fn fixed_answer(
+/// The baseline: the run of `n` neighbouring layers whose absence keeps most of full depth's answers to these items.
+/// `session_of` makes a session that runs a plan. Returns its plan.
+pub fn fixed_plan(
     session: &mut Session,
-    eye: &Eye<'_>,
-    ids: &[TokenId],
-    layer: usize,
-    n_kept: usize,
-) -> Result<usize, Error> {
-    let (prefix, question) = ids.split_at(n_kept);
-    let mut label = 0;
-    session.ask(prefix, &[question], &[layer], false, &mut |_, cut| {
-        label = softmax_reading(&eye.labels(cut.hidden)).label;
-        ControlFlow::Break(())
-    })?;
-    Ok(label)
+    questions: &Questions<'_>,
+    items: &[Item],
+    n: usize,
+    how: Beside,
+    session_of: &mut dyn FnMut(Vec<LayerStep>) -> Result<Session, crate::session::Error>,
+) -> Result<Vec<LayerStep>, Error> {
+    let n_layer = session.n_steps();
+    let asked: Vec<Asked> = items.iter().map(|item| questions.ask(item)).collect();
+    let answers = |session: &mut Session| {
+        let of = |asked: &Asked| Ok(full_depth(session, questions, std::slice::from_ref(asked), how)?.0[0].0);
+        asked.iter().map(of).collect::<Result<Vec<usize>, Error>>()
+    };
+    let full = answers(session)?;
+    let mut best: Option<(usize, Vec<LayerStep>)> = None;
+    // The first layer makes the state that all others work on.
+    for first in 1..=(n_layer - n).max(1) {
+        let left_out = first..first + n;
+        let plan: Vec<LayerStep> = (0..n_layer).filter(|il| !left_out.contains(il)).map(LayerStep::whole).collect();
+        let mut session = session_of(plan.clone())?;
+        let same = answers(&mut session)?.iter().zip(&full).filter(|(a, b)| a == b).count();
+        if best.as_ref().is_none_or(|(most, _)| same > *most) {
+            best = Some((same, plan));
+        }
+    }
+    Ok(best.map_or_else(Vec::new, |(_, plan)| plan))
+}
+
+/// Counts floating-point operations: two for each weight of a matrix and row, and those of attention.
+struct Cost<'p> {
+    config: Config,
+    policy: &'p Policy,
+}
+
+impl Cost<'_> {
+    fn of<'p>(config: &Config, policy: &'p Policy) -> Cost<'p> {
+        Cost { config: config.clone(), policy }
+    }
+
+    fn of_answer(&self, asked: &Asked, layers: usize, early: bool, how: Beside) -> f64 {
+        let n_prefix = asked.prefix.len();
+        let first = if how.keep_prefix { asked.n_kept } else { 0 };
+        let rows_from = |first: usize, end: usize| (first..end).map(|position| self.layer(position)).sum::<f64>();
+        let of_part = |part: &Vec<TokenId>| rows_from(n_prefix, n_prefix + part.len());
+        let rows = rows_from(first, n_prefix) + asked.parts.iter().map(of_part).sum::<f64>();
+        let shown: usize = asked.questions().map(|question| question.shown).sum();
+        let n_layer = self.config.n_layer;
+        let heads = if layers == n_layer { self.head() * shown as f64 } else { 0.0 };
+        let looks = self.policy.checkpoints.iter().filter(|checkpoint| early && checkpoint.layer <= layers).count();
+        layers as f64 * rows + heads + (looks * shown) as f64 * self.look()
+    }
+
+    /// One row through one layer.
+    fn layer(&self, position: usize) -> f64 {
+        let c = &self.config;
+        let weights = c.n_embd * (2 * c.n_embd_q() + c.n_embd_k() + c.n_embd_v() + 3 * c.n_ff);
+        2.0 * weights as f64 + 4.0 * (c.n_embd_q() * (position + 1)) as f64
+    }
+
+    fn head(&self) -> f64 {
+        2.0 * (self.config.n_embd * self.config.n_vocab) as f64
+    }
+
+    fn look(&self) -> f64 {
+        let n_embd = self.config.n_embd as f64;
+        let has_lens = self.policy.checkpoints.iter().any(|checkpoint| checkpoint.lens.is_some());
+        match self.policy.input {
+            Input::Hidden | Input::Labels => 2.0 * n_embd * self.policy.labels.len() as f64,
+            Input::Vocabulary | Input::Choices if has_lens => self.head() + 2.0 * n_embd * n_embd,
+            Input::Vocabulary | Input::Choices => self.head(),
+        }
+    }
 }
 
 impl Measured {
@@ -273,22 +263,22 @@ impl Measured {
 
     /// Share of right answers at full depth.
     pub fn accuracy_full(&self) -> f64 {
-        self.share(|o| o.full == o.truth)
+        self.share(|o| o.full_is_right)
     }
 
     /// Share of right answers of the policy.
     pub fn accuracy_early(&self) -> f64 {
-        self.share(|o| o.early == o.truth)
+        self.share(|o| o.early_is_right)
     }
 
     /// Share of right answers of the baseline.
     pub fn accuracy_fixed(&self) -> f64 {
-        self.share(|o| o.fixed == o.truth)
+        self.share(|o| o.fixed_is_right)
     }
 
     /// Share of the policy's answers that are full depth's.
     pub fn agreement(&self) -> f64 {
-        self.share(|o| o.early == o.full)
+        self.share(|o| o.agrees)
     }
 
     /// Mean and variance of the layers run.
@@ -297,6 +287,12 @@ impl Measured {
         let mean = self.outcomes.iter().map(|o| o.layers as f64).sum::<f64>() / n;
         let variance = self.outcomes.iter().map(|o| (o.layers as f64 - mean).powi(2)).sum::<f64>() / n;
         (mean, variance)
+    }
+
+    /// The policy's floating-point operations over full depth's.
+    pub fn flop_share(&self) -> f64 {
+        let sum = |of: fn(&Outcome) -> f64| self.outcomes.iter().map(of).sum::<f64>();
+        sum(|o| o.early_flops) / sum(|o| o.full_flops)
     }
 
     /// Seconds of all answers: full depth, policy.
@@ -315,9 +311,7 @@ impl Measured {
     pub fn ideal_speedup(&self) -> f64 {
         self.n_layer as f64 / self.layers().0
     }
-}
 
-impl Measured {
     /// Half the width of the 95 % confidence interval of a share of the answers.
     pub fn half_interval(&self, p: f64) -> f64 {
         wilson(p, self.outcomes.len())

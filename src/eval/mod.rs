@@ -1,13 +1,19 @@
 //! Owns tasks with one short answer: their rows and prompts, what full depth and an early stop make of them, and how
 //! long both take.
 
+mod collect;
+mod eye;
 mod measure;
+mod questions;
 mod report;
+mod rows;
 mod task;
 
-pub use measure::{Measured, Outcome, Questions, collect, evaluate};
+pub use collect::{collect, collect_own, fit_lenses, look_cost, own_prompts};
+pub use measure::{Beside, Measured, Outcome, evaluate, fixed_plan};
+pub use questions::Questions;
 pub use report::html;
-pub use task::{Item, Task};
+pub use task::{Answers, Item, Task};
 
 /// What is wrong with a task, or with running it.
 #[derive(Debug, thiserror::Error)]

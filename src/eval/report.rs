@@ -22,10 +22,10 @@ pub fn html(model: &str, tasks: &[Measured]) -> Result<String, Box<dyn std::erro
     );
     table(&mut page, tasks)?;
     for task in tasks {
-        let fixed = task.fixed_layer;
+        let skipped = task.skipped.len();
         write!(
             page,
-            "<h2>{}</h2>\n<p>{} questions, {}-shot. The baseline stops always after layer {fixed}.</p>\n",
+            "<h2>{}</h2>\n<p>{} questions, {}-shot. The baseline always skips the same {skipped} layers.</p>\n",
             escape(&task.task),
             task.outcomes.len(),
             task.shots
@@ -42,7 +42,7 @@ fn escape(text: &str) -> String {
 }
 
 fn table(page: &mut String, tasks: &[Measured]) -> std::fmt::Result {
-    *page += "<table><tr><th>task</th><th>questions</th><th>accuracy, full depth</th><th>early</th><th>fixed layer</th>\
+    *page += "<table><tr><th>task</th><th>questions</th><th>accuracy, full depth</th><th>early</th><th>layers skipped</th>\
               <th>agreement</th><th>mean layers</th><th>saved</th><th>speed-up</th><th>ideal</th></tr>\n";
     for t in tasks {
         let n = t.outcomes.len();
@@ -114,9 +114,8 @@ fn layers_per_answer(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
 }
 
 fn right_by_layer(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, task: &Measured) -> Drawn {
-    let agree = |answers: &[&super::Outcome]| {
-        100.0 * answers.iter().filter(|o| o.early == o.full).count() as f64 / answers.len() as f64
-    };
+    let agree =
+        |answers: &[&super::Outcome]| 100.0 * answers.iter().filter(|o| o.agrees).count() as f64 / answers.len() as f64;
     let shares: Vec<(usize, f64)> = by_layer(task).iter().map(|(layer, answers)| (*layer, agree(answers))).collect();
     bars(area, "Agreement with full depth, by layer of the answer", "%", task.n_layer, &shares)
 }
@@ -125,7 +124,7 @@ fn accuracy_against_layers(area: &DrawingArea<SVGBackend<'_>, plotters::coord::S
     let points = [
         ("full depth", task.n_layer as f64, task.accuracy_full(), RED),
         ("early", task.layers().0, task.accuracy_early(), BLUE),
-        ("fixed layer", task.fixed_layer as f64, task.accuracy_fixed(), BLACK),
+        ("layers skipped", (task.n_layer - task.skipped.len()) as f64, task.accuracy_fixed(), BLACK),
     ];
     let mut chart = ChartBuilder::on(area)
         .caption("Accuracy against layers", ("sans-serif", 16))

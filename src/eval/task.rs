@@ -1,4 +1,4 @@
-//! Owns a task: a TOML file that says how rows of JSON Lines become prompts with one of a few labels as the answer.
+//! Owns a task: a TOML file that says how rows become prompts with a short answer.
 //!
 //! ```toml
 //! name = "movie-sentiment"
@@ -6,33 +6,61 @@
 //! prompt = "Review: {{ text }}\nSentiment:"
 //! # What may follow a prompt; told apart by the first token.
 //! labels = [" negative", " positive"]
-//! # The field with the answer: the place of a label in the list, or one of `values`.
+//! # The answer, an expression over the fields: the place of a label in the list, or one of `values`.
 //! answer = "label"
 //! values = ["negative", "positive"]
 //! shots = 8
+//! # JSON Lines, JSON, CSV, TSV or parquet; a list for several files.
 //! train = "movie-sentiment.train.jsonl"
 //! test = "movie-sentiment.test.jsonl"
 //! ```
+//!
+//! Instead of `labels`, `choices` is an expression that gives a row's own choices; they are told apart by the likelihood of
+//! their whole text (with `per_byte = true`: divided by its length). With neither, the answer is a text, or a list of
+//! accepted ones, and its first token counts. `instruction` comes before everything; `group` is an expression whose value
+//! keeps rows apart, so that solved examples come from a question's own group.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use minijinja::Environment;
+use minijinja::value::Serde;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Error;
+use super::{Error, rows};
+
+/// How answers are told apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// One of these texts, by its first token.
+    Labels(Vec<String>),
+    /// One of the row's choices, by the likelihood of its whole text.
+    Choices {
+        /// The likelihood is divided by the text's bytes.
+        per_byte: bool,
+    },
+    /// Any text, by its first token.
+    Open,
+}
 
 /// One row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
+    /// What keeps rows apart; empty without groups.
+    pub group: String,
     /// The prompt without shots, up to the answer.
     pub prompt: String,
-    /// The true label's place in the list.
-    pub label: usize,
+    /// The row's choices, where the task has such.
+    pub choices: Vec<String>,
+    /// The right label's or choice's place in its list; 0 for open answers.
+    pub answer: usize,
+    /// Accepted texts of an open answer.
+    pub accepted: Vec<String>,
 }
 
 /// A task with its rows.
@@ -42,13 +70,13 @@ pub struct Task {
     pub name: String,
     /// What comes before the shots.
     pub instruction: String,
-    /// What may follow a prompt.
-    pub labels: Vec<String>,
+    /// How answers are told apart.
+    pub answers: Answers,
     /// Solved examples before the question.
     pub shots: usize,
-    /// Rows for shots and training, shuffled.
+    /// Rows for shots and training, shuffled; those of one group together.
     pub train: Vec<Item>,
-    /// Rows that training does not see.
+    /// Rows that training does not see; those of one group together.
     pub test: Vec<Item>,
 }
 
@@ -59,59 +87,123 @@ struct Description {
     #[serde(default)]
     instruction: String,
     prompt: String,
-    labels: Vec<String>,
+    labels: Option<Vec<String>>,
+    choices: Option<String>,
+    #[serde(default)]
+    per_byte: bool,
     answer: String,
     #[serde(default)]
     values: Vec<Value>,
+    group: Option<String>,
     shots: usize,
-    train: PathBuf,
-    test: PathBuf,
+    train: Files,
+    test: Files,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Files {
+    One(PathBuf),
+    Several(Vec<PathBuf>),
 }
 
 impl Task {
-    /// Reads a task and its rows; training rows are shuffled by `seed`.
-    pub fn open(path: &Path, seed: u64) -> Result<Task, Error> {
+    /// Reads a task and its rows. Training rows are shuffled by `seed`; `shots` replaces the task's own number.
+    pub fn open(path: &Path, seed: u64, shots: Option<usize>) -> Result<Task, Error> {
         let wrong = |why: String| Error::Task { place: path.display().to_string(), why };
         let text = fs::read_to_string(path).map_err(|e| wrong(format!("cannot read it: {e}")))?;
         let description: Description = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-        if description.labels.len() < 2 {
-            return Err(wrong(format!("`labels`: expected at least two, found {}", description.labels.len())));
-        }
-        if !description.values.is_empty() && description.values.len() != description.labels.len() {
-            let (values, labels) = (description.values.len(), description.labels.len());
-            return Err(wrong(format!("`values`: expected {labels}, one for each label, found {values}")));
-        }
-        let mut environment = Environment::new();
-        environment
-            .add_template_owned("prompt", description.prompt.clone())
-            .map_err(|e| wrong(format!("`prompt`: {e}")))?;
-        environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
+        let answers = answers(&description).map_err(wrong)?;
+        let reader = Reader::new(&description, &answers).map_err(wrong)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let mut train = read_rows(&folder.join(&description.train), &description, &environment)?;
-        let test = read_rows(&folder.join(&description.test), &description, &environment)?;
+        let mut train = reader.read(folder, &description.train)?;
+        let mut test = reader.read(folder, &description.test)?;
         train.shuffle(&mut StdRng::seed_from_u64(seed));
-        put_shots_first(&mut train, description.shots, description.labels.len());
-        if train.len() < description.shots {
-            return Err(wrong(format!(
-                "`shots`: expected at most {}, the rows there are, found {}",
-                train.len(),
-                description.shots
-            )));
+        let shots = shots.unwrap_or(description.shots);
+        for rows in [&mut train, &mut test] {
+            rows.sort_by(|a, b| a.group.cmp(&b.group)); // stable
         }
-        let Description { name, instruction, labels, shots, .. } = description;
-        Ok(Task { name, instruction, labels, shots, train, test })
+        for group in train.chunk_by_mut(same_group) {
+            if let Answers::Labels(labels) = &answers {
+                put_shots_first(group, shots, labels.len());
+            }
+        }
+        let few = |rows: &[Item]| {
+            let of = rows.first().map_or_else(String::new, |row| of_group(&row.group));
+            wrong(format!("`shots`: expected at most {}, the training rows{of}, found {shots}", rows.len()))
+        };
+        if let Some(rows) = train.chunk_by(same_group).find(|rows| rows.len() < shots) {
+            return Err(few(rows));
+        }
+        if train.is_empty() && shots > 0 {
+            return Err(few(&[]));
+        }
+        let Description { name, instruction, .. } = description;
+        let task = Task { name, instruction, answers, shots, train, test };
+        let known: HashSet<&str> = task.train.iter().map(|row| row.group.as_str()).collect();
+        if let Some(row) = task.test.iter().find(|row| shots > 0 && !known.contains(row.group.as_str())) {
+            return Err(wrong(format!("`group`: there is no training row{} for shots", of_group(&row.group))));
+        }
+        Ok(task)
     }
 
-    /// What comes before every question: the instruction and solved examples, the first of the training rows.
-    pub fn prefix(&self) -> String {
-        let shots = &self.train[..self.shots];
-        let shot = |item: &Item| format!("{}{}\n\n", item.prompt, self.labels[item.label]);
-        self.instruction.clone() + &shots.iter().map(shot).collect::<String>()
+    /// The labels; empty for tasks without.
+    pub fn labels(&self) -> &[String] {
+        match &self.answers {
+            Answers::Labels(labels) => labels,
+            _ => &[],
+        }
     }
 
-    /// Training rows that are no shots.
-    pub fn training_rows(&self) -> &[Item] {
-        &self.train[self.shots..]
+    /// What comes before every question of a group: the instruction and solved examples, the first of its training rows.
+    pub fn prefix(&self, group: &str) -> String {
+        let shots = self.train.iter().filter(|row| row.group == group).take(self.shots);
+        let shot = |item: &Item| format!("{}{}\n\n", item.prompt, self.text_of(item));
+        self.instruction.clone() + &shots.map(shot).collect::<String>()
+    }
+
+    /// The right answer's text.
+    fn text_of<'t>(&'t self, item: &'t Item) -> &'t str {
+        match &self.answers {
+            Answers::Labels(labels) => &labels[item.answer],
+            Answers::Choices { .. } => &item.choices[item.answer],
+            Answers::Open => &item.accepted[0],
+        }
+    }
+
+    /// Training rows that are no shots, at most `n`: from every group alike.
+    pub fn training_rows(&self, n: usize) -> Vec<Item> {
+        let groups: Vec<&[Item]> =
+            self.train.chunk_by(same_group).map(|rows| &rows[self.shots.min(rows.len())..]).collect();
+        let longest = groups.iter().map(|rows| rows.len()).max().unwrap_or(0);
+        let by_turns = (0..longest).flat_map(|i| groups.iter().filter_map(move |rows| rows.get(i)));
+        let mut chosen: Vec<Item> = by_turns.take(n).cloned().collect();
+        chosen.sort_by(|a, b| a.group.cmp(&b.group));
+        chosen
+    }
+}
+
+fn same_group(a: &Item, b: &Item) -> bool {
+    a.group == b.group
+}
+
+fn of_group(group: &str) -> String {
+    if group.is_empty() { String::new() } else { format!(" of the group {group:?}") }
+}
+
+fn answers(description: &Description) -> Result<Answers, String> {
+    match (&description.labels, &description.choices) {
+        (Some(_), Some(_)) => Err("`choices`: expected no `labels` beside them".to_owned()),
+        (Some(labels), _) if labels.len() < 2 => {
+            Err(format!("`labels`: expected at least two, found {}", labels.len()))
+        }
+        (Some(labels), _) if !description.values.is_empty() && description.values.len() != labels.len() => {
+            Err(format!("`values`: expected {}, one for each label, found {}", labels.len(), description.values.len()))
+        }
+        (_, None) if description.per_byte => Err("`per_byte`: expected `choices` beside it".to_owned()),
+        (Some(labels), None) => Ok(Answers::Labels(labels.clone())),
+        (None, Some(_)) => Ok(Answers::Choices { per_byte: description.per_byte }),
+        (None, None) => Ok(Answers::Open),
     }
 }
 
@@ -119,41 +211,109 @@ impl Task {
 /// model to it.
 fn put_shots_first(rows: &mut [Item], n: usize, n_labels: usize) {
     for i in 0..n.min(rows.len()) {
-        if let Some(next) = (i..rows.len()).find(|&r| rows[r].label == i % n_labels) {
+        if let Some(next) = (i..rows.len()).find(|&r| rows[r].answer == i % n_labels) {
             rows[i..=next].rotate_right(1);
         }
     }
 }
 
-fn read_rows(path: &Path, description: &Description, environment: &Environment<'_>) -> Result<Vec<Item>, Error> {
-    let place = |i: usize| format!("{}:{}", path.display(), i + 1);
-    let text = fs::read_to_string(path)
-        .map_err(|e| Error::Task { place: path.display().to_string(), why: format!("cannot read it: {e}") })?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(i, line)| read_row(line, description, environment).map_err(|why| Error::Task { place: place(i), why }))
-        .collect()
+/// Makes items of rows.
+struct Reader<'d> {
+    description: &'d Description,
+    answers: &'d Answers,
+    environment: Environment<'static>,
 }
 
-fn read_row(line: &str, description: &Description, environment: &Environment<'_>) -> Result<Item, String> {
-    let row: Value = serde_json::from_str(line).map_err(|e| e.to_string())?;
-    let answer = row.get(&description.answer).ok_or_else(|| format!("expected a field `{}`", description.answer))?;
-    let label = if description.values.is_empty() {
-        answer.as_u64().map(|n| n as usize).filter(|&n| n < description.labels.len())
-    } else {
-        description.values.iter().position(|v| v == answer)
-    };
-    let label = label.ok_or_else(|| {
-        let expected = match &description.values[..] {
-            [] => format!("a number below {}", description.labels.len()),
-            values => values.iter().map(Value::to_string).collect::<Vec<_>>().join(", "),
+impl<'d> Reader<'d> {
+    fn new(description: &'d Description, answers: &'d Answers) -> Result<Reader<'d>, String> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
+        environment.add_template_owned("prompt", description.prompt.clone()).map_err(|e| format!("`prompt`: {e}"))?;
+        Ok(Reader { description, answers, environment })
+    }
+
+    fn read(&self, folder: &Path, files: &Files) -> Result<Vec<Item>, Error> {
+        let files = match files {
+            Files::One(file) => std::slice::from_ref(file),
+            Files::Several(files) => files,
         };
-        format!("`{}`: expected {expected}, found {answer}", description.answer)
-    })?;
-    let fields: minijinja::Value = serde_json::from_str(line).map_err(|e| e.to_string())?;
-    let template = environment.get_template("prompt").map_err(|e| e.to_string())?;
-    let prompt = template.render(fields).map_err(|e| format!("`prompt`: {e}"))?;
-    Ok(Item { prompt, label })
+        let mut items = Vec::new();
+        for file in files {
+            for (place, row) in rows::read(&folder.join(file))? {
+                items.push(self.item(&row).map_err(|why| Error::Task { place, why })?);
+            }
+        }
+        Ok(items)
+    }
+
+    fn item(&self, row: &Value) -> Result<Item, String> {
+        let template = self.environment.get_template("prompt").map_err(|e| e.to_string())?;
+        let prompt = template.render(Serde(row)).map_err(|e| format!("`prompt`: {e}"))?;
+        let group = match &self.description.group {
+            Some(group) => text(&self.value("group", group, row)?),
+            None => String::new(),
+        };
+        let answer = self.value("answer", &self.description.answer, row)?;
+        let mut item = Item { group, prompt, choices: Vec::new(), answer: 0, accepted: Vec::new() };
+        match self.answers {
+            Answers::Labels(labels) => item.answer = self.place(&answer, labels.len())?,
+            Answers::Choices { .. } => {
+                let choices = self.value("choices", self.description.choices.as_deref().unwrap_or(""), row)?;
+                item.choices =
+                    texts(&choices).map_err(|found| format!("`choices`: expected a list of texts, found {found}"))?;
+                item.answer = self.place(&answer, item.choices.len())?;
+            }
+            Answers::Open => {
+                let accepted = texts(&answer);
+                item.accepted =
+                    accepted.map_err(|found| format!("`answer`: expected a text or several, found {found}"))?;
+            }
+        }
+        Ok(item)
+    }
+
+    /// An expression's value for a row.
+    fn value(&self, field: &str, expression: &str, row: &Value) -> Result<Value, String> {
+        let wrong = |e: minijinja::Error| format!("`{field}`: {e}");
+        let compiled = self.environment.compile_expression(expression).map_err(wrong)?;
+        let value = compiled.eval(Serde(row)).map_err(wrong)?;
+        if value.is_undefined() {
+            return Err(format!("`{field}`: expected a field `{expression}`"));
+        }
+        serde_json::to_value(&value).map_err(|e| format!("`{field}`: {e}"))
+    }
+
+    /// The place that an answer names among `n`.
+    fn place(&self, answer: &Value, n: usize) -> Result<usize, String> {
+        let values = &self.description.values;
+        // A CSV has texts only.
+        let same = |value: &&Value| text(value) == text(answer);
+        let place = match values.is_empty() {
+            true => text(answer).trim().parse().ok(),
+            false => values.iter().position(|value| same(&value)),
+        };
+        place.filter(|&place| place < n).ok_or_else(|| {
+            let expected = match values.is_empty() {
+                true => format!("a number below {n}"),
+                false => values.iter().map(Value::to_string).collect::<Vec<_>>().join(", "),
+            };
+            format!("`answer`: expected {expected}, found {answer}")
+        })
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// A text or a list of texts, each as it follows a prompt: after a space.
+fn texts(value: &Value) -> Result<Vec<String>, String> {
+    let list = match value {
+        Value::Array(list) if !list.is_empty() => list.as_slice(),
+        Value::String(_) | Value::Number(_) => std::slice::from_ref(value),
+        _ => return Err(value.to_string()),
+    };
+    Ok(list.iter().map(|value| format!(" {}", text(value).trim())).collect())
 }
 
 #[cfg(test)]
@@ -165,8 +325,8 @@ mod tests {
         fs::write(folder.path().join("train.jsonl"), train).unwrap();
         fs::write(folder.path().join("test.jsonl"), test).unwrap();
         let path = folder.path().join("task.toml");
-        fs::write(&path, description).unwrap();
-        Task::open(&path, 1)
+        fs::write(&path, format!("{description}\ntrain = \"train.jsonl\"\ntest = \"test.jsonl\"")).unwrap();
+        Task::open(&path, 1, None)
     }
 
     const DESCRIPTION: &str = r#"
@@ -176,25 +336,67 @@ mod tests {
         answer = "a"
         values = ["n", "y"]
         shots = 1
-        train = "train.jsonl"
-        test = "test.jsonl"
     "#;
 
     #[test]
     fn rows_become_prompts() {
         let train = "{\"text\": \"one\", \"a\": \"y\"}\n";
         let t = task(DESCRIPTION, train, "{\"text\": \"two\", \"a\": \"n\"}").unwrap();
-        assert_eq!(t.prefix(), "Q: one\nA: yes\n\n");
-        assert_eq!(t.test, [Item { prompt: "Q: two\nA:".into(), label: 0 }]);
-        assert!(t.training_rows().is_empty());
+        assert_eq!(t.prefix(""), "Q: one\nA: yes\n\n");
+        let item = Item {
+            group: String::new(),
+            prompt: "Q: two\nA:".into(),
+            choices: Vec::new(),
+            answer: 0,
+            accepted: Vec::new(),
+        };
+        assert_eq!(t.test, [item]);
+        assert!(t.training_rows(10).is_empty());
+    }
+
+    #[test]
+    fn choices_belong_to_a_row_and_shots_to_a_group() {
+        let description = r#"
+            name = "t"
+            prompt = "{{ question }}\nAnswer:"
+            choices = "choices.text"
+            answer = "answerKey"
+            values = ["A", "B", "C"]
+            group = "subject"
+            shots = 1
+        "#;
+        let row = |subject: &str, question: &str, key: &str| {
+            let choices = serde_json::json!({"label": ["A", "B"], "text": ["cat", "dog"]});
+            serde_json::json!({"subject": subject, "question": question, "choices": choices, "answerKey": key})
+                .to_string()
+        };
+        let train = [row("b", "Woof?", "B"), row("a", "Meow?", "A"), row("a", "Purr?", "A")].join("\n");
+        let t = task(description, &train, &row("b", "Bark?", "B")).unwrap();
+        assert_eq!(t.prefix("b"), "Woof?\nAnswer: dog\n\n");
+        assert_eq!((&t.test[0].choices[..], t.test[0].answer), (&[" cat".to_owned(), " dog".to_owned()][..], 1));
+        assert_eq!(t.training_rows(5).len(), 1);
+        let error = task(description, &train, &row("c", "?", "B")).unwrap_err().to_string();
+        assert!(error.ends_with("`group`: there is no training row of the group \"c\" for shots"), "{error}");
+        let error = task(description, &row("a", "?", "C"), "").unwrap_err().to_string();
+        assert!(error.ends_with("train.jsonl:1: `answer`: expected \"A\", \"B\", \"C\", found \"C\""), "{error}");
+    }
+
+    #[test]
+    fn an_open_answer_is_one_of_several_texts() {
+        let description = "name = \"t\"\nprompt = \"{{ q }}\"\nanswer = \"answers.text\"\nshots = 1";
+        let train = "{\"q\": \"Who?\", \"answers\": {\"text\": [\"Ada\", \"Ada Lovelace\"]}}";
+        let t = task(description, train, "").unwrap();
+        assert_eq!(t.prefix(""), "Who? Ada\n\n");
+        assert_eq!(t.train[0].accepted, [" Ada", " Ada Lovelace"]);
     }
 
     #[test]
     fn mistakes_name_file_line_and_field() {
         let message = |train: &str| task(DESCRIPTION, train, "").unwrap_err().to_string();
         let unknown = message("{\"text\": \"one\", \"a\": \"y\"}\n{\"text\": \"one\", \"a\": \"z\"}");
-        assert!(unknown.ends_with("train.jsonl:2: `a`: expected \"n\", \"y\", found \"z\""), "{unknown}");
+        assert!(unknown.ends_with("train.jsonl:2: `answer`: expected \"n\", \"y\", found \"z\""), "{unknown}");
         assert!(message("{\"a\": \"y\"}").contains("train.jsonl:1: `prompt`: undefined value"));
+        assert!(message("{\"text\": \"one\"}").contains("train.jsonl:1: `answer`: expected a field `a`"));
         assert!(message("").contains("`shots`: expected at most 0"));
         assert!(task("name = 1", "", "").unwrap_err().to_string().contains("task.toml"));
     }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use super::{Checkpoint, Input, Policy, Probe, Rule, Svm, Target};
+use super::{Checkpoint, Crf, Input, Lens, Policy, Probe, Scorer, Svm, Target};
 use crate::dtype::DType;
 use crate::gguf::{self, File, Metadata, Writer};
 
@@ -88,9 +88,13 @@ pub struct ExitFile {
     pub policies: Vec<Policy>,
 }
 
-const VERSION: u32 = 1;
-const INPUTS: [(&str, Input); 3] =
-    [("hidden", Input::Hidden), ("labels", Input::Labels), ("vocabulary", Input::Vocabulary)];
+const VERSION: u32 = 2;
+const INPUTS: [(&str, Input); 4] = [
+    ("hidden", Input::Hidden),
+    ("labels", Input::Labels),
+    ("vocabulary", Input::Vocabulary),
+    ("choices", Input::Choices),
+];
 const TARGETS: [(&str, Target); 2] = [("model", Target::Model), ("truth", Target::Truth)];
 
 fn name_of<T: PartialEq>(names: &[(&'static str, T)], value: &T) -> &'static str {
@@ -210,12 +214,25 @@ fn put_checkpoint(tensors: &mut Vec<(String, Vec<usize>, Vec<f32>)>, p: usize, c
         tensors.push((name("weight"), vec![probe.weights.len() / n_labels, n_labels], probe.weights.clone()));
         tensors.push((name("bias"), vec![n_labels], probe.bias.clone()));
     }
-    match &checkpoint.rule {
-        Rule::Threshold(threshold) => tensors.push((name("threshold"), vec![1], vec![*threshold])),
-        Rule::Svm(svm) => {
+    if let Some(lens) = &checkpoint.lens {
+        let n_embd = lens.bias.len();
+        tensors.push((name("lens.weight"), vec![n_embd, n_embd], lens.weights.clone()));
+        tensors.push((name("lens.bias"), vec![n_embd], lens.bias.clone()));
+    }
+    tensors.push((name("least"), vec![1], vec![checkpoint.least]));
+    match &checkpoint.scorer {
+        Scorer::Top => {}
+        Scorer::Linear { weights: [top, gap], bias } => {
+            tensors.push((name("linear"), vec![3], vec![*top, *gap, *bias]));
+        }
+        Scorer::Svm(svm) => {
             tensors.push((name("svm"), vec![2], vec![svm.rho, svm.width]));
             tensors.push((name("svm.alpha"), vec![svm.alpha.len()], svm.alpha.clone()));
             tensors.push((name("svm.vectors"), vec![2, svm.vectors.len()], svm.vectors.concat()));
+        }
+        Scorer::Crf(crf) => {
+            tensors.push((name("crf.state"), vec![3, 2], crf.state.concat()));
+            tensors.push((name("crf.transition"), vec![2, 2], crf.transition.concat()));
         }
     }
 }
@@ -256,11 +273,12 @@ impl Reader<'_> {
         let n_in = match input {
             Input::Hidden => Some(model.shape[1] as usize),
             Input::Labels => Some(labels.len()),
-            Input::Vocabulary => None,
+            Input::Vocabulary | Input::Choices => None,
         };
+        let n_embd = model.shape[1] as usize;
         let checkpoints = layers
             .iter()
-            .map(|&layer| self.checkpoint(p, layer as usize, n_in, labels.len()))
+            .map(|&layer| self.checkpoint(p, layer as usize, n_in, labels.len(), n_embd))
             .collect::<Result<_, _>>()?;
         Ok(Policy {
             task: meta.need_str(&key("task"))?.to_owned(),
@@ -280,27 +298,57 @@ impl Reader<'_> {
         value.ok_or_else(|| self.invalid(key, expected.join(", "), found))
     }
 
-    fn checkpoint(&self, p: usize, layer: usize, n_in: Option<usize>, n_labels: usize) -> Result<Checkpoint, Error> {
+    fn checkpoint(
+        &self,
+        p: usize,
+        layer: usize,
+        n_in: Option<usize>,
+        n_labels: usize,
+        n_embd: usize,
+    ) -> Result<Checkpoint, Error> {
         let name = |what: &str| format!("exit.{p}.{layer}.{what}");
-        let probe = match n_in {
-            Some(n_in) => Some(Probe {
-                weights: self.tensor(&name("weight"), &[n_in, n_labels])?,
-                bias: self.tensor(&name("bias"), &[n_labels])?,
-            }),
-            None => None,
+        let read_probe = |n_in| {
+            let weights = self.tensor(&name("weight"), &[n_in, n_labels])?;
+            Ok::<_, Error>(Probe { weights, bias: self.tensor(&name("bias"), &[n_labels])? })
         };
-        if self.file.tensor(&name("threshold")).is_some() {
-            return Ok(Checkpoint { layer, probe, rule: Rule::Threshold(self.tensor(&name("threshold"), &[1])?[0]) });
+        let read_lens = |_| {
+            let weights = self.tensor(&name("lens.weight"), &[n_embd, n_embd])?;
+            Ok::<_, Error>(Lens { weights, bias: self.tensor(&name("lens.bias"), &[n_embd])? })
+        };
+        Ok(Checkpoint {
+            layer,
+            lens: self.file.tensor(&name("lens.weight")).map(read_lens).transpose()?,
+            probe: n_in.map(read_probe).transpose()?,
+            scorer: self.scorer(&name)?,
+            least: self.tensor(&name("least"), &[1])?[0],
+        })
+    }
+
+    fn scorer(&self, name: &dyn Fn(&str) -> String) -> Result<Scorer, Error> {
+        let has = |what: &str| self.file.tensor(&name(what)).is_some();
+        if has("linear") {
+            let values = self.tensor(&name("linear"), &[3])?;
+            return Ok(Scorer::Linear { weights: [values[0], values[1]], bias: values[2] });
         }
-        let numbers = self.tensor(&name("svm"), &[2])?;
-        let n = self.file.tensor(&name("svm.alpha")).map_or(0, |t| t.elements());
-        let svm = Svm {
-            rho: numbers[0],
-            width: numbers[1],
-            alpha: self.tensor(&name("svm.alpha"), &[n])?,
-            vectors: self.tensor(&name("svm.vectors"), &[2, n])?.chunks_exact(2).map(|v| [v[0], v[1]]).collect(),
-        };
-        Ok(Checkpoint { layer, probe, rule: Rule::Svm(svm) })
+        if has("svm") {
+            let numbers = self.tensor(&name("svm"), &[2])?;
+            let n = self.file.tensor(&name("svm.alpha")).map_or(0, |t| t.elements());
+            let vectors = self.tensor(&name("svm.vectors"), &[2, n])?;
+            return Ok(Scorer::Svm(Svm {
+                rho: numbers[0],
+                width: numbers[1],
+                alpha: self.tensor(&name("svm.alpha"), &[n])?,
+                vectors: vectors.chunks_exact(2).map(|v| [v[0], v[1]]).collect(),
+            }));
+        }
+        if has("crf.state") {
+            let state = self.tensor(&name("crf.state"), &[3, 2])?;
+            let [wrong, right] = [0, 3].map(|i| [state[i], state[i + 1], state[i + 2]]);
+            let moves = self.tensor(&name("crf.transition"), &[2, 2])?;
+            let transition = [[moves[0], moves[1]], [moves[2], moves[3]]];
+            return Ok(Scorer::Crf(Crf { state: [wrong, right], transition }));
+        }
+        Ok(Scorer::Top)
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
@@ -337,8 +385,12 @@ mod tests {
             vectors: "0123456789abcdef".into(),
             types: "3 f32".into(),
         };
-        let hidden = vec![Checkpoint { layer: 3, probe: Some(probe), rule: Rule::Threshold(0.75) }];
-        let vocabulary = vec![Checkpoint { layer: 2, probe: None, rule: Rule::Svm(svm) }];
+        let checkpoint = |layer, scorer| Checkpoint { layer, lens: None, probe: None, scorer, least: 0.75 };
+        let lens = Some(Lens { weights: vec![0.25; 16], bias: vec![0.5; 4] });
+        let hidden = vec![Checkpoint { probe: Some(probe), lens, ..checkpoint(3, Scorer::Top) }];
+        let crf = Crf { state: [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], transition: [[1.0, 2.0], [3.0, 4.0]] };
+        let linear = Scorer::Linear { weights: [1.0, 2.0], bias: 0.5 };
+        let vocabulary = vec![checkpoint(2, Scorer::Svm(svm)), checkpoint(4, linear), checkpoint(6, Scorer::Crf(crf))];
         ExitFile { model, policies: vec![policy(Input::Hidden, hidden), policy(Input::Vocabulary, vocabulary)] }
     }
 

@@ -2,29 +2,44 @@
 //! enough. Refuses to know what a layer is, and ggml.
 //!
 //! AdaInfer (arXiv 2403.02181) looks, after a layer, at the probability of the best token (*top*) and its distance to
-//! the second (*gap*), and lets a classifier trained on these two decide. Here a [`Checkpoint`] reads the last row's
-//! hidden state in one of three ways ([`Input`]), which gives an answer, top and gap ([`Reading`]), and a [`Rule`]
-//! decides.
+//! the second (*gap*), and lets a classifier trained on these two decide. Here a [`Checkpoint`] makes of what it sees
+//! ([`Input`]) an answer, top and gap ([`Reading`]); a [`Scorer`] says how sure that is; and the checkpoint stops where the
+//! score is high enough.
 
+mod crf;
 mod file;
+mod lens;
 mod probe;
-mod svm;
+mod rules;
+mod scorer;
 mod train;
 
 pub use file::{Error, ExitFile, Fingerprint};
+pub use lens::{Lens, LensFit};
 pub use probe::{Probe, Reading, softmax_reading};
-pub use svm::Svm;
-pub use train::{Options, Row, Trained, train};
+pub use rules::RuleKind;
+pub use scorer::{Crf, Scorer, Svm};
+pub use train::{Options, Row, Trained, Tried, train};
 
-/// What a checkpoint reads.
+/// What a checkpoint sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
     /// The hidden state itself, through a fitted read-out: \[n_embd\].
     Hidden,
-    /// The logits of the task's labels, through the final norm and their rows of the output head: \[n_labels\].
+    /// The logits of the task's labels, through the final norm and their rows of the output head, and a fitted read-out:
+    /// \[n_labels\].
     Labels,
-    /// Top and gap over the whole vocabulary, as in the paper; the answer is the best label.
+    /// The whole vocabulary, as in the paper: the answer is a token.
     Vocabulary,
+    /// The likelihoods of a question's own choices.
+    Choices,
+}
+
+impl Input {
+    /// Whether a fitted read-out names the answer; otherwise it is read as it is.
+    pub fn is_fitted(self) -> bool {
+        matches!(self, Input::Hidden | Input::Labels)
+    }
 }
 
 /// What a read-out is fitted to give.
@@ -36,39 +51,19 @@ pub enum Target {
     Truth,
 }
 
-/// What decides that a reading is sure enough.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Rule {
-    /// Top is at least this.
-    Threshold(f32),
-    /// A support vector machine on top and gap.
-    Svm(Svm),
-}
-
 /// A place to stop.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
     /// Layers run before it.
     pub layer: usize,
-    /// Reads the input; `None` reads the label logits as they are.
+    /// Goes before the output head.
+    pub lens: Option<Lens>,
+    /// Reads the input; of inputs that are not fitted there is none.
     pub probe: Option<Probe>,
-    /// Decides.
-    pub rule: Rule,
-}
-
-impl Checkpoint {
-    /// The reading, and whether to stop with it. Of [`Input::Vocabulary`], `top_gap` are the two features.
-    pub fn decide(&self, input: &[f32], top_gap: Option<[f32; 2]>) -> (Reading, bool) {
-        let mut reading = self.probe.as_ref().map_or_else(|| softmax_reading(input), |probe| probe.read(input));
-        if let Some([top, gap]) = top_gap {
-            (reading.top, reading.gap) = (top, gap);
-        }
-        let stop = match &self.rule {
-            Rule::Threshold(least) => reading.top >= *least,
-            Rule::Svm(svm) => svm.decides([reading.top, reading.gap]),
-        };
-        (reading, stop)
-    }
+    /// How sure is a reading?
+    pub scorer: Scorer,
+    /// The score that is enough.
+    pub least: f32,
 }
 
 /// How to stop early on one task.
@@ -76,9 +71,9 @@ impl Checkpoint {
 pub struct Policy {
     /// The task's name.
     pub task: String,
-    /// The labels' texts, as they follow a prompt.
+    /// The labels' texts, as they follow a prompt; empty for tasks without.
     pub labels: Vec<String>,
-    /// What is read.
+    /// What is seen.
     pub input: Input,
     /// What it was fitted to.
     pub target: Target,
@@ -88,4 +83,31 @@ pub struct Policy {
     pub n_shots: usize,
     /// Where to look, in rising order of layers.
     pub checkpoints: Vec<Checkpoint>,
+}
+
+/// One answer on its way through the checkpoints.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Walk {
+    /// A chain's belief before the next checkpoint: log-weights of "wrong" and "right".
+    belief: Option<[f32; 2]>,
+}
+
+impl Walk {
+    /// Whether a checkpoint's reading is sure enough to stop.
+    pub fn stops(&mut self, checkpoint: &Checkpoint, reading: &Reading) -> bool {
+        self.score(&checkpoint.scorer, reading) >= checkpoint.least
+    }
+
+    fn score(&mut self, scorer: &Scorer, reading: &Reading) -> f32 {
+        match scorer {
+            Scorer::Top => reading.top,
+            Scorer::Linear { weights, bias } => weights[0] * reading.top + weights[1] * reading.gap + bias,
+            Scorer::Svm(svm) => svm.score([reading.top, reading.gap]),
+            Scorer::Crf(step) => {
+                let belief = step.follow(self.belief, [reading.top, reading.gap]);
+                self.belief = Some(belief);
+                belief[1] - belief[0]
+            }
+        }
+    }
 }

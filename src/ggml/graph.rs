@@ -195,6 +195,12 @@ impl<'r, S: Copy> Run<'r, S> {
         self.set(slot, DType::I64, values);
     }
 
+    /// Fills an f32 input.
+    #[track_caller]
+    pub fn set_f32(&mut self, slot: Slot, values: &[f32]) {
+        self.set(slot, DType::F32, values);
+    }
+
     /// Fills an f16 input.
     #[track_caller]
     pub fn set_f16(&mut self, slot: Slot, values: &[half::f16]) {

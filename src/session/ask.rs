@@ -1,73 +1,98 @@
-//! Questions of which only the last token's result is wanted: side by side after a common prefix, each as deep as it must.
-
-use std::ops::ControlFlow;
+//! Questions of which only the last tokens' results are wanted: side by side after a common prefix, each as deep as it must.
 
 use super::machine::{KV_STEP, Row};
 use super::{Error, Session, TokenId, check_cuts};
 
-/// Where [`Session::ask`] may stop.
+/// What follows the common prefix.
 #[derive(Clone, Copy, Debug)]
-pub struct Cut<'a> {
-    /// Layers run so far.
-    pub layers_run: usize,
-    /// The last row's hidden state, \[n_embd\].
-    pub hidden: &'a [f32],
-    /// What the output head makes of it, \[n_vocab\]; empty unless asked for, or at full depth.
-    pub logits: &'a [f32],
+pub struct Question<'q> {
+    /// The tokens; at least one.
+    pub tokens: &'q [TokenId],
+    /// How many of the last tokens are looked at; at least one.
+    pub shown: usize,
 }
 
-/// A question on its way.
-struct Question {
-    index: usize,
+/// A question on its way, where [`Session::ask`] may stop it.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    /// Which question.
+    pub question: usize,
+    /// Layers run so far.
+    pub layers_run: usize,
+    /// The hidden states of its shown rows, before the final norm: \[n_embd\] each, one after the other.
+    pub hidden: Vec<f32>,
+    /// What the output head makes of them, \[n_vocab\] each; empty unless asked for, or at full depth.
+    pub logits: Vec<f32>,
+}
+
+/// Looks at the questions that are still there, and says of each whether it stops.
+pub type AtCut<'a> = dyn FnMut(&[Cut]) -> Vec<bool> + 'a;
+
+/// What a look needs.
+#[derive(Clone, Copy)]
+pub enum View<'v> {
+    /// Hidden states.
+    Hidden,
+    /// Logits too.
+    Logits,
+    /// Logits of what this makes of a hidden state \[n_embd\] after so many layers.
+    Through(&'v dyn Fn(usize, &[f32]) -> Vec<f32>),
+}
+
+/// A question with its rows.
+struct Live {
+    question: usize,
     rows: Vec<Row>,
+    shown: usize,
+}
+
+impl Live {
+    fn shown_rows(&self) -> &[Row] {
+        &self.rows[self.rows.len() - self.shown..]
+    }
 }
 
 impl Session {
     /// Evaluates questions that follow a common prefix, each as if it were alone. The timeline becomes the prefix. All new
-    /// rows go through one range of layers after the other; after each of the layers `cuts` (in rising order), and at full
-    /// depth, `at_cut` is asked about each question that is still there. When it breaks, the question goes no deeper: its
-    /// rows leave the batch. `with_logits` computes logits at the cuts too.
+    /// rows go through one range of layers after the other; after each of the layers `cuts` (in rising order), `at_cut` looks
+    /// at the questions that are still there. One that stops goes no deeper: its rows leave the batch. At full depth it
+    /// looks at the rest, with logits.
     ///
     /// The prefix goes as deep as the questions do, and no deeper: what its deeper layers owe is settled when it is needed.
     /// Questions leave nothing behind.
     pub fn ask(
         &mut self,
         prefix: &[TokenId],
-        questions: &[&[TokenId]],
+        questions: &[Question<'_>],
         cuts: &[usize],
-        with_logits: bool,
-        at_cut: &mut dyn FnMut(usize, Cut<'_>) -> ControlFlow<()>,
+        view: View<'_>,
+        at_cut: &mut AtCut<'_>,
     ) -> Result<(), Error> {
         check_cuts(cuts, self.n_steps())?;
         self.check(prefix)?;
         let mut live = self.place(prefix.len(), questions)?;
         self.rewind(self.common_prefix(prefix));
         self.extend(&prefix[self.tokens.len()..]);
-        let result = self.walk(&mut live, cuts, with_logits, at_cut);
-        for question in &mut live {
-            question.rows.iter_mut().for_each(|row| self.machine.forget(row));
+        let result = self.walk(&mut live, cuts, view, at_cut);
+        for row in live.iter_mut().flat_map(|question| &mut question.rows) {
+            self.machine.forget(row);
         }
         result
     }
 
     fn walk(
         &mut self,
-        live: &mut Vec<Question>,
+        live: &mut Vec<Live>,
         cuts: &[usize],
-        with_logits: bool,
-        at_cut: &mut dyn FnMut(usize, Cut<'_>) -> ControlFlow<()>,
+        view: View<'_>,
+        at_cut: &mut AtCut<'_>,
     ) -> Result<(), Error> {
         for &cut in cuts {
-            self.take_to(live, cut, at_cut)?;
-            let lasts: Vec<&Row> = live.iter().filter_map(|question| question.rows.last()).collect();
-            let logits = if with_logits { self.machine.heads_of(&lasts)? } else { Vec::new() };
-            let n_vocab = logits.len() / live.len().max(1);
-            let hidden: Vec<Vec<f32>> = lasts.iter().map(|row| self.machine.hidden_state(row)).collect();
-            let mut place = 0;
+            self.take_to(live, cut)?;
+            let seen = self.look(live, cut, view)?;
+            let mut stops = at_cut(&seen).into_iter();
             live.retain_mut(|question| {
-                let logits = &logits[place * n_vocab..][..n_vocab];
-                let stops = at_cut(question.index, Cut { layers_run: cut, hidden: &hidden[place], logits }).is_break();
-                place += 1;
+                let stops = stops.next().unwrap_or(false);
                 if stops {
                     question.rows.iter_mut().for_each(|row| self.machine.forget(row));
                 }
@@ -77,38 +102,68 @@ impl Session {
                 return Ok(());
             }
         }
-        self.take_to(live, self.n_steps(), at_cut)
+        let seen = self.take_to(live, self.n_steps())?;
+        at_cut(&seen);
+        Ok(())
     }
 
-    /// Takes the prefix and the questions to a depth.
-    fn take_to(
-        &mut self,
-        live: &mut [Question],
-        depth: usize,
-        at_cut: &mut dyn FnMut(usize, Cut<'_>) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
+    /// What the questions show between two ranges.
+    fn look(&mut self, live: &[Live], depth: usize, view: View<'_>) -> Result<Vec<Cut>, Error> {
+        let mut cuts: Vec<Cut> = live.iter().map(|q| Cut::empty(q.question, depth)).collect();
+        let mut seen = Vec::new();
+        for (question, cut) in live.iter().zip(&mut cuts) {
+            for row in question.shown_rows() {
+                let hidden = self.machine.hidden_state(row);
+                match view {
+                    View::Hidden => {}
+                    View::Logits => seen.extend(&hidden),
+                    View::Through(lens) => seen.extend(lens(depth, &hidden)),
+                }
+                cut.hidden.extend(hidden);
+            }
+        }
+        let logits = self.machine.heads_of(&seen)?;
+        let n_vocab = self.model().config().n_vocab;
+        let mut rest = &logits[..];
+        for (question, cut) in live.iter().zip(&mut cuts) {
+            let (own, others) = rest.split_at((question.shown * n_vocab).min(rest.len()));
+            cut.logits.extend(own);
+            rest = others;
+        }
+        Ok(cuts)
+    }
+
+    /// Takes the prefix and the questions to a depth. At full depth gives what the questions show.
+    fn take_to(&mut self, live: &mut [Live], depth: usize) -> Result<Vec<Cut>, Error> {
+        let mut cuts: Vec<Cut> = live.iter().map(|q| Cut::empty(q.question, depth)).collect();
         let mut rows: Vec<&mut Row> = self.rows.iter_mut().filter(|row| row.depth < depth).collect();
-        let (mut outs, mut indices) = (Vec::new(), Vec::new());
-        for question in live {
+        let (mut outs, mut owners) = (Vec::new(), Vec::new());
+        for (i, question) in live.iter_mut().enumerate() {
             rows.extend(question.rows.iter_mut());
-            outs.push(rows.len() - 1);
-            indices.push(question.index);
+            outs.extend(rows.len() - question.shown..rows.len());
+            owners.resize(outs.len(), i);
         }
         self.machine.deepen(&mut rows, depth, &outs, &mut |row, finished| {
-            if let Some(i) = outs.iter().position(|&out| out == row) {
-                let _ = at_cut(indices[i], Cut { layers_run: depth, hidden: finished.hidden, logits: finished.logits });
+            if let Ok(i) = outs.binary_search(&row) {
+                cuts[owners[i]].hidden.extend(finished.hidden);
+                cuts[owners[i]].logits.extend(finished.logits);
             }
-        })
+        })?;
+        Ok(cuts)
     }
 
     /// Gives every question its rows. Cache rows of the first follow the prefix; those of the others are so far behind as
     /// they would be there that they add up in the same order.
-    fn place(&self, n_prefix: usize, questions: &[&[TokenId]]) -> Result<Vec<Question>, Error> {
+    fn place(&self, n_prefix: usize, questions: &[Question<'_>]) -> Result<Vec<Live>, Error> {
         let mut first = n_prefix;
         let mut placed = Vec::new();
-        for (index, tokens) in questions.iter().enumerate() {
+        for (question, &Question { tokens, shown }) in questions.iter().enumerate() {
             if tokens.is_empty() {
                 return Err(Error::Empty);
+            }
+            if !(1..=tokens.len()).contains(&shown) {
+                let expected = format!("between 1 and {}", tokens.len());
+                return Err(Error::Parameter { name: "shown", expected, found: shown.to_string() });
             }
             tokens.iter().try_for_each(|&token| self.check_token(token))?;
             if first + tokens.len() > self.n_ctx() {
@@ -120,9 +175,15 @@ impl Session {
                 hole: n_prefix..first,
                 ..Row::on_timeline(token, 0)
             };
-            placed.push(Question { index, rows: tokens.iter().enumerate().map(row).collect() });
+            placed.push(Live { question, rows: tokens.iter().enumerate().map(row).collect(), shown });
             first += tokens.len().next_multiple_of(KV_STEP);
         }
         Ok(placed)
+    }
+}
+
+impl Cut {
+    fn empty(question: usize, layers_run: usize) -> Cut {
+        Cut { question, layers_run, hidden: Vec::new(), logits: Vec::new() }
     }
 }

@@ -221,20 +221,23 @@ impl Machine {
         bytes.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()
     }
 
-    /// What the output head makes of the waiting hidden states of rows: \[n_vocab\] each, one after the other.
-    pub(super) fn heads_of(&mut self, rows: &[&Row]) -> Result<Vec<f32>, Error> {
-        let n = self.n_steps();
-        let key = GraphKey { start: n, end: n, n_rows: rows.len(), n_kv: 0, n_out: rows.len() };
-        let (model, hidden) = (&self.model, &self.hidden.states);
-        let stores = [model.store(), hidden.store()];
-        let mut run = self.runner.prepare(key, model.graph_size(0), &stores, |g| {
-            let (places, slot) = g.input("inp_hidden_from", DType::I32, &[key.n_rows]);
-            let logits = g.output(model.head(g, g.ops.get_rows(hidden.t(), places)));
-            Slots { hidden_from: Some(slot), logits: Some(logits), ..Slots::default() }
+    /// What the output head makes of hidden states, \[n_embd\] each: \[n_vocab\] each, one after the other.
+    pub(super) fn heads_of(&mut self, states: &[f32]) -> Result<Vec<f32>, Error> {
+        let n_embd = self.model.config().n_embd;
+        let (n, n_rows) = (self.n_steps(), states.len() / n_embd);
+        if n_rows == 0 {
+            return Ok(Vec::new());
+        }
+        let key = GraphKey { start: n, end: n, n_rows, n_kv: 0, n_out: n_rows };
+        let model = &self.model;
+        let mut run = self.runner.prepare(key, model.graph_size(0), &[model.store()], |g| {
+            let (states, slot) = g.input("inp_hidden", DType::F32, &[n_embd, n_rows]);
+            let logits = g.output(model.head(g, states));
+            Slots { hidden: Some(slot), logits: Some(logits), ..Slots::default() }
         })?;
         let slots = run.slots();
-        if let Some(slot) = slots.hidden_from {
-            run.set_i32(slot, &rows.iter().map(|row| row.slot.unwrap_or(0) as i32).collect::<Vec<_>>());
+        if let Some(slot) = slots.hidden {
+            run.set_f32(slot, states);
         }
         let computed = run.compute()?;
         Ok(slots.logits.map_or_else(Vec::new, |slot| computed.f32(slot).to_vec()))

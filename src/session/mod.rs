@@ -9,7 +9,7 @@ mod ask;
 mod machine;
 mod state;
 
-pub use ask::Cut;
+pub use ask::{AtCut, Cut, Question, View};
 
 use std::io;
 use std::ops::ControlFlow;
@@ -104,6 +104,13 @@ impl Default for SessionParams {
     }
 }
 
+impl SessionParams {
+    /// The same with another plan.
+    pub fn with_plan(&self, plan: Vec<LayerStep>) -> SessionParams {
+        SessionParams { plan, ..self.clone() }
+    }
+}
+
 /// What [`Session::sync`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Synced {
@@ -167,6 +174,16 @@ impl Session {
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.machine.model
+    }
+
+    /// How it runs.
+    pub fn params(&self) -> &SessionParams {
+        &self.machine.params
+    }
+
+    /// What runs, in order.
+    pub fn plan(&self) -> &[LayerStep] {
+        &self.machine.params.plan
     }
 
     /// Steps of the plan: the depth that is full here.

@@ -155,8 +155,11 @@ impl Attention {
             let keys = k.data.cast::<u8>().add(kv_head * head_dim_k * 2);
             avx512::scores::<R, CHAINS>(queries, keys.cast(), k.nb[1] / 2, n_seen, &skip, weights, n_weights);
             for ((weights, &seen), hole) in weights.chunks_exact_mut(n_weights).zip(&seen).zip(holes) {
-                weights[hole].fill(f32::NEG_INFINITY);
-                soft_max(weights, seen, scale);
+                // As if there were no hole: so the scores add up as they do alone.
+                weights.copy_within(hole.end..seen, hole.start);
+                soft_max(weights, seen - hole.len(), scale);
+                weights.copy_within(hole.start..seen - hole.len(), hole.end);
+                weights[hole].fill(0.0);
             }
             let values = v.data.cast::<u8>().add(kv_head * head_dim_v * v.nb[1]);
             let mut mixed = |r: usize, d: usize, sixteen: &[f32; LANES]| {

@@ -1,0 +1,216 @@
+//! Owns what training needs: every row at full depth, with what each candidate layer shows; lenses; what a look costs.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use super::eye::Eye;
+use super::questions::{Asked, Questions};
+use super::{Error, Item};
+use crate::exit::{Input, Lens, LensFit, Row, softmax_reading};
+use crate::sample::Sampler;
+use crate::session::{Cut, Question, Session, TokenId, View};
+use crate::tokenizer::Tokenizer;
+
+/// Runs training rows at full depth and keeps what each of the `layers` shows, through `lenses` if there are any.
+/// `progress` hears how many are done.
+pub fn collect(
+    session: &mut Session,
+    questions: &Questions<'_>,
+    items: &[Item],
+    layers: &[usize],
+    input: Input,
+    lenses: &[Lens],
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Row>, Error> {
+    let model = session.model().clone();
+    let eye = Eye::new(input, questions, of_layers(layers, lenses), &model)?;
+    let mut rows = Vec::new();
+    for item in items {
+        let asked = questions.ask(item);
+        rows.push(eye.with_view(|view| collect_one(session, questions, &eye, &asked, layers, view))?);
+        progress(rows.len());
+    }
+    Ok(rows)
+}
+
+fn of_layers<'l>(layers: &[usize], lenses: &'l [Lens]) -> Vec<(usize, &'l Lens)> {
+    layers.iter().copied().zip(lenses).collect()
+}
+
+fn collect_one(
+    session: &mut Session,
+    questions: &Questions<'_>,
+    eye: &Eye<'_>,
+    asked: &Asked,
+    layers: &[usize],
+    view: View<'_>,
+) -> Result<Row, Error> {
+    let mut row = Row { inputs: Vec::new(), readings: Vec::new(), full: 0, truth: 0 };
+    let n_layer = session.n_steps();
+    let parts: Vec<Question<'_>> = asked.questions().collect();
+    session.ask(&asked.prefix, &parts, layers, view, &mut |cuts| {
+        let cuts: Vec<&Cut> = cuts.iter().collect();
+        if cuts[0].layers_run < n_layer {
+            let seen = eye.see(asked, &cuts);
+            row.readings.extend(seen.reading);
+            row.inputs.push(seen.input);
+            return Vec::new();
+        }
+        let answer = questions.read(asked, &cuts).label;
+        if eye.input == Input::Vocabulary {
+            // As in the paper, the answer is a token.
+            row.full = softmax_reading(&cuts[0].logits).label;
+            let label = |answer: usize| questions.label_ids().get(answer).map(|&id| id as usize);
+            row.truth = label(asked.truth(answer)).unwrap_or_else(|| asked.truth(row.full));
+        } else {
+            (row.full, row.truth) = (answer, asked.truth(answer));
+        }
+        Vec::new()
+    })?;
+    Ok(row)
+}
+
+/// Prompts for a policy that needs no task: everyday questions and requests.
+pub fn own_prompts() -> impl Iterator<Item = &'static str> {
+    include_str!("prompts.txt").lines()
+}
+
+/// Tokens of an own answer at most.
+const OWN_TOKENS: usize = 32;
+
+/// Lets the model answer prompts greedily and keeps, for every token of its answers, what each of the `layers` says.
+pub fn collect_own(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    prompts: &[Vec<TokenId>],
+    layers: &[usize],
+    lenses: &[Lens],
+    n_rows: usize,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Row>, Error> {
+    let model = session.model().clone();
+    let eye = Eye::of_tokens(of_layers(layers, lenses), &model);
+    let (n_layer, n_vocab) = (session.n_steps(), model.config().n_vocab);
+    let mut rows: Vec<Row> = Vec::new();
+    for prompt in prompts {
+        let (prefix, part) = own_answer(session, tokenizer, prompt)?;
+        let shown = part.len();
+        let first = rows.len();
+        rows.resize(first + shown, Row { inputs: Vec::new(), readings: Vec::new(), full: 0, truth: 0 });
+        eye.with_view(|view| {
+            session.ask(&prefix, &[Question { tokens: &part, shown }], layers, view, &mut |cuts| {
+                for (row, logits) in rows[first..].iter_mut().zip(cuts[0].logits.chunks_exact(n_vocab)) {
+                    let reading = softmax_reading(logits);
+                    if cuts[0].layers_run < n_layer {
+                        row.readings.push(reading);
+                    } else {
+                        (row.full, row.truth) = (reading.label, reading.label);
+                    }
+                }
+                Vec::new()
+            })
+        })?;
+        progress(rows.len().min(n_rows));
+        if rows.len() >= n_rows {
+            break;
+        }
+    }
+    rows.truncate(n_rows);
+    Ok(rows)
+}
+
+/// A prompt without its last token; and that token with the model's greedy answer, without the answer's last.
+fn own_answer(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    prompt: &[TokenId],
+) -> Result<(Vec<TokenId>, Vec<TokenId>), Error> {
+    session.sync(prompt, &mut |_, _| ControlFlow::Continue(()))?;
+    let mut greedy = Sampler::greedy();
+    for _ in 0..OWN_TOKENS {
+        if tokenizer.is_end_of_generation(session.step(&mut greedy)?.token) {
+            break;
+        }
+    }
+    let (prefix, answer) = session.tokens().split_at(prompt.len() - 1);
+    Ok((prefix.to_vec(), answer[..answer.len() - 1].to_vec()))
+}
+
+/// Rows of prompts that lenses are fitted to at most.
+const LENS_ROWS: usize = 8192;
+
+/// Fits a lens for each of the `layers` to the rows of training questions, as a stream. `progress` hears how many questions are
+/// done.
+pub fn fit_lenses(
+    session: &mut Session,
+    questions: &Questions<'_>,
+    items: &[Item],
+    layers: &[usize],
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Lens>, Error> {
+    let model = session.model().clone();
+    let (n_embd, n_layer) = (model.config().n_embd, session.n_steps());
+    let eye = Eye::of_tokens(Vec::new(), &model);
+    let mut fits: Vec<LensFit> = layers.iter().map(|_| LensFit::new(n_embd)).collect();
+    let mut n_rows = 0;
+    for (done, item) in items.iter().enumerate() {
+        let asked = questions.ask(item);
+        let part = &asked.parts[0];
+        let mut seen: Vec<Vec<f32>> = Vec::new();
+        let normed = |cut: &Cut| cut.hidden.chunks_exact(n_embd).flat_map(|row| eye.normed(row)).collect::<Vec<_>>();
+        session.ask(
+            &asked.prefix,
+            &[Question { tokens: part, shown: part.len() }],
+            layers,
+            View::Hidden,
+            &mut |cuts| {
+                if cuts[0].layers_run < n_layer {
+                    seen.push(normed(&cuts[0]));
+                } else {
+                    let last = normed(&cuts[0]);
+                    fits.iter_mut().zip(&seen).for_each(|(fit, x)| fit.add(x, &last));
+                }
+                Vec::new()
+            },
+        )?;
+        n_rows += part.len();
+        progress(done + 1);
+        if n_rows >= LENS_ROWS {
+            break;
+        }
+    }
+    let wrong = || Error::Task { place: questions.task().name.clone(), why: "a lens cannot be fitted".to_owned() };
+    fits.iter().map(|fit| fit.solve().ok_or_else(wrong)).collect()
+}
+
+/// What a look costs, in layers: questions with looks after all of the `layers` beside questions with none.
+pub fn look_cost(
+    session: &mut Session,
+    questions: &Questions<'_>,
+    items: &[Item],
+    layers: &[usize],
+    input: Input,
+    lenses: &[Lens],
+) -> Result<f64, Error> {
+    const ROUNDS: usize = 7;
+    let model = session.model().clone();
+    let eye = Eye::new(input, questions, of_layers(layers, lenses), &model)?;
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    for item in items.iter().take(ROUNDS) {
+        let asked = questions.ask(item);
+        for (cuts, times) in [(&[][..], &mut without), (layers, &mut with)] {
+            let start = Instant::now();
+            eye.with_view(|view| collect_one(session, questions, &eye, &asked, cuts, view))?;
+            times.push(start.elapsed());
+        }
+    }
+    let (without, with) = (median(without), median(with));
+    let layer = without.as_secs_f64() / session.n_steps() as f64;
+    let looks = with.saturating_sub(without).as_secs_f64();
+    Ok(if layer > 0.0 { looks / layers.len() as f64 / layer } else { 0.0 })
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}

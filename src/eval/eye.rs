@@ -1,0 +1,116 @@
+//! Owns what a checkpoint sees of a question.
+
+use super::Error;
+use super::questions::{Asked, Questions};
+use crate::exit::{Checkpoint, Input, Lens, Reading, Walk, softmax_reading};
+use crate::model::Model;
+use crate::session::{Cut, View};
+
+/// For each label a row and a constant.
+type LabelRows = Vec<(Vec<f32>, f32)>;
+
+/// Makes of a cut what a policy reads.
+pub(super) struct Eye<'q> {
+    pub(super) input: Input,
+    questions: Option<&'q Questions<'q>>,
+    /// Where [`Input::Labels`] are read: by layer; layer 0 is without a lens.
+    label_rows: Vec<(usize, LabelRows)>,
+    lenses: Vec<(usize, &'q Lens)>,
+    eps: f32,
+}
+
+/// What a checkpoint has before it.
+pub(super) struct Seen {
+    /// What a fitted read-out reads.
+    pub(super) input: Vec<f32>,
+    /// What is read without one.
+    pub(super) reading: Option<Reading>,
+    /// The answer that `reading` stands for: a vocabulary's best token is not always a label.
+    answer: usize,
+}
+
+impl<'q> Eye<'q> {
+    /// With the lenses of some layers.
+    pub(super) fn new(
+        input: Input,
+        questions: &'q Questions<'q>,
+        lenses: Vec<(usize, &'q Lens)>,
+        model: &Model,
+    ) -> Result<Eye<'q>, Error> {
+        let rows = model.output_rows(questions.label_ids())?;
+        let mut label_rows = Vec::new();
+        if input == Input::Labels {
+            let fold = |lens: &Lens| rows.iter().map(|row| lens.fold(row)).collect();
+            label_rows.push((0, rows.iter().map(|row| (row.clone(), 0.0)).collect()));
+            label_rows.extend(lenses.iter().map(|(layer, lens)| (*layer, fold(lens))));
+        }
+        Ok(Eye { input, questions: Some(questions), label_rows, lenses, eps: model.config().norm_eps })
+    }
+
+    /// Looks at tokens, not at a task's questions.
+    pub(super) fn of_tokens(lenses: Vec<(usize, &'q Lens)>, model: &Model) -> Eye<'q> {
+        let eps = model.config().norm_eps;
+        Eye { input: Input::Vocabulary, questions: None, label_rows: Vec::new(), lenses, eps }
+    }
+
+    /// Runs `ask` with the view that the input needs.
+    pub(super) fn with_view<R>(&self, ask: impl FnOnce(View<'_>) -> R) -> R {
+        let through = |layer: usize, hidden: &[f32]| self.lens(layer).apply(&self.normed(hidden));
+        match self.input {
+            Input::Hidden | Input::Labels => ask(View::Hidden),
+            _ if self.lenses.is_empty() => ask(View::Logits),
+            _ => ask(View::Through(&through)),
+        }
+    }
+
+    fn lens(&self, layer: usize) -> &Lens {
+        self.lenses.iter().find(|(l, _)| *l == layer).expect("all checkpoints have one, or none").1
+    }
+
+    /// What there is to read of a question.
+    pub(super) fn see(&self, asked: &Asked, cuts: &[&Cut]) -> Seen {
+        let fitted = |input| Seen { input, reading: None, answer: 0 };
+        match (self.input, self.questions) {
+            (Input::Hidden, _) => fitted(self.normed(&cuts[0].hidden)),
+            (Input::Labels, _) => fitted(self.labels(cuts[0])),
+            (Input::Vocabulary, _) | (_, None) => {
+                let answer = self.questions.map_or(0, |questions| questions.read(asked, cuts).label);
+                Seen { input: Vec::new(), reading: Some(softmax_reading(&cuts[0].logits)), answer }
+            }
+            (Input::Choices, Some(questions)) => {
+                let reading = questions.read(asked, cuts);
+                Seen { input: Vec::new(), reading: Some(reading), answer: reading.label }
+            }
+        }
+    }
+
+    fn labels(&self, cut: &Cut) -> Vec<f32> {
+        let x = self.normed(&cut.hidden);
+        let wanted = if self.lenses.is_empty() { 0 } else { cut.layers_run };
+        let rows = self.label_rows.iter().find(|(layer, _)| *layer == wanted).map_or(&[][..], |(_, rows)| rows);
+        let dot = |row: &[f32]| row.iter().zip(&x).map(|(w, x)| w * x).sum::<f32>();
+        rows.iter().map(|(row, constant)| dot(row) + constant).collect()
+    }
+
+    /// Divided by the root mean square, as the final norm does.
+    pub(super) fn normed(&self, hidden: &[f32]) -> Vec<f32> {
+        let squares: f32 = hidden.iter().map(|x| x * x).sum();
+        let scale = 1.0 / (squares / hidden.len() as f32 + self.eps).sqrt();
+        hidden.iter().map(|x| x * scale).collect()
+    }
+}
+
+impl Seen {
+    /// The answer, and whether a checkpoint stops with it.
+    pub(super) fn decide(&self, checkpoint: &Checkpoint, walk: &mut Walk) -> (usize, bool) {
+        let (reading, answer) = match (&checkpoint.probe, self.reading) {
+            (Some(probe), _) => {
+                let reading = probe.read(&self.input);
+                (reading, reading.label)
+            }
+            (None, Some(reading)) => (reading, self.answer),
+            (None, None) => return (self.answer, false),
+        };
+        (answer, walk.stops(checkpoint, &reading))
+    }
+}
