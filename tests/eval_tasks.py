@@ -40,7 +40,8 @@ def main():
         print(f"==> {name}: {task}", file=sys.stderr, flush=True)
         exit_file, page = args.out / f"{i}-{task}.exit.gguf", args.out / f"{i}-{task}.html"
         given = ["-m", args.model, "--task", TASKS / f"{task}.toml"]
-        run([args.curtail, "train-exit", *given, "-o", exit_file, *how])
+        rule = [] if "--preset" in how else ["--rule", "threshold"]
+        run([args.curtail, "train-exit", *given, "-o", exit_file, *rule, *how])
         out = run([args.curtail, "eval", *given, "--exit", exit_file, "--json", "--report", page, *options])
         print(row(name, json.loads(out)[0]), flush=True)
 

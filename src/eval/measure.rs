@@ -190,6 +190,9 @@ pub fn fixed_plan(
     session_of: &mut dyn FnMut(Vec<LayerStep>) -> Result<Session, crate::session::Error>,
 ) -> Result<Vec<LayerStep>, Error> {
     let n_layer = session.n_steps();
+    if n == 0 {
+        return Ok(session.plan().to_vec());
+    }
     let asked: Vec<Asked> = items.iter().map(|item| questions.ask(item)).collect();
     let answers = |session: &mut Session| {
         let of = |asked: &Asked| Ok(full_depth(session, questions, std::slice::from_ref(asked), how)?.0[0].0);

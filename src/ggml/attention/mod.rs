@@ -268,7 +268,11 @@ mod tests {
             };
             run.set_f16(mask, &(0..n_rows * N_CACHE).map(|i| sees(i / N_CACHE, i % N_CACHE)).collect::<Vec<_>>());
             let computed = run.compute().unwrap();
-            assert_eq!(computed.f32(found), computed.f32(expected), "{n_rows} rows from {first}");
+            let (found, expected) = (computed.f32(found), computed.f32(expected));
+            // With a hole the scores add up as if it were not there; a weight, which has eleven bits, may round otherwise.
+            let tolerance = if hole.is_empty() { 0.0 } else { 2e-3 };
+            let largest = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(largest <= tolerance, "{n_rows} rows from {first}: {largest}");
         }
     }
 }
