@@ -12,7 +12,7 @@ help:
 	@echo "make build          build $(BINARY)"
 	@echo "make model          fetch the demo model into models/ (98 MB)"
 	@echo "make tasks          fetch labelled text and write four tasks into models/tasks/"
-	@echo "make eval           train early stops on them and measure them beside full depth (20 minutes)"
+	@echo "make eval           train early stops on them and measure them beside full depth (half an hour)"
 	@echo "make bench          measure prompt processing and generation on the demo model"
 	@echo "make bench-compare  the same beside llama.cpp, which is built for it outside the checkout"
 	@echo "make clean          remove target/; models/ and .tools/ stay"

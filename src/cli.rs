@@ -360,9 +360,9 @@ pub struct TrainExitArgs {
     /// A named setting for the three above
     #[arg(long, value_enum, conflicts_with_all = ["input", "target", "rule", "lens"])]
     pub preset: Option<PresetArg>,
-    /// Share of answers that shall be full depth's
-    #[arg(long, value_name = "X", default_value_t = 0.98, value_parser = fraction)]
-    pub agreement: f32,
+    /// Share of answers that shall be full depth's [default: 0.98; with --input labels 0.97]
+    #[arg(long, value_name = "X", value_parser = fraction)]
+    pub agreement: Option<f32>,
     /// Accuracy that may be lost against the best policy, with --target truth
     #[arg(long, value_name = "X", default_value_t = 0.01, value_parser = fraction)]
     pub loss: f32,

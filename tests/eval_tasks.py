@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains early stops for the demo model's tasks, measures them beside full depth, and prints the README's table.
 
-Usage: eval_tasks.py [--curtail target/release/curtail] [--model FILE] [--out FOLDER]. Takes about twenty minutes on two cores.
+Usage: eval_tasks.py [--curtail target/release/curtail] [--model FILE] [--out FOLDER]. Takes about half an hour on two cores.
 """
 
 import argparse
@@ -22,6 +22,7 @@ RUNS = [
     ("hidden state, true labels", TOPIC, ["--target", "truth"], []),
     ("hidden state", PRODUCT, [], []),
     ("hidden state", TWEET, [], []),
+    *((f"hidden state, {n} shots", MOVIE, ["--shots", n], ["--shots", n, "--rows", "150"]) for n in ("5", "10", "15", "20")),
     ("AdaInfer: vocabulary, SVM, every layer", MOVIE, ["--preset", "adainfer"], ["--rows", "150"]),
     ("the same, prompt evaluated whole", MOVIE, ["--preset", "adainfer"], ["--rows", "150", "--no-prefix-cache"]),
 ]
@@ -40,8 +41,7 @@ def main():
         print(f"==> {name}: {task}", file=sys.stderr, flush=True)
         exit_file, page = args.out / f"{i}-{task}.exit.gguf", args.out / f"{i}-{task}.html"
         given = ["-m", args.model, "--task", TASKS / f"{task}.toml"]
-        rule = [] if "--preset" in how else ["--rule", "threshold"]
-        run([args.curtail, "train-exit", *given, "-o", exit_file, *rule, *how])
+        run([args.curtail, "train-exit", *given, "-o", exit_file, *how])
         out = run([args.curtail, "eval", *given, "--exit", exit_file, "--json", "--report", page, *options])
         print(row(name, json.loads(out)[0]), flush=True)
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{curtail, demo_model};
+use curtail::eval::Task;
 use curtail::ggml::Device;
 use curtail::gguf::{self, File, Writer};
 use curtail::model::{LayerStep, Model};
@@ -276,6 +277,41 @@ fn choices_open_answers_and_own_answers_stop_early_too() {
     let refused = run(&[&["eval", "--task", &choices, "--exit", exit][..], &common].concat());
     let message = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(message.contains("expected a policy for `choices`, found self"), "{message}");
+}
+
+#[test]
+fn the_example_descriptions_read_files_as_they_are_exported() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = root.join("tests/data/tasks");
+    for file in ["sst2", "ag_news", "mmlu", "commonsense_qa", "squad"] {
+        std::fs::create_dir(folder.path().join(file)).expect("made");
+        for part in std::fs::read_dir(data.join(file)).expect("a folder") {
+            let part = part.expect("a file").path();
+            std::fs::copy(&part, folder.path().join(file).join(part.file_name().expect("a name"))).expect("copied");
+        }
+    }
+    // The last lines of the solved examples with the question; the right answer.
+    let expected = [
+        ("sst2", "Review: a delight from start to end 11\nSentiment:", " positive"),
+        ("ag-news", "Article: Chip number 11 makes news\nTopic:", " Technology"),
+        ("mmlu", "What is 0 + 1 in anatomy?\nA. 0\nB. 1\nC. 7000\nD. none\nAnswer:", " B"),
+        ("commonsense-qa", "Question: Where would you put book 7?\nAnswer:", " library"),
+        ("squad", "Context: River 7 is 7 miles long.\nQuestion: How long is river 7?\nAnswer:", " 7 miles"),
+    ];
+    for (name, prompt, answer) in expected {
+        let description = root.join(format!("models/examples/{name}.toml"));
+        let copy = folder.path().join("task.toml");
+        std::fs::copy(description, &copy).expect("copied");
+        let task = Task::open(&copy, 1, None).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let item = &task.test[0];
+        assert_eq!(item.prompt, prompt, "{name}");
+        let answers = [task.labels(), &item.choices, &item.accepted].concat();
+        assert_eq!(answers[item.answer], answer, "{name}");
+        let prefix = task.prefix(&item.group);
+        let start = prompt.split([' ', '\n']).next().expect("a word");
+        assert_eq!(prefix.matches(start).count(), task.shots, "{name}: {prefix}");
+    }
 }
 
 #[test]

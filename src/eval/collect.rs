@@ -11,23 +11,31 @@ use crate::sample::Sampler;
 use crate::session::{Cut, Question, Session, TokenId, View};
 use crate::tokenizer::Tokenizer;
 
-/// Runs training rows at full depth and keeps what each of the `layers` shows, through `lenses` if there are any.
-/// `progress` hears how many are done.
+/// What is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight<'a> {
+    /// After which layers, in rising order.
+    pub layers: &'a [usize],
+    /// What is read there.
+    pub input: Input,
+    /// Through what, a lens for each layer; empty for none.
+    pub lenses: &'a [Lens],
+}
+
+/// Runs training rows at full depth and keeps what is looked at. `progress` hears how many are done.
 pub fn collect(
     session: &mut Session,
     questions: &Questions<'_>,
     items: &[Item],
-    layers: &[usize],
-    input: Input,
-    lenses: &[Lens],
+    sight: Sight<'_>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Row>, Error> {
     let model = session.model().clone();
-    let eye = Eye::new(input, questions, of_layers(layers, lenses), &model)?;
+    let eye = Eye::new(sight.input, questions, of_layers(sight.layers, sight.lenses), &model)?;
     let mut rows = Vec::new();
     for item in items {
         let asked = questions.ask(item);
-        rows.push(eye.with_view(|view| collect_one(session, questions, &eye, &asked, layers, view))?);
+        rows.push(eye.with_view(|view| collect_one(session, questions, &eye, &asked, sight.layers, view))?);
         progress(rows.len());
     }
     Ok(rows)
@@ -183,18 +191,17 @@ pub fn fit_lenses(
     fits.iter().map(|fit| fit.solve().ok_or_else(wrong)).collect()
 }
 
-/// What a look costs, in layers: questions with looks after all of the `layers` beside questions with none.
+/// What a look costs, in layers: questions that are looked at after all of the layers beside questions that are not.
 pub fn look_cost(
     session: &mut Session,
     questions: &Questions<'_>,
     items: &[Item],
-    layers: &[usize],
-    input: Input,
-    lenses: &[Lens],
+    sight: Sight<'_>,
 ) -> Result<f64, Error> {
     const ROUNDS: usize = 7;
     let model = session.model().clone();
-    let eye = Eye::new(input, questions, of_layers(layers, lenses), &model)?;
+    let layers = sight.layers;
+    let eye = Eye::new(sight.input, questions, of_layers(layers, sight.lenses), &model)?;
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for item in items.iter().take(ROUNDS) {
         let asked = questions.ask(item);

@@ -9,7 +9,7 @@ mod report;
 mod rows;
 mod task;
 
-pub use collect::{collect, collect_own, fit_lenses, look_cost, own_prompts};
+pub use collect::{Sight, collect, collect_own, fit_lenses, look_cost, own_prompts};
 pub use measure::{Beside, Measured, Outcome, evaluate, fixed_plan};
 pub use questions::Questions;
 pub use report::html;
