@@ -15,6 +15,7 @@
 
 pub mod cli;
 pub mod commands;
+pub mod decode;
 pub mod dtype;
 pub mod eval;
 pub mod exit;

@@ -37,6 +37,7 @@ impl Default for SamplerParams {
 }
 
 /// Chooses tokens; the same seed gives the same choices.
+#[derive(Clone)]
 pub struct Sampler {
     params: SamplerParams,
     seed: u64,
@@ -55,6 +56,18 @@ impl Sampler {
     /// Always the most probable token.
     pub fn greedy() -> Sampler {
         Sampler::new(SamplerParams { temperature: 0.0, ..SamplerParams::default() })
+    }
+
+    /// How many of the most probable tokens the choice is among; `None` if any token may be chosen, or counts.
+    pub fn reach(&self) -> Option<usize> {
+        let p = &self.params;
+        let recent = if p.repeat_penalty == 1.0 { 0 } else { p.repeat_last_n };
+        // A penalty below 1 lifts tokens from anywhere.
+        if p.repeat_penalty < 1.0 {
+            return None;
+        }
+        let chosen = if p.temperature <= 0.0 { 1 } else { p.top_k };
+        (chosen > 0).then(|| chosen.saturating_add(recent))
     }
 
     /// The seed in use.

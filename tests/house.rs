@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module of the library may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 11] = [
+const MAY_USE: [(&str, &[&str]); 12] = [
     ("dtype", &[]),
     ("gguf", &["dtype"]),
     ("tokenizer", &["gguf"]),
@@ -14,9 +14,13 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("exit", &["dtype", "gguf"]),
     ("sample", &[]),
     ("session", &["dtype", "ggml", "model", "sample"]),
+    ("decode", &["exit", "sample", "session"]),
     ("eval", &["exit", "model", "sample", "session", "tokenizer"]),
     ("cli", &["dtype", "sample"]),
-    ("commands", &["cli", "dtype", "eval", "exit", "ggml", "gguf", "model", "sample", "session", "tokenizer"]),
+    (
+        "commands",
+        &["cli", "decode", "dtype", "eval", "exit", "ggml", "gguf", "model", "sample", "session", "tokenizer"],
+    ),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::questions::{Asked, Questions};
-use crate::exit::{Checkpoint, Input, Lens, Reading, Walk, softmax_reading};
+use crate::exit::{Checkpoint, Input, Lens, Reading, Walk, normed, softmax_reading};
 use crate::model::Model;
 use crate::session::{Cut, View};
 
@@ -73,7 +73,7 @@ impl<'q> Eye<'q> {
         match (self.input, self.questions) {
             (Input::Hidden, _) => fitted(self.normed(&cuts[0].hidden)),
             (Input::Labels, _) => fitted(self.labels(cuts[0])),
-            (Input::Vocabulary, _) | (_, None) => {
+            (Input::Vocabulary | Input::Confidence, _) | (_, None) => {
                 let answer = self.questions.map_or(0, |questions| questions.read(asked, cuts).label);
                 Seen { input: Vec::new(), reading: Some(softmax_reading(&cuts[0].logits)), answer }
             }
@@ -92,11 +92,8 @@ impl<'q> Eye<'q> {
         rows.iter().map(|(row, constant)| dot(row) + constant).collect()
     }
 
-    /// Divided by the root mean square, as the final norm does.
     pub(super) fn normed(&self, hidden: &[f32]) -> Vec<f32> {
-        let squares: f32 = hidden.iter().map(|x| x * x).sum();
-        let scale = 1.0 / (squares / hidden.len() as f32 + self.eps).sqrt();
-        hidden.iter().map(|x| x * scale).collect()
+        normed(hidden, self.eps)
     }
 }
 

@@ -253,6 +253,7 @@ impl Cost<'_> {
         let has_lens = self.policy.checkpoints.iter().any(|checkpoint| checkpoint.lens.is_some());
         match self.policy.input {
             Input::Hidden | Input::Labels => 2.0 * n_embd * self.policy.labels.len() as f64,
+            Input::Confidence => 2.0 * n_embd,
             Input::Vocabulary | Input::Choices if has_lens => self.head() + 2.0 * n_embd * n_embd,
             Input::Vocabulary | Input::Choices => self.head(),
         }

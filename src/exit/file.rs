@@ -89,7 +89,8 @@ pub struct ExitFile {
 }
 
 const VERSION: u32 = 2;
-const INPUTS: [(&str, Input); 4] = [
+const INPUTS: [(&str, Input); 5] = [
+    ("confidence", Input::Confidence),
     ("hidden", Input::Hidden),
     ("labels", Input::Labels),
     ("vocabulary", Input::Vocabulary),
@@ -271,14 +272,16 @@ impl Reader<'_> {
             return Err(self.invalid(&key("layers"), expected, format!("{layers:?}")));
         }
         let n_in = match input {
-            Input::Hidden => Some(model.shape[1] as usize),
+            Input::Hidden | Input::Confidence => Some(model.shape[1] as usize),
             Input::Labels => Some(labels.len()),
             Input::Vocabulary | Input::Choices => None,
         };
+        // A confidence is read as "wrong" or "right".
+        let n_labels = if input == Input::Confidence { 2 } else { labels.len() };
         let n_embd = model.shape[1] as usize;
         let checkpoints = layers
             .iter()
-            .map(|&layer| self.checkpoint(p, layer as usize, n_in, labels.len(), n_embd))
+            .map(|&layer| self.checkpoint(p, layer as usize, n_in, n_labels, n_embd))
             .collect::<Result<_, _>>()?;
         Ok(Policy {
             task: meta.need_str(&key("task"))?.to_owned(),

@@ -33,6 +33,9 @@ pub enum Input {
     Vocabulary,
     /// The likelihoods of a question's own choices.
     Choices,
+    /// The hidden state, through a read-out of how sure the lens's best token is to be full depth's: for tokens of any text,
+    /// at no more than n_embd products.
+    Confidence,
 }
 
 impl Input {
@@ -64,6 +67,22 @@ pub struct Checkpoint {
     pub scorer: Scorer,
     /// The score that is enough.
     pub least: f32,
+}
+
+impl Checkpoint {
+    /// The probability that the lens's best token is full depth's, by a normed hidden state \[n_embd\]; of
+    /// [`Input::Confidence`] only.
+    pub fn chance(&self, x: &[f32]) -> Option<f32> {
+        let reading = self.probe.as_ref()?.read(x);
+        Some(if reading.label == 1 { reading.top } else { 1.0 - reading.top })
+    }
+}
+
+/// A hidden state divided by its root mean square, as the final norm does: \[n_embd\].
+pub fn normed(hidden: &[f32], eps: f32) -> Vec<f32> {
+    let squares: f32 = hidden.iter().map(|x| x * x).sum();
+    let scale = 1.0 / (squares / hidden.len() as f32 + eps).sqrt();
+    hidden.iter().map(|x| x * scale).collect()
 }
 
 /// How to stop early on one task.

@@ -1,11 +1,13 @@
 //! Owns weight matrices and the multiplication by them, with what comes right before and after it: where the weight is
 //! packed, norm, bias, residual and gate are part of the one node, so that threads meet once instead of up to six times.
 
+use std::sync::Arc;
+
 use super::context::Tensor;
 use super::node::{Node, NodeRun, bytes, row};
 use super::ops::Ops;
 use super::packed::{GROUP, Packing, Scratch};
-use super::store::Stored;
+use super::store::{Store, Stored};
 use crate::dtype::DType;
 
 /// A matrix \[n_in, n_out\] to multiply by.
@@ -37,6 +39,16 @@ const ROWS: usize = 64;
 impl Weight {
     pub(super) fn new(stored: Stored, packing: Option<Packing>) -> Weight {
         Weight { stored, packing }
+    }
+
+    /// The tensor and how it is packed, if it is.
+    pub(super) fn packed(&self) -> Option<(Tensor<'_>, Packing)> {
+        self.packing.map(|packing| (self.stored.t(), packing))
+    }
+
+    /// The store that holds the data.
+    pub fn store(&self) -> &Arc<Store> {
+        self.stored.store()
     }
 
     /// Whether [`Ops::linear`] computes everything around the multiplication in the same node.
@@ -130,7 +142,8 @@ impl Node for Prepare {
     }
 }
 
-fn prepare(packing: &Packing, x: &[f32], norm: Option<(&[f32], f32)>, place: &mut [u8]) {
+/// Rounds a row of activations, after a norm where there is one.
+pub(super) fn prepare(packing: &Packing, x: &[f32], norm: Option<(&[f32], f32)>, place: &mut [u8]) {
     let Some((weight, eps)) = norm else { return packing.prepare(x, place) };
     let mut scratch = Scratch::take();
     let normed = scratch.floats(x.len());

@@ -12,6 +12,7 @@ mod linear;
 mod node;
 mod ops;
 mod packed;
+mod shortlist;
 mod store;
 mod sys;
 
@@ -25,6 +26,8 @@ pub use store::{PendingWeight, Store, StoreBuilder, Stored};
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::Once;
+
+use rayon::prelude::*;
 
 use crate::dtype::DType;
 
@@ -61,6 +64,22 @@ pub fn dequantize(dtype: DType, row: &[u8]) -> Vec<f32> {
         }
     }
     values
+}
+
+/// Rows of `n` numbers as blocks of another type, all processor cores at work.
+pub(crate) fn quantize(to: DType, from: DType, rows: &[u8], n: usize) -> Vec<u8> {
+    let (row_bytes, to_bytes) = (from.row_bytes(n).expect("whole blocks"), to.row_bytes(n).expect("whole blocks"));
+    let mut blocks = vec![0; rows.len() / row_bytes * to_bytes];
+    rows.par_chunks_exact(row_bytes).zip(blocks.par_chunks_exact_mut(to_bytes)).for_each(|(row, place)| {
+        let values = dequantize(from, row);
+        // SAFETY: the table of types is static; `from_float` reads n floats and writes one row of blocks.
+        unsafe {
+            let traits = &*sys::ggml_get_type_traits_cpu(context::raw_type(to));
+            let from_float = traits.from_float.expect("a type that numbers can be rounded to");
+            from_float(values.as_ptr(), place.as_mut_ptr().cast(), n as i64);
+        }
+    });
+    blocks
 }
 
 /// ggml's version.

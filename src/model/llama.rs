@@ -1,9 +1,10 @@
 //! The Llama architecture: pre-norm, rotary grouped-query attention, SwiGLU.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::weights::{Linear, Loader, Stack};
 use super::{Cache, Config, Error, LayerStep, Rows};
+use crate::dtype::DType;
 use crate::ggml::{Around, Builder, Store, Stored, Tensor, Weight};
 use crate::gguf::File;
 
@@ -15,6 +16,8 @@ pub(super) struct Llama {
     layers: Vec<Layer>,
     output_norm: Stored,
     output: Weight,
+    /// A low-bit copy of the output head, made when first asked for.
+    sketch: OnceLock<Option<Weight>>,
     /// Llama 3 divides the rotary frequencies by these.
     rope_freqs: Option<Stored>,
 }
@@ -64,6 +67,7 @@ impl Llama {
             layers: layers.collect(),
             output_norm: output_norm.get(&stored),
             output: output.get(&stored),
+            sketch: OnceLock::new(),
             rope_freqs: rope_freqs.map(|f| f.get(&stored)),
         };
         Ok((network, weights_bytes))
@@ -104,6 +108,24 @@ impl Llama {
     pub(super) fn head<'g>(&'g self, g: &Builder<'g>, config: &Config, h: Tensor<'g>) -> Tensor<'g> {
         let around = Around { norm: Some((self.output_norm.t(), config.norm_eps)), ..Around::default() };
         g.ops.linear(&self.output, h, around).named("result_output", None) // [n_vocab, t]
+    }
+
+    /// The low-bit copy of the output head, whose rows of blocks are `data`, if it is of use.
+    pub(super) fn sketch(&self, dtype: DType, data: &[u8]) -> Option<&Weight> {
+        // Without memory for it the whole head serves.
+        self.sketch.get_or_init(|| self.output.sketch(dtype, data).unwrap_or(None)).as_ref()
+    }
+
+    pub(super) fn best_of_head<'g>(
+        &'g self,
+        g: &Builder<'g>,
+        config: &Config,
+        sketch: &'g Weight,
+        h: Tensor<'g>,
+        keep: usize,
+    ) -> Tensor<'g> {
+        let norm = (self.output_norm.t(), config.norm_eps);
+        g.ops.shortlist(&self.output, sketch, h, norm, keep).named("result_output", None) // [n_vocab, t]
     }
 
     /// Attention of the rows `x` \[n_embd, t\], normed first, over the cache, to which they are added: what the heads found,

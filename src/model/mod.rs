@@ -12,7 +12,7 @@ pub use config::{Config, SUPPORTED_ARCHITECTURES};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::ggml::{self, Builder, Device, Order, Store, Tensor};
+use crate::ggml::{self, Builder, Device, Order, Store, Tensor, Weight};
 use crate::gguf::{self, File, TensorInfo};
 use llama::Llama;
 
@@ -196,6 +196,19 @@ impl Model {
         h: Tensor<'g>,
     ) -> Tensor<'g> {
         steps.iter().fold(h, |h, step| self.network.layer(g, &self.config, step, cache, rows, h))
+    }
+
+    /// A low-bit copy of the output head, for [`Model::best_of_head`]; `None` where the whole head is as fast. The first call
+    /// makes it.
+    pub fn sketch(&self) -> Option<&Weight> {
+        let head = self.file.tensor("output.weight").or_else(|| self.file.tensor("token_embd.weight"))?;
+        self.network.sketch(head.dtype, self.file.data(head))
+    }
+
+    /// The best logits of the hidden states `h` \[n_embd, t\], -inf for the others: \[n_vocab, t\]. `keep` groups of sixteen
+    /// neighbouring tokens are exact: those that look best to the low-bit copy `sketch`.
+    pub fn best_of_head<'g>(&'g self, g: &Builder<'g>, sketch: &'g Weight, h: Tensor<'g>, keep: usize) -> Tensor<'g> {
+        self.network.best_of_head(g, &self.config, sketch, h, keep)
     }
 
     /// Logits of the hidden states `h` \[n_embd, t\]: final norm and output head, \[n_vocab, t\].

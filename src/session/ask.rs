@@ -2,6 +2,7 @@
 
 use super::machine::{KV_STEP, Row};
 use super::{Error, Session, TokenId, check_cuts};
+use crate::ggml::Order;
 
 /// What follows the common prefix.
 #[derive(Clone, Copy, Debug)]
@@ -70,9 +71,10 @@ impl Session {
     ) -> Result<(), Error> {
         check_cuts(cuts, self.n_steps())?;
         self.check(prefix)?;
+        self.need(0);
         let mut live = self.place(prefix.len(), questions)?;
         self.rewind(self.common_prefix(prefix));
-        self.extend(&prefix[self.tokens.len()..]);
+        self.extend(&prefix[self.tokens.len()..], Order::Prompt);
         let result = self.walk(&mut live, cuts, view, at_cut);
         for row in live.iter_mut().flat_map(|question| &mut question.rows) {
             self.machine.forget(row);
@@ -173,7 +175,7 @@ impl Session {
                 position: n_prefix + i,
                 cache_row: first + i,
                 hole: n_prefix..first,
-                ..Row::on_timeline(token, 0)
+                ..Row::on_timeline(token, 0, Order::Prompt)
             };
             placed.push(Live { question, rows: tokens.iter().enumerate().map(row).collect(), shown });
             first += tokens.len().next_multiple_of(KV_STEP);

@@ -9,7 +9,7 @@ use half::f16;
 
 use super::{Error, SessionParams, TokenId};
 use crate::dtype::DType;
-use crate::ggml::{Builder, Order, Runner, Slot, StoreBuilder, Stored};
+use crate::ggml::{Builder, Order, Runner, Slot, StoreBuilder, Stored, Tensor, Weight};
 use crate::model::{Cache, LayerStep, Model, Rows, ValueLayout};
 
 /// A token on its way through the layers.
@@ -26,12 +26,14 @@ pub(super) struct Row {
     pub(super) depth: usize,
     /// Where its hidden state waits, between two ranges.
     pub(super) slot: Option<usize>,
+    /// How sums over it are taken where it runs beside others: a token of an answer must not depend on what runs beside it.
+    pub(super) order: Order,
 }
 
 impl Row {
     /// A row that sees all before it.
-    pub(super) fn on_timeline(token: TokenId, position: usize) -> Row {
-        Row { token, position, cache_row: position, hole: 0..0, depth: 0, slot: None }
+    pub(super) fn on_timeline(token: TokenId, position: usize, order: Order) -> Row {
+        Row { token, position, cache_row: position, hole: 0..0, depth: 0, slot: None, order }
     }
 }
 
@@ -49,21 +51,40 @@ pub(super) struct Machine {
     pub(super) cache: Cache,
     hidden: Hidden,
     runner: Runner<GraphKey, Slots>,
+    /// Rows times steps run so far.
+    pub(super) n_run: usize,
+    /// Of logits computed from now on.
+    pub(super) keep: Keep,
 }
 
 /// Cache rows in a graph are rounded up to this, so that one graph serves many steps; and rows that see each other's
 /// cache rows at another place add up in the same order if the places differ by a multiple of it.
 pub(super) const KV_STEP: usize = 64;
 
+/// Which steps run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Plan {
+    /// The session's.
+    Whole,
+    /// The one that guesses.
+    Draft,
+}
+
+/// Groups of sixteen tokens whose logits are exact; 0 for the whole vocabulary.
+pub(super) type Keep = usize;
+
 /// What makes two graphs the same.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct GraphKey {
+    plan: Plan,
     start: usize,
     end: usize,
     n_rows: usize,
+    order: Order,
     /// Cache rows that the mask covers; 0 without a mask.
     n_kv: usize,
     n_out: usize,
+    keep: Keep,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -89,7 +110,7 @@ impl Machine {
         let cache = Cache::new(config, n_rows, params.type_k, params.type_v, layout)?;
         let hidden = Hidden::new(config.n_embd, params.n_batch)?;
         let runner = Runner::new(model.device().clone());
-        Ok(Machine { model, params, cache, hidden, runner })
+        Ok(Machine { model, params, cache, hidden, runner, n_run: 0, keep: 0 })
     }
 
     pub(super) fn n_steps(&self) -> usize {
@@ -121,24 +142,40 @@ impl Machine {
         let ends: Vec<usize> = starts.iter().skip(1).copied().chain([to]).collect();
         for (start, end) in starts.into_iter().zip(ends) {
             let here: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].depth == start).collect();
-            for batch in here.chunks(self.params.n_batch) {
-                self.run(start..end, rows, batch, outs, finish)?;
+            let orders: Vec<Order> = rows.iter().map(|row| row.order).collect();
+            let (n_batch, same_order) = (self.params.n_batch, here.chunk_by(|&a, &b| orders[a] == orders[b]));
+            for batch in same_order.flat_map(|same| same.chunks(n_batch)) {
+                self.run(Plan::Whole, start..end, rows, batch, outs, finish)?;
+                for &i in batch {
+                    rows[i].depth = end;
+                }
             }
         }
         Ok(())
     }
 
-    /// Takes the rows `batch` through a range.
+    /// Takes a row through the draft plan, whose cache rows stand until the row is evaluated: its logits.
+    pub(super) fn skim(&mut self, row: &mut Row) -> Result<Vec<f32>, Error> {
+        let mut logits = Vec::new();
+        let n_steps = self.params.draft_plan.len();
+        self.run(Plan::Draft, 0..n_steps, &mut [row], &[0], &[0], &mut |_, finished| {
+            logits.extend_from_slice(finished.logits);
+        })?;
+        Ok(logits)
+    }
+
+    /// Takes the rows `batch` through a range of a plan.
     fn run(
         &mut self,
+        plan: Plan,
         range: Range<usize>,
         rows: &mut [&mut Row],
         batch: &[usize],
         outs: &[usize],
         finish: &mut dyn FnMut(usize, Finished<'_>),
     ) -> Result<(), Error> {
-        let (n_steps, n_rows) = (self.n_steps(), batch.len());
-        let is_last = range.end == n_steps;
+        let n_rows = batch.len();
+        let is_last = range.end == steps_of(&self.params, plan).len();
         let out_rows: Vec<usize> = (0..n_rows).filter(|&i| is_last && outs.contains(&batch[i])).collect();
         if !is_last {
             self.give_slots(rows, batch)?;
@@ -148,10 +185,17 @@ impl Machine {
         let (model, cache, hidden) = (&self.model, &self.cache, &self.hidden.states);
         let n_kv = n_seen.next_multiple_of(KV_STEP).min(cache.n_rows());
         let n_kv = if model.masks_by_position(cache) { 0 } else { n_kv };
-        let key = GraphKey { start: range.start, end: range.end, n_rows, n_kv, n_out: out_rows.len() };
-        let stores = [model.store(), cache.store(), hidden.store()];
-        let (size, plan) = (model.graph_size(range.len()), &self.params.plan);
-        let mut run = self.runner.prepare(key, size, &stores, |g| build(g, model, plan, cache, hidden, key))?;
+        // A row alone is added up in one way, whatever it is.
+        let order = if n_rows == 1 { Order::Token } else { rows[batch[0]].order };
+        let n_out = out_rows.len();
+        let keep = if n_out > 0 { self.keep } else { 0 };
+        let key = GraphKey { plan, start: range.start, end: range.end, n_rows, order, n_kv, n_out, keep };
+        let mut stores = vec![model.store(), cache.store(), hidden.store()];
+        stores.extend(sketch(model, keep).map(Weight::store));
+        let size = model.graph_size(range.len());
+        let steps = steps_of(&self.params, plan);
+        self.n_run += n_rows * range.len();
+        let mut run = self.runner.prepare(key, size, &stores, |g| build(g, model, steps, cache, hidden, key))?;
         let slots = run.slots();
         let of = |value: fn(&Row) -> usize| batch.iter().map(|&i| value(rows[i])).collect::<Vec<_>>();
         let cache_rows = of(|row| row.cache_row);
@@ -184,14 +228,12 @@ impl Machine {
                 let all: &[f32] = computed.f32(slot);
                 all.chunks_exact(all.len() / n_out)
             };
-            let n_out = out_rows.len();
             for ((&row, hidden), logits) in out_rows.iter().zip(parts(hidden, n_out)).zip(parts(logits, n_out)) {
                 finish(batch[row], Finished { hidden, logits });
             }
         }
-        for &i in batch {
-            rows[i].depth = range.end;
-            if is_last {
+        if is_last {
+            for &i in batch {
                 self.hidden.free.extend(rows[i].slot.take());
             }
         }
@@ -228,11 +270,21 @@ impl Machine {
         if n_rows == 0 {
             return Ok(Vec::new());
         }
-        let key = GraphKey { start: n, end: n, n_rows, n_kv: 0, n_out: n_rows };
+        let key = GraphKey {
+            plan: Plan::Whole,
+            start: n,
+            end: n,
+            n_rows,
+            order: Order::Token,
+            n_kv: 0,
+            n_out: n_rows,
+            keep: self.keep,
+        };
         let model = &self.model;
-        let mut run = self.runner.prepare(key, model.graph_size(0), &[model.store()], |g| {
+        let stores: Vec<_> = std::iter::once(model.store()).chain(sketch(model, key.keep).map(Weight::store)).collect();
+        let mut run = self.runner.prepare(key, model.graph_size(0), &stores, |g| {
             let (states, slot) = g.input("inp_hidden", DType::F32, &[n_embd, n_rows]);
-            let logits = g.output(model.head(g, states));
+            let logits = g.output(head(g, model, states, key.keep));
             Slots { hidden: Some(slot), logits: Some(logits), ..Slots::default() }
         })?;
         let slots = run.slots();
@@ -241,6 +293,13 @@ impl Machine {
         }
         let computed = run.compute()?;
         Ok(slots.logits.map_or_else(Vec::new, |slot| computed.f32(slot).to_vec()))
+    }
+}
+
+fn steps_of(params: &SessionParams, plan: Plan) -> &[LayerStep] {
+    match plan {
+        Plan::Whole => &params.plan,
+        Plan::Draft => &params.draft_plan,
     }
 }
 
@@ -253,7 +312,7 @@ fn build<'g>(
     hidden: &'g Stored,
     key: GraphKey,
 ) -> Slots {
-    let GraphKey { start, end, n_rows, n_kv, n_out } = key;
+    let GraphKey { start, end, n_rows, order, n_kv, n_out, keep, .. } = key;
     let mut slots = Slots::default();
     let input = |name, dtype, shape: &[usize], slot: &mut Option<Slot>| {
         let (tensor, given) = g.input(name, dtype, shape);
@@ -267,7 +326,6 @@ fn build<'g>(
     let value_places = by_column.then(|| input("inp_value_places", DType::I64, &[n_values], &mut slots.value_places));
     let sees = (n_kv == 0).then(|| input("inp_sees", DType::I32, &[3, n_rows], &mut slots.sees));
     let mask = (n_kv > 0).then(|| input("inp_mask", DType::F16, &[n_kv, n_rows], &mut slots.mask));
-    let order = if n_rows == 1 { Order::Token } else { Order::Prompt };
     let rows = Rows { positions, cache_rows, value_places, sees, mask, order };
 
     let mut h = if start == 0 {
@@ -297,8 +355,19 @@ fn build<'g>(
     }
     h = model.run(g, finish.as_slice(), cache, &rows, h);
     slots.hidden = Some(g.output(h));
-    slots.logits = Some(g.output(model.head(g, h)));
+    slots.logits = Some(g.output(head(g, model, h, keep)));
     slots
+}
+
+fn head<'g>(g: &Builder<'g>, model: &'g Model, h: Tensor<'g>, keep: Keep) -> Tensor<'g> {
+    match sketch(model, keep) {
+        Some(sketch) => model.best_of_head(g, sketch, h, keep),
+        None => model.head(g, h),
+    }
+}
+
+fn sketch(model: &Model, keep: Keep) -> Option<&Weight> {
+    if keep > 0 { model.sketch() } else { None }
 }
 
 /// Hidden states of rows between two ranges, \[n_embd, places\].

@@ -4,22 +4,29 @@
 //! Every token is a row on its way through the layers. A row that has been through some of them only is *pending*: its
 //! hidden state waits, and the next run that goes deeper takes it along, so that its cache rows become exactly what full
 //! depth would have written. Depth never rises along the timeline: a row sees all rows before it.
+//!
+//! Behind the timeline there may be *guesses*: tokens that somebody expects. They are evaluated together with the
+//! timeline's last token, and each becomes part of the timeline when it is what the sampler chooses: what is generated
+//! does not depend on what was guessed.
 
 mod ask;
+mod guess;
 mod machine;
 mod state;
 
 pub use ask::{AtCut, Cut, Question, View};
 
+use std::collections::VecDeque;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::dtype::DType;
-use crate::ggml;
+use crate::ggml::{self, Order};
 use crate::model::{LayerStep, Model};
 use crate::sample::Sampler;
-use machine::{Machine, Row};
+use guess::Guess;
+use machine::{Keep, Machine, Row};
 
 /// A token's place in the vocabulary.
 pub type TokenId = u32;
@@ -88,6 +95,11 @@ pub struct SessionParams {
     pub cuts: Vec<usize>,
     /// What runs, in order; empty for every layer of the model.
     pub plan: Vec<LayerStep>,
+    /// Whether steps compute only the logits that the sampler chooses among, where that is faster: a low-bit copy of the
+    /// output head tells which ([`crate::ggml::Ops::shortlist`]).
+    pub shortlist: bool,
+    /// What runs to guess a token ([`Session::skim`]); empty for nothing.
+    pub draft_plan: Vec<LayerStep>,
 }
 
 impl Default for SessionParams {
@@ -100,6 +112,8 @@ impl Default for SessionParams {
             flash_attn: false,
             cuts: Vec::new(),
             plan: Vec::new(),
+            shortlist: true,
+            draft_plan: Vec::new(),
         }
     }
 }
@@ -127,7 +141,7 @@ pub struct Synced {
 pub struct Step {
     /// The sampled token, now the last of the timeline.
     pub token: TokenId,
-    /// Layers run to choose it.
+    /// Layers run to choose it; of a guess that came true, to guess it.
     pub layers_run: usize,
 }
 
@@ -140,6 +154,11 @@ pub struct Session {
     /// Of the last token of the timeline, if it is done.
     logits: Vec<f32>,
     has_logits: bool,
+    /// Of those, and of the guesses'.
+    logits_keep: Keep,
+    /// The last token was evaluated as a guess, earlier than it had to be.
+    is_ahead: bool,
+    guesses: VecDeque<Guess>,
 }
 
 impl Session {
@@ -159,7 +178,7 @@ impl Session {
         if params.plan.is_empty() {
             params.plan = (0..config.n_layer).map(LayerStep::whole).collect();
         }
-        if let Some(step) = params.plan.iter().find(|step| step.il >= config.n_layer) {
+        if let Some(step) = params.plan.iter().chain(&params.draft_plan).find(|step| step.il >= config.n_layer) {
             let expected = format!("layers below {}", config.n_layer);
             return Err(Error::Parameter { name: "plan", expected, found: step.il.to_string() });
         }
@@ -168,7 +187,16 @@ impl Session {
         check_cuts(&params.cuts, params.plan.len())?;
         let logits = vec![0.0; config.n_vocab];
         let machine = Machine::new(model, params)?;
-        Ok(Session { machine, tokens: Vec::new(), rows: Vec::new(), logits, has_logits: false })
+        Ok(Session {
+            machine,
+            tokens: Vec::new(),
+            rows: Vec::new(),
+            logits,
+            has_logits: false,
+            logits_keep: 0,
+            is_ahead: false,
+            guesses: VecDeque::new(),
+        })
     }
 
     /// The model.
@@ -210,12 +238,14 @@ impl Session {
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Synced, Error> {
         self.check(tokens)?;
+        self.forget_ahead();
+        self.need(0); // of a prompt the whole head costs little
         self.rewind(self.common_prefix(tokens));
         let reused = self.n_done().min(tokens.len() - usize::from(!self.has_logits && !tokens.is_empty()));
         self.rewind(reused);
         let total = tokens.len() - reused;
         for batch in tokens[reused..].chunks(self.machine.params.n_batch) {
-            self.extend(batch);
+            self.extend(batch, Order::Prompt);
             let is_last = self.tokens.len() == tokens.len();
             self.evaluate_rest(is_last)?;
             let done = self.tokens.len() - reused;
@@ -232,11 +262,15 @@ impl Session {
     }
 
     /// Puts tokens on the timeline, to be evaluated later.
-    fn extend(&mut self, tokens: &[TokenId]) {
+    fn extend(&mut self, tokens: &[TokenId], order: Order) {
+        if tokens.is_empty() {
+            return;
+        }
+        self.drop_guesses();
         let first = self.tokens.len();
-        self.rows.extend(tokens.iter().enumerate().map(|(i, &token)| Row::on_timeline(token, first + i)));
+        self.rows.extend(tokens.iter().enumerate().map(|(i, &token)| Row::on_timeline(token, first + i, order)));
         self.tokens.extend(tokens);
-        self.has_logits &= tokens.is_empty();
+        (self.has_logits, self.is_ahead) = (false, false);
     }
 
     fn common_prefix(&self, tokens: &[TokenId]) -> usize {
@@ -248,10 +282,32 @@ impl Session {
         if self.tokens.len() >= self.machine.params.n_ctx {
             return Err(Error::ContextFull { n_ctx: self.machine.params.n_ctx });
         }
+        self.aim(sampler);
         self.settle()?;
         let token = sampler.sample(&self.logits, &self.tokens);
-        self.extend(&[token]);
-        Ok(Step { token, layers_run: self.n_steps() })
+        let guessed_after = self.accept(token);
+        if guessed_after.is_none() {
+            self.extend(&[token], Order::Token);
+        }
+        Ok(Step { token, layers_run: guessed_after.unwrap_or(self.n_steps()) })
+    }
+
+    /// Logits from now on are those that this sampler chooses among.
+    pub fn aim(&mut self, sampler: &Sampler) {
+        /// More would cost what they save.
+        const MOST: usize = 128;
+        let groups = |reach: usize| (2 * reach).max(MOST / 4);
+        let keep = sampler.reach().map(groups).filter(|&n| self.machine.params.shortlist && n <= 2 * MOST);
+        self.need(keep.unwrap_or(0));
+    }
+
+    /// Logits from now on have so many exact groups, 0 for all. Those at hand that have fewer are forgotten.
+    fn need(&mut self, keep: Keep) {
+        self.machine.keep = keep;
+        if self.logits_keep > 0 && (keep == 0 || keep > self.logits_keep) {
+            self.drop_guesses();
+            (self.has_logits, self.is_ahead) = (false, false);
+        }
     }
 
     /// Puts a given token on the timeline, to be evaluated with the next step.
@@ -260,12 +316,13 @@ impl Session {
         if self.tokens.len() >= self.machine.params.n_ctx {
             return Err(Error::ContextFull { n_ctx: self.machine.params.n_ctx });
         }
-        self.extend(&[token]);
+        self.extend(&[token], Order::Token);
         Ok(())
     }
 
     /// Keeps the first `n` tokens and forgets the rest.
     pub fn rewind(&mut self, n: usize) {
+        self.drop_guesses();
         self.has_logits &= n >= self.tokens.len();
         for row in self.rows.iter_mut().skip(n) {
             self.machine.forget(row);
@@ -276,6 +333,7 @@ impl Session {
 
     /// Logits of the last token of the timeline, evaluating what is not evaluated yet: \[n_vocab\].
     pub fn logits(&mut self) -> Result<&[f32], Error> {
+        self.need(0);
         self.settle()?;
         Ok(&self.logits)
     }
@@ -330,7 +388,7 @@ impl Session {
         if (token as usize) < n_vocab { Ok(()) } else { Err(Error::Token { token, n_vocab }) }
     }
 
-    /// Evaluates the timeline to its end, so that its last token's logits are known.
+    /// Evaluates the timeline to its end, so that its last token's logits are known, and with it the guesses.
     fn settle(&mut self) -> Result<(), Error> {
         if self.tokens.is_empty() {
             return Err(Error::Empty);
@@ -349,19 +407,31 @@ impl Session {
         Ok(())
     }
 
-    /// Takes up to a batch of the tokens that are not done through all layers; the last one's logits only where they are
-    /// wanted.
+    /// Takes up to a batch of the tokens that are not done through all layers; the last one's logits, and the guesses', only
+    /// where they are wanted.
     fn evaluate_rest(&mut self, wants_logits: bool) -> Result<(), Error> {
         let n_done = self.n_done();
         let end = self.tokens.len().min(n_done + self.machine.params.n_batch);
         let ends_timeline = end == self.tokens.len();
         let mut rows: Vec<&mut Row> = self.rows[n_done..end].iter_mut().collect();
         let Some(last) = rows.len().checked_sub(1) else { return Ok(()) };
-        let outs = if wants_logits && ends_timeline { vec![last] } else { Vec::new() };
+        let mut guessed = Vec::new();
+        let mut outs = Vec::new();
+        if wants_logits && ends_timeline {
+            for guess in &mut self.guesses {
+                rows.push(&mut guess.row);
+                guessed.push(&mut guess.logits);
+            }
+            outs.extend(last..rows.len());
+        }
         let logits = &mut self.logits;
         let to = self.machine.n_steps();
-        self.machine.deepen(&mut rows, to, &outs, &mut |_, finished| logits.copy_from_slice(finished.logits))?;
-        self.has_logits = !outs.is_empty();
+        self.machine.deepen(&mut rows, to, &outs, &mut |row, finished| match row.checked_sub(last + 1) {
+            None => logits.copy_from_slice(finished.logits),
+            Some(guess) => guessed[guess].extend_from_slice(finished.logits),
+        })?;
+        (self.has_logits, self.is_ahead) = (!outs.is_empty(), false);
+        self.logits_keep = self.machine.keep;
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 
 use super::{Error, Session, TokenId};
+use crate::ggml::Order;
 
 impl Session {
     /// Writes the timeline, as far as it has been through every layer, and its cache rows.
@@ -42,7 +43,7 @@ impl Session {
         self.check(&tokens)?;
         self.machine.clear_up_to(tokens.len());
         self.machine.cache.write_rows(tokens.len(), &mut |bytes| input.read_exact(bytes))?;
-        self.extend(&tokens);
+        self.extend(&tokens, Order::Prompt);
         let done = self.n_steps();
         self.rows.iter_mut().for_each(|row| row.depth = done);
         Ok(())

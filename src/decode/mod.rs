@@ -1,0 +1,229 @@
+//! Owns how the tokens of an answer are found: at full depth, by stops that stand, or by guesses that full depth verifies.
+//! Refuses to know text.
+//!
+//! *Fast* is AdaInfer's way: a token that a checkpoint is sure of stands, and its deeper layers wait as pending rows.
+//! *Verified* gives full depth's tokens, whatever is guessed: guesses are evaluated together, and each stands only if the
+//! sampler, with the same random number, chooses it from full depth's logits. With one random number per token that is the
+//! accept rule of speculative sampling (arXiv 2211.17192, sec. 2.3) with both draws coupled: the distribution is the full
+//! model's, and for a given seed even the text is.
+
+mod lookup;
+mod pace;
+
+use std::time::{Duration, Instant};
+
+use crate::exit::{Checkpoint, normed};
+use crate::sample::Sampler;
+use crate::session::{Error, Session, Step, TokenId};
+use pace::{Arm, Pace};
+
+/// How tokens are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Every token at full depth.
+    #[default]
+    Off,
+    /// A token that a checkpoint is sure of stands.
+    Fast,
+    /// Guesses from a source, verified.
+    Verified(Source),
+    /// Verified, with what is measured to be fastest, which may be nothing.
+    Auto,
+}
+
+/// Where guesses come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The checkpoints, as long as they are sure.
+    Checkpoints,
+    /// Every token after so many layers (LayerSkip, arXiv 2404.16710).
+    Layer(usize),
+    /// The session's draft plan, which skips parts of layers (Draft & Verify, arXiv 2309.08168).
+    Plan,
+    /// What followed the same tokens before.
+    Lookup,
+}
+
+/// How an answer is found.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The mode.
+    pub mode: Mode,
+    /// Where to look, in rising order of layers; with lenses and probes that know how sure those are.
+    pub checkpoints: Vec<Checkpoint>,
+    /// Guesses between two evaluations at full depth, or pending tokens that stand.
+    pub most: usize,
+}
+
+/// What became of tokens and guesses.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Tokens guessed.
+    pub guessed: usize,
+    /// Guesses that were right.
+    pub accepted: usize,
+}
+
+/// Finds the tokens of answers, one after the other.
+pub struct Decoder {
+    options: Options,
+    eps: f32,
+    pace: Pace,
+    /// The evaluation whose tokens are being given out.
+    cycle: Option<Cycle>,
+    tally: Tally,
+}
+
+struct Cycle {
+    arm: Arm,
+    time: Duration,
+    tokens: usize,
+}
+
+impl Decoder {
+    /// For sessions of a model whose final norm has this epsilon.
+    pub fn new(options: Options, norm_eps: f32) -> Decoder {
+        Decoder { options, eps: norm_eps, pace: Pace::default(), cycle: None, tally: Tally::default() }
+    }
+
+    /// How tokens are found from now on.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.options.mode = mode;
+    }
+
+    /// How tokens are found.
+    pub fn mode(&self) -> Mode {
+        self.options.mode
+    }
+
+    /// Whether there are checkpoints to look at.
+    pub fn has_checkpoints(&self) -> bool {
+        !self.options.checkpoints.is_empty()
+    }
+
+    /// What became of guesses so far.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// The next token, now the last of the session's timeline. Sure to stay, but in fast mode not sure to be full depth's.
+    pub fn step(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<Step, Error> {
+        let start = Instant::now();
+        session.aim(sampler);
+        if self.options.mode == Mode::Fast {
+            return self.step_fast(session, sampler);
+        }
+        let evaluates = !session.has_logits();
+        if evaluates && session.n_guesses() == 0 {
+            self.close_cycle();
+            let arm = self.draft(session, sampler)?;
+            self.cycle = Some(Cycle { arm, time: Duration::ZERO, tokens: 0 });
+        }
+        let n_guesses = session.n_guesses();
+        let step = session.step(sampler)?;
+        self.tally.accepted += usize::from(session.n_guesses() + 1 == n_guesses);
+        if let Some(cycle) = &mut self.cycle {
+            cycle.tokens += 1;
+            cycle.time += start.elapsed();
+        }
+        Ok(step)
+    }
+
+    fn close_cycle(&mut self) {
+        if let Some(Cycle { arm, time, tokens }) = self.cycle.take() {
+            self.pace.record(arm, tokens, time.as_secs_f64());
+        }
+    }
+
+    fn step_fast(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<Step, Error> {
+        let may_stop = !session.has_logits() && session.n_pending() <= self.options.most;
+        if may_stop && let Some((layer, logits)) = self.look(session)? {
+            let token = sampler.sample(&logits, session.tokens());
+            session.push(token)?;
+            return Ok(Step { token, layers_run: layer });
+        }
+        session.step(sampler)
+    }
+
+    /// Takes the last token through the checkpoints. The first that is sure gives its depth and its logits.
+    fn look(&self, session: &mut Session) -> Result<Option<(usize, Vec<f32>)>, Error> {
+        for checkpoint in &self.options.checkpoints {
+            let x = normed(&session.reach(checkpoint.layer)?, self.eps);
+            if checkpoint.chance(&x).is_some_and(|chance| chance >= checkpoint.least) {
+                return Ok(Some((checkpoint.layer, session.heads_of(&through(checkpoint, x))?)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Puts guesses behind the timeline.
+    fn draft(&mut self, session: &mut Session, sampler: &Sampler) -> Result<Arm, Error> {
+        let (source, most) = match self.options.mode {
+            Mode::Off | Mode::Fast => return Ok(Arm::Plain),
+            Mode::Verified(source) => (source, self.options.most),
+            Mode::Auto => return self.draft_auto(session, sampler),
+        };
+        match source {
+            Source::Lookup => {
+                let found = lookup::continuation(session.tokens(), most);
+                self.guess_all(session, &found.tokens)?;
+            }
+            source => self.draft_by_running(session, sampler, source, most)?,
+        }
+        Ok(Arm::Plain)
+    }
+
+    fn draft_auto(&mut self, session: &mut Session, sampler: &Sampler) -> Result<Arm, Error> {
+        let found = lookup::continuation(session.tokens(), self.options.most);
+        let n = self.pace.choose_lookup(found.matched, found.tokens.len());
+        if n > 0 {
+            self.guess_all(session, &found.tokens[..n])?;
+            return Ok(Arm::Lookup { matched: found.matched, guessed: n });
+        }
+        if self.has_checkpoints() && self.pace.tries_checkpoints() {
+            self.draft_by_running(session, sampler, Source::Checkpoints, self.options.most)?;
+            return Ok(Arm::Checkpoints);
+        }
+        Ok(Arm::Plain)
+    }
+
+    fn guess_all(&mut self, session: &mut Session, tokens: &[TokenId]) -> Result<(), Error> {
+        self.tally.guessed += tokens.len();
+        tokens.iter().try_for_each(|&token| session.guess(token, 0))
+    }
+
+    fn draft_by_running(
+        &mut self,
+        session: &mut Session,
+        sampler: &Sampler,
+        source: Source,
+        most: usize,
+    ) -> Result<(), Error> {
+        let mut sampler = sampler.clone(); // so that a guess takes the random number that its verification will take
+        let mut history = session.tokens().to_vec();
+        for _ in 0..most {
+            let found = match source {
+                Source::Checkpoints => self.look(session)?,
+                Source::Layer(layer) => {
+                    let x = normed(&session.reach(layer)?, self.eps);
+                    let lens = self.options.checkpoints.iter().find(|checkpoint| checkpoint.layer == layer);
+                    let state = lens.map_or(x.clone(), |checkpoint| through(checkpoint, x));
+                    Some((layer, session.heads_of(&state)?))
+                }
+                Source::Plan => Some((session.params().draft_plan.len(), session.skim()?)),
+                Source::Lookup => None,
+            };
+            let Some((layers, logits)) = found else { break };
+            let token = sampler.sample(&logits, &history);
+            session.guess(token, layers)?;
+            self.tally.guessed += 1;
+            history.push(token);
+        }
+        Ok(())
+    }
+}
+
+/// What a checkpoint's lens makes of a normed hidden state.
+fn through(checkpoint: &Checkpoint, x: Vec<f32>) -> Vec<f32> {
+    checkpoint.lens.as_ref().map_or(x.clone(), |lens| lens.apply(&x))
+}

@@ -1,0 +1,171 @@
+//! Owns the choice of what pays: what evaluations cost and what guesses come to, as measured on the way.
+
+use super::lookup::LONGEST;
+
+/// What an evaluation tried.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Arm {
+    /// One token at full depth.
+    Plain,
+    /// Tokens that followed before.
+    Lookup {
+        /// How many of the last tokens stood there too.
+        matched: usize,
+        /// How many were guessed.
+        guessed: usize,
+    },
+    /// What checkpoints were sure of.
+    Checkpoints,
+}
+
+/// Guesses by lookup that are ever made at once.
+const MOST: usize = 16;
+
+/// What trying has cost may be this share of the time of all tokens so far, and of the first [`HEAD_START`].
+const BUDGET: f64 = 0.01;
+const HEAD_START: f64 = 48.0;
+
+/// An arm must be this much faster than full depth, by its estimate, to be taken beyond the budget.
+const MARGIN: f64 = 1.03;
+
+/// The weight of a new measurement.
+const NEWS: f64 = 0.1;
+
+/// Tokens after which an arm that did not pay is tried again.
+const AGAIN: usize = 512;
+
+pub(super) struct Pace {
+    /// Seconds of a token alone.
+    plain: Option<f64>,
+    /// Seconds of an evaluation with so many guesses, over one without.
+    cost: [f64; MOST + 1],
+    /// By how many tokens matched: guesses verified, and how many of them were right.
+    lookups: [(f64, f64); LONGEST + 1],
+    /// Seconds per token with checkpoints, over full depth's.
+    checkpoints: Option<f64>,
+    since_checkpoints: usize,
+    /// Seconds that guessing has saved so far; negative where it has cost.
+    saved: f64,
+    tokens: usize,
+}
+
+impl Default for Pace {
+    /// A row that rides along is expected to cost a third of a lone one, and a guess to be right every other time.
+    fn default() -> Pace {
+        Pace {
+            plain: None,
+            cost: std::array::from_fn(|n| 1.0 + n as f64 / 3.0),
+            lookups: [(2.0, 1.0); LONGEST + 1],
+            checkpoints: None,
+            since_checkpoints: 0,
+            saved: 0.0,
+            tokens: 0,
+        }
+    }
+}
+
+impl Pace {
+    /// How many of `available` tokens found by lookup are worth guessing; 0 for none.
+    pub(super) fn choose_lookup(&self, matched: usize, available: usize) -> usize {
+        let Some((tries, right)) = self.lookups.get(matched).filter(|_| available > 0 && self.plain.is_some()) else {
+            return 0;
+        };
+        let p = right / tries;
+        let gain = |n: usize| (0..=n).map(|i| p.powi(i as i32)).sum::<f64>() / self.cost[n];
+        let best = (1..=available.min(MOST)).max_by(|&a, &b| gain(a).total_cmp(&gain(b))).unwrap_or(0);
+        if gain(best) > MARGIN && self.may_lose() { best } else { 0 }
+    }
+
+    /// Whether to let checkpoints guess.
+    pub(super) fn tries_checkpoints(&self) -> bool {
+        let pays = self.checkpoints.is_none_or(|ratio| ratio * MARGIN < 1.0 || self.since_checkpoints > AGAIN);
+        pays && self.plain.is_some() && self.may_lose()
+    }
+
+    fn may_lose(&self) -> bool {
+        let plain = self.plain.unwrap_or(0.0);
+        self.saved > -BUDGET * plain * (self.tokens as f64 + HEAD_START)
+    }
+
+    /// Takes note of an evaluation: tokens that it gave, seconds that it took, guessing included.
+    pub(super) fn record(&mut self, arm: Arm, tokens: usize, seconds: f64) {
+        self.tokens += tokens;
+        self.since_checkpoints += tokens;
+        let Some(plain) = self.plain else {
+            if arm == Arm::Plain {
+                self.plain = Some(seconds);
+            }
+            return;
+        };
+        if arm != Arm::Plain {
+            self.saved += plain * tokens as f64 - seconds;
+        }
+        match arm {
+            Arm::Plain => self.plain = Some(plain + NEWS * (seconds - plain)),
+            Arm::Lookup { matched, guessed } => {
+                self.cost[guessed] += NEWS * (seconds / plain - self.cost[guessed]);
+                let right = tokens.saturating_sub(1).min(guessed);
+                let (tries, hits) = &mut self.lookups[matched];
+                // Guesses behind a wrong one say nothing.
+                *tries = 0.98 * *tries + (right + usize::from(right < guessed)) as f64;
+                *hits = 0.98 * *hits + right as f64;
+            }
+            Arm::Checkpoints => {
+                let ratio = seconds / plain / tokens.max(1) as f64;
+                let before = self.checkpoints.unwrap_or(ratio);
+                self.checkpoints = Some(before + 2.0 * NEWS * (ratio - before));
+                self.since_checkpoints = 0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace() -> Pace {
+        let mut pace = Pace::default();
+        pace.record(Arm::Plain, 1, 1.0);
+        pace
+    }
+
+    #[test]
+    fn guesses_that_come_true_are_made_longer_and_others_no_more() {
+        let mut good = pace();
+        let mut lengths = Vec::new();
+        for _ in 0..40 {
+            let n = good.choose_lookup(3, 16);
+            lengths.push(n);
+            good.record(Arm::Lookup { matched: 3, guessed: n }, n + 1, 1.0 + n as f64 * 0.3);
+        }
+        assert!(lengths[39] >= 8 && lengths[39] > lengths[0], "{lengths:?}");
+        let mut bad = pace();
+        let mut tried = 0;
+        for _ in 0..400 {
+            match bad.choose_lookup(3, 16) {
+                0 => bad.record(Arm::Plain, 1, 1.0),
+                n => {
+                    tried += 1;
+                    bad.record(Arm::Lookup { matched: 3, guessed: n }, 1, 1.0 + n as f64 * 0.3);
+                }
+            }
+        }
+        assert!((1..8).contains(&tried) && bad.saved > -0.02 * 400.0, "{tried} {}", bad.saved);
+    }
+
+    #[test]
+    fn checkpoints_that_do_not_pay_are_seldom_tried() {
+        let mut pace = pace();
+        let mut tried = 0;
+        for _ in 0..1000 {
+            if pace.tries_checkpoints() {
+                tried += 1;
+                pace.record(Arm::Checkpoints, 1, 1.4);
+            } else {
+                pace.record(Arm::Plain, 1, 1.0);
+            }
+        }
+        assert!((1..=3).contains(&tried), "{tried}");
+    }
+}

@@ -1,0 +1,188 @@
+//! Owns the output head that computes the best logits only: a low-bit copy of it says which rows may be best, and those are
+//! multiplied exactly. It reads half of the bytes.
+
+use super::context::Tensor;
+use super::linear::{Weight, prepare};
+use super::node::{Node, NodeRun, bytes, row};
+use super::ops::Ops;
+use super::packed::{GROUP, Packing, Scratch};
+use super::quantize;
+use super::store::StoreBuilder;
+use crate::dtype::DType;
+
+/// The type of the copy: of those with a kernel, the one with the fewest bytes.
+const COPY: DType = DType::Q4_0;
+
+impl Weight {
+    /// A low-bit copy for [`Ops::shortlist`] of a matrix whose rows of blocks are `data`; `None` where it would not be
+    /// faster.
+    pub fn sketch(&self, dtype: DType, data: &[u8]) -> Result<Option<Weight>, super::Error> {
+        let Some((_, packing)) = self.packed() else { return Ok(None) };
+        let shape = [packing.n_in(), packing.n_out()];
+        if dtype != DType::Q8_0 || Packing::of(COPY, shape).is_none() {
+            return Ok(None);
+        }
+        let mut builder = StoreBuilder::new(1);
+        let copy = quantize(COPY, dtype, data, packing.n_in());
+        let pending = builder.add_weight("output (low-bit)", COPY, shape, &[&copy])?;
+        Ok(Some(pending.get(&builder.finish())))
+    }
+}
+
+impl<'g> Ops<'g> {
+    /// The products of the rows of `weight` \[n_in, n_out\] with the RMS-normed `x` f32 \[n_in, t\] that may be the largest, and
+    /// -inf in place of the others: f32 \[n_out, t\]. `sketch` is the weight's low-bit copy; `keep` groups of sixteen
+    /// neighbouring rows are computed, those in which a row of the copy gives the largest products.
+    #[track_caller]
+    pub fn shortlist(
+        &self,
+        weight: &'g Weight,
+        sketch: &'g Weight,
+        x: Tensor<'g>,
+        norm: (Tensor<'g>, f32),
+        keep: usize,
+    ) -> Tensor<'g> {
+        let (Some((exact, packing)), Some((low, low_packing))) = (weight.packed(), sketch.packed()) else {
+            panic!("shortlist: both matrices are packed");
+        };
+        let ([n_in, n_rows, 1, 1], DType::F32) = (x.shape(), x.dtype()) else { panic!("shortlist: rows of {x:?}") };
+        assert!(n_in == packing.n_in() && x.strides()[0] == size_of::<f32>(), "shortlist: {packing:?} by {x:?}");
+        assert_eq!((packing.n_in(), packing.n_out()), (low_packing.n_in(), low_packing.n_out()), "shortlist: a copy");
+        let (norm, eps) = norm;
+        let peaks = Peaks { packing: low_packing, eps };
+        let peaks = self.node(DType::F32, [packing.n_groups(), n_rows], &[low, x, norm], peaks);
+        let rescore = Rescore { packing, eps, keep: keep.clamp(1, packing.n_groups()) };
+        self.node(DType::F32, [packing.n_out(), n_rows], &[exact, x, norm, peaks], rescore)
+    }
+}
+
+/// A row of activations, normed and rounded for a packing.
+unsafe fn prepared<'s>(packing: &Packing, run: &NodeRun<'_>, i: usize, eps: f32, scratch: &'s mut Scratch) -> &'s [u8] {
+    let place = scratch.bytes(packing.activation_bytes());
+    // SAFETY: the graph runs the node after its sources, whose shapes `Ops::shortlist` checked.
+    unsafe { prepare(packing, row(run.source(1), i), Some((row(run.source(2), 0), eps)), place) };
+    place
+}
+
+/// The largest product of each group.
+struct Peaks {
+    packing: Packing,
+    eps: f32,
+}
+
+impl Node for Peaks {
+    /// Sources: packed matrix, x, norm's weight.
+    fn run(&self, run: &NodeRun<'_>) {
+        let n_rows = run.dst.ne[1] as usize;
+        let mut scratch = Scratch::take();
+        let mut all = Vec::new();
+        // SAFETY: as in `prepared`; this thread alone writes the peaks of its groups.
+        unsafe {
+            for i in 0..n_rows {
+                all.extend_from_slice(prepared(&self.packing, run, i, self.eps, &mut scratch));
+            }
+            let packed = bytes(run.source(0));
+            let mut products = vec![[0.0; GROUP]; n_rows];
+            for group in run.share(self.packing.n_groups()) {
+                let at = group * self.packing.group_bytes();
+                self.packing.multiply(&packed[at..][..self.packing.group_bytes()], &all, &mut products);
+                let n = GROUP.min(self.packing.n_out() - group * GROUP);
+                for (i, products) in products.iter().enumerate() {
+                    let place = run.dst.data.cast::<u8>().add(i * run.dst.nb[1]).cast::<f32>().add(group);
+                    place.write(largest(&products[..n]));
+                }
+            }
+        }
+    }
+}
+
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+}
+
+/// The exact products of the groups with the largest peaks.
+struct Rescore {
+    packing: Packing,
+    eps: f32,
+    keep: usize,
+}
+
+impl Node for Rescore {
+    /// Sources: packed matrix, x, norm's weight, peaks.
+    fn run(&self, run: &NodeRun<'_>) {
+        let (n_out, n_groups, group_bytes) =
+            (self.packing.n_out(), self.packing.n_groups(), self.packing.group_bytes());
+        let mut scratch = Scratch::take();
+        for i in 0..run.dst.ne[1] as usize {
+            // SAFETY: as in `prepared`; this thread alone writes the products of its groups.
+            unsafe {
+                let peaks = row(run.source(3), i);
+                // Every thread finds the same bound: to ask another would take longer.
+                let mut sorted = peaks.to_vec();
+                let (_, &mut least, _) = sorted.select_nth_unstable_by(n_groups - self.keep, f32::total_cmp);
+                let x = prepared(&self.packing, run, i, self.eps, &mut scratch);
+                let packed = bytes(run.source(0));
+                let y = run.dst.data.cast::<u8>().add(i * run.dst.nb[1]).cast::<f32>();
+                // The best groups lie close together: frequent tokens have low ids.
+                for group in run.alternate(n_groups) {
+                    let mut products = [[f32::NEG_INFINITY; GROUP]];
+                    if peaks[group] >= least {
+                        self.packing.multiply(&packed[group * group_bytes..][..group_bytes], x, &mut products);
+                    }
+                    let n = GROUP.min(n_out - group * GROUP);
+                    y.add(group * GROUP).copy_from_nonoverlapping(products[0].as_ptr(), n);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::ggml::{Around, Device, Runner, Slot};
+
+    #[test]
+    fn the_best_products_are_the_whole_heads() {
+        const N_IN: usize = 128;
+        const N_OUT: usize = 1000;
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let block = |rng: &mut ChaCha8Rng| {
+            let d = half::f16::from_f32(rng.random_range(0.001..0.01)).to_le_bytes();
+            let quants: [u8; 32] = rng.random();
+            [&d[..], &quants].concat()
+        };
+        let data: Vec<u8> = (0..N_OUT * N_IN / 32).flat_map(|_| block(&mut rng)).collect();
+        let floats = |n: usize, rng: &mut ChaCha8Rng| -> Vec<u8> {
+            (0..n).flat_map(|_| rng.random_range(-1.0f32..1.0).to_le_bytes()).collect()
+        };
+        for n_rows in [1, 3, 7] {
+            let mut builder = StoreBuilder::new(3);
+            let weight = builder.add_weight("w", DType::Q8_0, [N_IN, N_OUT], &[&data]).unwrap();
+            builder.add_plain("norm", DType::F32, &[N_IN], &floats(N_IN, &mut rng)).unwrap();
+            builder.add_plain("x", DType::F32, &[N_IN, n_rows], &floats(N_IN * n_rows, &mut rng)).unwrap();
+            let stored = builder.finish();
+            let weight = weight.get(&stored);
+            let Some(sketch) = weight.sketch(DType::Q8_0, &data).unwrap() else { return }; // no kernel here
+            let (norm, x) = ((stored[1].t(), 1e-5), stored[2].t());
+            let mut runner: Runner<usize, (Slot, Slot)> = Runner::new(Device::cpu(2).unwrap());
+            let run = runner.prepare(0, 20, &[stored[0].store(), sketch.store()], |b| {
+                let whole = b.ops.linear(&weight, x, Around { norm: Some(norm), ..Around::default() });
+                (b.output(whole), b.output(b.ops.shortlist(&weight, &sketch, x, norm, 12)))
+            });
+            let computed = run.unwrap().compute().unwrap();
+            let (whole, best) = computed.slots();
+            for (whole, best) in computed.f32(whole).chunks(N_OUT).zip(computed.f32(best).chunks(N_OUT)) {
+                let kept = best.iter().filter(|y| y.is_finite()).count();
+                assert!((12 * GROUP - GROUP..=12 * GROUP).contains(&kept), "{kept}");
+                assert!(best.iter().zip(whole).all(|(b, w)| b == w || *b == f32::NEG_INFINITY), "exact, or left out");
+                let mut order: Vec<usize> = (0..N_OUT).collect();
+                order.sort_by(|&a, &b| whole[b].total_cmp(&whole[a]));
+                assert!(order[..4].iter().all(|&i| best[i].is_finite()), "{n_rows} rows: one of the best is missing");
+            }
+        }
+    }
+}

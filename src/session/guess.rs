@@ -1,0 +1,110 @@
+//! Tokens that are expected to follow the timeline, and evaluation to less than full depth.
+
+use super::machine::Row;
+use super::{Error, Session, TokenId};
+use crate::ggml::Order;
+
+/// An expected token.
+#[derive(Debug)]
+pub(super) struct Guess {
+    pub(super) token: TokenId,
+    pub(super) row: Row,
+    /// Layers run to guess it.
+    pub(super) layers_run: usize,
+    /// What follows it at full depth, once it has been there: \[n_vocab\].
+    pub(super) logits: Vec<f32>,
+}
+
+impl Session {
+    /// Whether the next [`Session::step`] has nothing to evaluate.
+    pub fn has_logits(&self) -> bool {
+        self.has_logits
+    }
+
+    /// Tokens of the timeline that have not been through every layer.
+    pub fn n_pending(&self) -> usize {
+        self.tokens.len() - self.n_done()
+    }
+
+    /// Rows times layers run so far, of everything.
+    pub fn layers_executed(&self) -> usize {
+        self.machine.n_run
+    }
+
+    /// Guesses behind the timeline.
+    pub fn n_guesses(&self) -> usize {
+        self.guesses.len()
+    }
+
+    /// Expects a token behind the timeline and the guesses before it, found after so many layers. It is evaluated with
+    /// the next step, as far as it is not yet. Without room in the context nothing is expected.
+    pub fn guess(&mut self, token: TokenId, layers_run: usize) -> Result<(), Error> {
+        self.check_token(token)?;
+        let position = self.tokens.len() + self.guesses.len();
+        if position < self.n_ctx() {
+            let row = Row::on_timeline(token, position, Order::Token);
+            self.guesses.push_back(Guess { token, row, layers_run, logits: Vec::new() });
+        }
+        Ok(())
+    }
+
+    /// Takes the timeline and the guesses to a depth before full; gives the last one's hidden state there, before the
+    /// final norm: \[n_embd\]. What they owe to deeper layers is settled when somebody goes there.
+    pub fn reach(&mut self, depth: usize) -> Result<Vec<f32>, Error> {
+        super::check_cuts(&[depth], self.n_steps())?;
+        let mut rows: Vec<&mut Row> = self.rows.iter_mut().collect();
+        rows.extend(self.guesses.iter_mut().map(|guess| &mut guess.row));
+        rows.retain(|row| row.depth < depth);
+        self.machine.deepen(&mut rows, depth, &[], &mut |_, _| {})?;
+        let last = self.guesses.back().map(|guess| &guess.row).or(self.rows.last()).ok_or(Error::Empty)?;
+        Ok(self.machine.hidden_state(last))
+    }
+
+    /// What the draft plan makes of the last token of timeline and guesses: logits \[n_vocab\]. It has to be evaluated all
+    /// the same.
+    pub fn skim(&mut self) -> Result<Vec<f32>, Error> {
+        let row = self.guesses.back_mut().map(|guess| &mut guess.row).or(self.rows.last_mut()).ok_or(Error::Empty)?;
+        self.machine.skim(row)
+    }
+
+    /// What the output head makes of hidden states, \[n_embd\] each: \[n_vocab\] each.
+    pub fn heads_of(&mut self, states: &[f32]) -> Result<Vec<f32>, Error> {
+        self.machine.heads_of(states)
+    }
+
+    /// Makes the first guess part of the timeline if it is this token; otherwise all guesses are wrong. Gives the layers
+    /// run to guess it.
+    pub(super) fn accept(&mut self, token: TokenId) -> Option<usize> {
+        if self.guesses.front().is_none_or(|guess| guess.token != token) {
+            self.drop_guesses();
+            return None;
+        }
+        let guess = self.guesses.pop_front()?;
+        self.tokens.push(token);
+        self.rows.push(guess.row);
+        self.has_logits = !guess.logits.is_empty();
+        self.is_ahead = self.has_logits;
+        if self.has_logits {
+            self.logits = guess.logits;
+        }
+        Some(guess.layers_run)
+    }
+
+    pub(super) fn drop_guesses(&mut self) {
+        while let Some(mut guess) = self.guesses.pop_front() {
+            self.machine.forget(&mut guess.row);
+        }
+    }
+
+    /// Forgets what was evaluated earlier than it had to be, so that it will be evaluated where a session without guesses
+    /// does it, and rounded as there.
+    pub(super) fn forget_ahead(&mut self) {
+        self.drop_guesses();
+        if self.is_ahead
+            && let Some(last) = self.rows.last_mut()
+        {
+            last.depth = 0;
+            (self.has_logits, self.is_ahead) = (false, false);
+        }
+    }
+}

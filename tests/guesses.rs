@@ -1,0 +1,125 @@
+//! Guesses, stops and roll-backs leave no trace: whatever is expected, the tokens are full depth's.
+
+mod common;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::demo_model;
+use curtail::ggml::Device;
+use curtail::gguf::File;
+use curtail::model::{LayerStep, Model};
+use curtail::sample::{Sampler, SamplerParams};
+use curtail::session::{Session, SessionParams, TokenId};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+fn model() -> Arc<Model> {
+    let file = Arc::new(File::open(Path::new(&demo_model())).expect("a model file"));
+    Arc::new(Model::load(file, Device::cpu(1).expect("a CPU")).expect("it loads"))
+}
+
+fn session(model: &Arc<Model>, draft_plan: Vec<LayerStep>) -> Session {
+    let params = SessionParams { n_ctx: 256, draft_plan, ..SessionParams::default() };
+    Session::new(model.clone(), params).expect("a session")
+}
+
+fn start(session: &mut Session, prompt: &[TokenId]) {
+    session.sync(prompt, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+}
+
+fn prompt(rng: &mut StdRng) -> Vec<TokenId> {
+    (0..rng.random_range(2..20)).map(|_| rng.random_range(100..40_000)).collect()
+}
+
+/// Without the last two layers, and without attention in four.
+fn draft_plan() -> Vec<LayerStep> {
+    (0..28).map(|il| LayerStep { attention: !(20..24).contains(&il), ..LayerStep::whole(il) }).collect()
+}
+
+/// Random guesses, right and wrong, at random depths, in batches of up to 16; rewinds and new prompts between.
+#[test]
+fn random_guesses_never_change_what_is_generated() {
+    let model = model();
+    for seed in 0..6 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let temperature = if seed % 2 == 0 { 0.0 } else { 0.8 };
+        let sampler = || Sampler::new(SamplerParams { temperature, seed: Some(seed), ..SamplerParams::default() });
+        let (mut plain, mut session) = (session(&model, Vec::new()), session(&model, draft_plan()));
+        let (mut sampler_plain, mut sampler) = (sampler(), sampler());
+        let mut tokens = prompt(&mut rng);
+        for _ in 0..3 {
+            start(&mut plain, &tokens);
+            start(&mut session, &tokens);
+            let n = rng.random_range(10..30);
+            let expected: Vec<TokenId> =
+                (0..n).map(|_| plain.step(&mut sampler_plain).expect("a token").token).collect();
+            let mut found = Vec::new();
+            while found.len() < n {
+                if !session.has_logits() && session.n_guesses() == 0 {
+                    expect_some(&mut session, &expected[found.len()..], &mut rng);
+                }
+                found.push(session.step(&mut sampler).expect("a token").token);
+            }
+            assert_eq!(found, expected, "seed {seed}");
+            assert_eq!(session.tokens(), plain.tokens());
+            // Both go on from an earlier place, with what the user says next.
+            tokens = plain.tokens().to_vec();
+            tokens.truncate(tokens.len() - rng.random_range(0..3));
+            tokens.extend(prompt(&mut rng));
+            if rng.random_bool(0.3) {
+                let kept = rng.random_range(1..tokens.len());
+                session.rewind(kept);
+                plain.rewind(kept);
+            }
+        }
+        start(&mut plain, &tokens);
+        start(&mut session, &tokens);
+        assert_eq!(session.logits().expect("logits"), plain.logits().expect("logits"), "seed {seed}: to the bit");
+    }
+}
+
+/// Puts guesses behind the timeline: mostly what will come, found in one way or another.
+fn expect_some(session: &mut Session, coming: &[TokenId], rng: &mut StdRng) {
+    for &next in coming.iter().take(rng.random_range(0..16)) {
+        match rng.random_range(0..3) {
+            0 => drop(session.reach(rng.random_range(1..30)).expect("it runs")),
+            1 => drop(session.skim().expect("it runs")),
+            _ => {}
+        }
+        let token = if rng.random_bool(0.85) { next } else { rng.random_range(0..49_000) };
+        session.guess(token, 1).expect("a token");
+    }
+}
+
+/// A timeline whose tokens stopped early settles to what full depth gives.
+#[test]
+fn tokens_that_stopped_early_catch_up_to_the_bit() {
+    let model = model();
+    for seed in 0..4 {
+        let mut rng = StdRng::seed_from_u64(100 + seed);
+        let prompt = prompt(&mut rng);
+        let (mut plain, mut session) = (session(&model, Vec::new()), session(&model, Vec::new()));
+        start(&mut plain, &prompt);
+        start(&mut session, &prompt);
+        for _ in 0..20 {
+            let token = rng.random_range(100..40_000);
+            plain.push(token).expect("room");
+            plain.logits().expect("logits");
+            session.push(token).expect("room");
+            match rng.random_range(0..4) {
+                0 => drop(session.logits().expect("logits")),
+                1 => {}
+                _ => drop(session.reach(rng.random_range(1..30)).expect("it runs")),
+            }
+            if rng.random_bool(0.1) {
+                let kept = session.tokens().len() - 1;
+                session.rewind(kept);
+                plain.rewind(kept);
+            }
+        }
+        assert_eq!(session.logits().expect("logits"), plain.logits().expect("logits"), "seed {seed}");
+        assert_eq!(session.n_pending(), 0);
+    }
+}
