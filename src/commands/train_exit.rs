@@ -10,13 +10,20 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::engine::Engine;
 use super::note;
 use crate::cli::{InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
-use crate::eval::{Answers, Questions, Sight, Task, collect, collect_own, fit_lenses, look_cost, own_prompts};
-use crate::exit::{ExitFile, Fingerprint, Input, Lens, Options, Policy, Row, RuleKind, Target, Trained, Tried, train};
-use crate::session::TokenId;
+use crate::eval::{
+    Answers, Excerpt, Questions, Sight, Task, collect, collect_own, excerpts, fit_lenses, look_cost, own_answer,
+    own_prompts,
+};
+use crate::exit::{
+    ExitFile, Fingerprint, Input, Lens, Options, Policy, Row, RuleKind, Target, Trained, Tried, train, train_confidence,
+};
 use crate::tokenizer::{Message, Special};
 
-/// The name of the task that needs no file, and of its policy.
+/// The name of the task that needs no file, and of its policy for short answers.
 pub(super) const OWN: &str = "self";
+
+/// The name of its policy for the tokens of a text.
+pub(super) const TOKENS: &str = "tokens";
 
 pub(super) fn run(args: &TrainExitArgs) -> anyhow::Result<ExitCode> {
     let open = |path: &std::path::PathBuf| match path.as_os_str() == OWN {
@@ -30,11 +37,11 @@ pub(super) fn run(args: &TrainExitArgs) -> anyhow::Result<ExitCode> {
     let mut policies = Vec::new();
     for task in &tasks {
         let name = task.as_ref().map_or(OWN, |task| &task.name);
-        let policy = match task {
-            Some(task) => fit_task(task, &mut engine, args, &layers),
+        let fitted = match task {
+            Some(task) => fit_task(task, &mut engine, args, &layers).map(|policy| vec![policy]),
             None => fit_own(&mut engine, args, &layers),
         };
-        policies.push(policy.with_context(|| format!("task `{name}`"))?);
+        policies.extend(fitted.with_context(|| format!("task `{name}`"))?);
     }
     ExitFile { model, policies }.save(&args.output)?;
     note(format_args!("(written `{}`)", args.output.display()));
@@ -110,7 +117,8 @@ fn fit_task(task: &Task, engine: &mut Engine, args: &TrainExitArgs, layers: &[us
     let lenses = match args.lens {
         true => {
             let bar = bar(items.len(), &format!("{}: lenses", task.name));
-            fit_lenses(session, &questions, &items, layers, &mut |n| bar.set_position(n as u64))?
+            let excerpts = excerpts(&questions, &items);
+            fit_lenses(session, &excerpts, layers, &mut |n| bar.set_position(n as u64))?
         }
         false => Vec::new(),
     };
@@ -134,42 +142,85 @@ fn fit_task(task: &Task, engine: &mut Engine, args: &TrainExitArgs, layers: &[us
     })
 }
 
-/// The policy for anything: tokens of the model's own answers.
-fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyhow::Result<Policy> {
+/// Tokens of an own answer at most.
+const OWN_TOKENS: usize = 192;
+
+/// Rows that the confidence of tokens is fitted to at most: a read-out of many inputs needs more than a threshold does.
+const CONFIDENCE_ROWS: usize = 2500;
+
+/// The policies for anything: for short answers, and for the tokens of a text. Both are fitted to the model's own answers to
+/// built-in prompts; the lenses of tokens to the answers to every second prompt, the rest to the others.
+fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyhow::Result<Vec<Policy>> {
     anyhow::ensure!(
         matches!(args.input, None | Some(InputArg::Vocabulary)) && args.target == TargetArg::Model,
         "the task `{OWN}` has no labels: its checkpoints read the vocabulary, and their target is the model"
     );
-    anyhow::ensure!(!args.lens, "the task `{OWN}` has no lens yet: give a task file");
-    let template = engine.template()?;
-    let prompts: Vec<Vec<TokenId>> = own_prompts()
-        .map(|prompt| match &template {
-            Some(template) => {
-                let message = Message { role: "user".to_owned(), content: prompt.to_owned() };
-                Ok(engine.tokenizer.encode_with_bos(&template.render(&[message], true)?, Special::Parse))
-            }
-            None => Ok(engine.tokenizer.encode_with_bos(prompt, Special::Plain)),
-        })
-        .collect::<anyhow::Result<_>>()?;
-    let bar = bar(args.rows, OWN);
+    let n_layer = engine.session.n_steps();
+    let answers = own_answers(engine)?;
+    let session = &mut engine.session;
+    let (with_lens, others): (Vec<_>, Vec<_>) = answers.into_iter().enumerate().partition(|(i, _)| i % 2 == 0);
+    let [with_lens, others] = [with_lens, others].map(|some| some.into_iter().map(|(_, answer)| answer).collect());
+    let (with_lens, others): (Vec<Excerpt>, Vec<Excerpt>) = (with_lens, others);
+
     let start = Instant::now();
-    let Engine { session, tokenizer, .. } = engine;
-    let progress = &mut |n| bar.set_position(n as u64);
-    let rows = collect_own(session, tokenizer, &prompts, layers, &[], args.rows, progress)?;
-    bar.finish_and_clear();
+    // Before the middle a state says too little about the next token.
+    let later: Vec<usize> = layers.iter().copied().filter(|&layer| 2 * layer >= n_layer).collect();
+    let bar_lens = bar(with_lens.len(), "tokens: lenses");
+    let lenses = fit_lenses(session, &with_lens, &later, &mut |n| bar_lens.set_position(n as u64))?;
+    bar_lens.finish_and_clear();
+    let bar_rows = bar(CONFIDENCE_ROWS, "tokens");
+    let progress = &mut |n| bar_rows.set_position(n as u64);
+    let rows = collect_own(session, &others, &later, &lenses, CONFIDENCE_ROWS, progress)?;
+    bar_rows.finish_and_clear();
+    note(format_args!("{} rows collected in {:.1} s", rows.len(), start.elapsed().as_secs_f64()));
+    let threshold = Options { rule: Some(RuleKind::Threshold), ..options(args, Input::Confidence, TOKEN_LOOK_COST) };
+    let tokens = fit(TOKENS, 0, &rows, &later, n_layer, &lenses, &threshold)?;
+
+    let start = Instant::now();
+    let bar_rows = bar(args.rows, OWN);
+    let progress = &mut |n| bar_rows.set_position(n as u64);
+    let rows = collect_own(session, &others, layers, &[], args.rows, progress)?;
+    bar_rows.finish_and_clear();
     note(format_args!("{} rows collected in {:.1} s", rows.len(), start.elapsed().as_secs_f64()));
     // After a prompt a look costs little; what it costs depends on the prompt.
-    let options = options(args, Input::Vocabulary, 0.0);
-    let checkpoints = fit(OWN, 0, &rows, layers, engine.session.n_steps(), &[], &options)?;
-    Ok(Policy {
-        task: OWN.to_owned(),
+    let checkpoints = fit(OWN, 0, &rows, layers, n_layer, &[], &options(args, Input::Vocabulary, 0.0))?;
+    let policy = |task: &str, input, checkpoints| Policy {
+        task: task.to_owned(),
         labels: Vec::new(),
-        input: Input::Vocabulary,
+        input,
         target: Target::Model,
         n_rows: rows.len(),
         n_shots: 0,
         checkpoints,
-    })
+    };
+    Ok(vec![policy(OWN, Input::Vocabulary, checkpoints), policy(TOKENS, Input::Confidence, tokens)])
+}
+
+/// What a look at a token costs, in layers: the border between two graphs, and a few products.
+const TOKEN_LOOK_COST: f64 = 0.15;
+
+fn own_answers(engine: &mut Engine) -> anyhow::Result<Vec<Excerpt>> {
+    let template = engine.template()?;
+    let bar = bar(own_prompts().count(), "own answers");
+    let Engine { session, tokenizer, .. } = engine;
+    let mut answers = Vec::new();
+    for prompt in own_prompts() {
+        let tokens = match &template {
+            Some(template) => {
+                let message = Message { role: "user".to_owned(), content: prompt.to_owned() };
+                tokenizer.encode_with_bos(&template.render(&[message], true)?, Special::Parse)
+            }
+            None => tokenizer.encode_with_bos(prompt, Special::Plain),
+        };
+        let answer = own_answer(session, tokenizer, &tokens, OWN_TOKENS)?;
+        // An answer that is only an end shows nothing.
+        if !answer.1.is_empty() {
+            answers.push(answer);
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(answers)
 }
 
 fn fit(
@@ -182,6 +233,7 @@ fn fit(
     options: &Options,
 ) -> anyhow::Result<Vec<crate::exit::Checkpoint>> {
     let start = Instant::now();
+    let train = if options.input == Input::Confidence { train_confidence } else { train };
     let trained = train(rows, layers, n_layer, lenses, options).map_err(|why| anyhow!(why))?;
     let full = rows.iter().filter(|r| r.full == r.truth).count() as f64 / rows.len() as f64;
     let mut out = io::stdout().lock();

@@ -3,6 +3,8 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use rayon::prelude::*;
+
 use super::eye::Eye;
 use super::questions::{Asked, Questions};
 use super::{Error, Item};
@@ -83,14 +85,33 @@ pub fn own_prompts() -> impl Iterator<Item = &'static str> {
     include_str!("prompts.txt").lines()
 }
 
-/// Tokens of an own answer at most.
-const OWN_TOKENS: usize = 32;
+/// What is shown of a text: tokens after a prefix.
+pub type Excerpt = (Vec<TokenId>, Vec<TokenId>);
 
-/// Lets the model answer prompts greedily and keeps, for every token of its answers, what each of the `layers` says.
-pub fn collect_own(
+/// The model's greedy answer to a prompt, of at most `n` tokens, without its last: after the prompt without *its* last, so
+/// that every token shown has one that was chosen after it.
+pub fn own_answer(
     session: &mut Session,
     tokenizer: &Tokenizer,
-    prompts: &[Vec<TokenId>],
+    prompt: &[TokenId],
+    n: usize,
+) -> Result<Excerpt, Error> {
+    session.sync(prompt, &mut |_, _| ControlFlow::Continue(()))?;
+    let mut greedy = Sampler::greedy();
+    for _ in 0..n {
+        if tokenizer.is_end_of_generation(session.step(&mut greedy)?.token) {
+            break;
+        }
+    }
+    let (prefix, answer) = session.tokens().split_at(prompt.len() - 1);
+    Ok((prefix.to_vec(), answer[..answer.len() - 1].to_vec()))
+}
+
+/// Keeps, for every token of excerpts, the normed hidden state after each of the `layers` and what it says there, through
+/// `lenses` if there are any; at most `n_rows`. `progress` hears how many rows are done.
+pub fn collect_own(
+    session: &mut Session,
+    excerpts: &[Excerpt],
     layers: &[usize],
     lenses: &[Lens],
     n_rows: usize,
@@ -98,19 +119,20 @@ pub fn collect_own(
 ) -> Result<Vec<Row>, Error> {
     let model = session.model().clone();
     let eye = Eye::of_tokens(of_layers(layers, lenses), &model);
-    let (n_layer, n_vocab) = (session.n_steps(), model.config().n_vocab);
+    let (n_layer, n_vocab, n_embd) = (session.n_steps(), model.config().n_vocab, model.config().n_embd);
     let mut rows: Vec<Row> = Vec::new();
-    for prompt in prompts {
-        let (prefix, part) = own_answer(session, tokenizer, prompt)?;
+    for (prefix, part) in excerpts {
         let shown = part.len();
         let first = rows.len();
         rows.resize(first + shown, Row { inputs: Vec::new(), readings: Vec::new(), full: 0, truth: 0 });
         eye.with_view(|view| {
-            session.ask(&prefix, &[Question { tokens: &part, shown }], layers, view, &mut |cuts| {
-                for (row, logits) in rows[first..].iter_mut().zip(cuts[0].logits.chunks_exact(n_vocab)) {
+            session.ask(prefix, &[Question { tokens: part, shown }], layers, view, &mut |cuts| {
+                let states = cuts[0].hidden.chunks_exact(n_embd).zip(cuts[0].logits.chunks_exact(n_vocab));
+                for (row, (hidden, logits)) in rows[first..].iter_mut().zip(states) {
                     let reading = softmax_reading(logits);
                     if cuts[0].layers_run < n_layer {
                         row.readings.push(reading);
+                        row.inputs.push(eye.normed(hidden));
                     } else {
                         (row.full, row.truth) = (reading.label, reading.label);
                     }
@@ -127,32 +149,13 @@ pub fn collect_own(
     Ok(rows)
 }
 
-/// A prompt without its last token; and that token with the model's greedy answer, without the answer's last.
-fn own_answer(
-    session: &mut Session,
-    tokenizer: &Tokenizer,
-    prompt: &[TokenId],
-) -> Result<(Vec<TokenId>, Vec<TokenId>), Error> {
-    session.sync(prompt, &mut |_, _| ControlFlow::Continue(()))?;
-    let mut greedy = Sampler::greedy();
-    for _ in 0..OWN_TOKENS {
-        if tokenizer.is_end_of_generation(session.step(&mut greedy)?.token) {
-            break;
-        }
-    }
-    let (prefix, answer) = session.tokens().split_at(prompt.len() - 1);
-    Ok((prefix.to_vec(), answer[..answer.len() - 1].to_vec()))
-}
+/// Rows that lenses are fitted to at most.
+const LENS_ROWS: usize = 16_384;
 
-/// Rows of prompts that lenses are fitted to at most.
-const LENS_ROWS: usize = 8192;
-
-/// Fits a lens for each of the `layers` to the rows of training questions, as a stream. `progress` hears how many questions are
-/// done.
+/// Fits a lens for each of the `layers` to the tokens of excerpts, as a stream. `progress` hears how many excerpts are done.
 pub fn fit_lenses(
     session: &mut Session,
-    questions: &Questions<'_>,
-    items: &[Item],
+    excerpts: &[Excerpt],
     layers: &[usize],
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Lens>, Error> {
@@ -161,34 +164,36 @@ pub fn fit_lenses(
     let eye = Eye::of_tokens(Vec::new(), &model);
     let mut fits: Vec<LensFit> = layers.iter().map(|_| LensFit::new(n_embd)).collect();
     let mut n_rows = 0;
-    for (done, item) in items.iter().enumerate() {
-        let asked = questions.ask(item);
-        let part = &asked.parts[0];
+    for (done, (prefix, part)) in excerpts.iter().enumerate() {
         let mut seen: Vec<Vec<f32>> = Vec::new();
         let normed = |cut: &Cut| cut.hidden.chunks_exact(n_embd).flat_map(|row| eye.normed(row)).collect::<Vec<_>>();
-        session.ask(
-            &asked.prefix,
-            &[Question { tokens: part, shown: part.len() }],
-            layers,
-            View::Hidden,
-            &mut |cuts| {
-                if cuts[0].layers_run < n_layer {
-                    seen.push(normed(&cuts[0]));
-                } else {
-                    let last = normed(&cuts[0]);
-                    fits.iter_mut().zip(&seen).for_each(|(fit, x)| fit.add(x, &last));
-                }
-                Vec::new()
-            },
-        )?;
+        let question = Question { tokens: part, shown: part.len() };
+        session.ask(prefix, &[question], layers, View::Hidden, &mut |cuts| {
+            if cuts[0].layers_run < n_layer {
+                seen.push(normed(&cuts[0]));
+            } else {
+                let last = normed(&cuts[0]);
+                fits.par_iter_mut().zip(&seen).for_each(|(fit, x)| fit.add(x, &last));
+            }
+            Vec::new()
+        })?;
         n_rows += part.len();
         progress(done + 1);
         if n_rows >= LENS_ROWS {
             break;
         }
     }
-    let wrong = || Error::Task { place: questions.task().name.clone(), why: "a lens cannot be fitted".to_owned() };
-    fits.iter().map(|fit| fit.solve().ok_or_else(wrong)).collect()
+    let wrong = || Error::Task { place: "lens".to_owned(), why: "there is nothing to fit it to".to_owned() };
+    fits.par_iter().map(|fit| fit.solve().ok_or_else(wrong)).collect()
+}
+
+/// The questions of rows as excerpts.
+pub fn excerpts(questions: &Questions<'_>, items: &[Item]) -> Vec<Excerpt> {
+    let excerpt = |item: &Item| {
+        let mut asked = questions.ask(item);
+        (asked.prefix, asked.parts.swap_remove(0))
+    };
+    items.iter().map(excerpt).collect()
 }
 
 /// What a look costs, in layers: questions that are looked at after all of the layers beside questions that are not.

@@ -9,7 +9,7 @@ mod report;
 mod rows;
 mod task;
 
-pub use collect::{Sight, collect, collect_own, fit_lenses, look_cost, own_prompts};
+pub use collect::{Excerpt, Sight, collect, collect_own, excerpts, fit_lenses, look_cost, own_answer, own_prompts};
 pub use measure::{Beside, Measured, Outcome, evaluate, fixed_plan};
 pub use questions::Questions;
 pub use report::html;

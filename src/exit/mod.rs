@@ -19,7 +19,7 @@ pub use lens::{Lens, LensFit};
 pub use probe::{Probe, Reading, softmax_reading};
 pub use rules::RuleKind;
 pub use scorer::{Crf, Scorer, Svm};
-pub use train::{Options, Row, Trained, Tried, train};
+pub use train::{Options, Row, Trained, Tried, train, train_confidence};
 
 /// What a checkpoint sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +73,7 @@ impl Checkpoint {
     /// The probability that the lens's best token is full depth's, by a normed hidden state \[n_embd\]; of
     /// [`Input::Confidence`] only.
     pub fn chance(&self, x: &[f32]) -> Option<f32> {
-        let reading = self.probe.as_ref()?.read(x);
-        Some(if reading.label == 1 { reading.top } else { 1.0 - reading.top })
+        Some(self.probe.as_ref()?.chance_of(1, x))
     }
 }
 

@@ -27,9 +27,19 @@ pub struct Probe {
 impl Probe {
     /// Reads a vector \[n_in\].
     pub fn read(&self, x: &[f32]) -> Reading {
+        softmax_reading(&self.logits(x))
+    }
+
+    /// The probability of a label, by a vector \[n_in\].
+    pub fn chance_of(&self, label: usize, x: &[f32]) -> f32 {
+        let logits = self.logits(x);
+        let others = logits.iter().map(|logit| (logit - logits[label]).exp());
+        1.0 / others.sum::<f32>()
+    }
+
+    fn logits(&self, x: &[f32]) -> Vec<f32> {
         let dot = |row: &[f32]| row.iter().zip(x).map(|(w, x)| w * x).sum::<f32>();
-        let logits: Vec<f32> = self.weights.chunks_exact(x.len()).zip(&self.bias).map(|(w, b)| dot(w) + b).collect();
-        softmax_reading(&logits)
+        self.weights.chunks_exact(x.len()).zip(&self.bias).map(|(w, b)| dot(w) + b).collect()
     }
 }
 

@@ -146,30 +146,69 @@ pub fn train(
         Some(rule) => RULES.into_iter().filter(|(kind, shared)| *kind == rule && (!options.plain || !shared)).collect(),
         None => RULES.to_vec(),
     };
-    let scored: Vec<(Vec<Vec<f32>>, Tried)> =
-        rules.iter().map(|&(kind, shared)| all.try_rule(&places, kind, shared)).collect::<Result<_, String>>()?;
-    let kept = best(&scored, options);
-    let (kind, shared) = rules[kept];
-    let scores = &scored[kept].0;
+    let mut trials = Vec::new();
+    for (kind, shared) in rules {
+        match all.try_rule(&places, kind, shared) {
+            Ok(trial) => trials.push(trial),
+            // Among all rules one may have no fit for these rows: a solver can fail.
+            Err(_) if options.rule.is_none() => {}
+            Err(why) => return Err(why),
+        }
+    }
+    let kept = best(&trials, options);
+    let Trial { scores, scorers, tried: Tried { kind, .. } } = &trials[kept];
     let everybody: Vec<usize> = (0..rows.len()).collect();
     let least = all.thresholds(&places, scores, &everybody);
     let walked = all.walk(&places, scores, &least, &everybody);
-    let scorers = all.fit_rule(&places, kind, shared, &everybody)?;
     let mut checkpoints = Vec::new();
     let mut stops_by_layer = vec![0.0; layers.len()];
-    for (j, scorer) in scorers.into_iter().enumerate() {
+    for (j, scorer) in scorers.iter().cloned().enumerate() {
         let i = chosen[j];
         stops_by_layer[i] = walked.stops[j] as f64 / rows.len() as f64;
         // A chain needs every look; others need none where nobody stops.
-        if walked.stops[j] == 0 && !options.plain && kind != RuleKind::Crf {
+        if walked.stops[j] == 0 && !options.plain && *kind != RuleKind::Crf {
             continue;
         }
         let probe = options.input.is_fitted().then(|| fit_layer(rows, &targets, i, None, alpha)).transpose()?;
         let lens = lenses.get(i).cloned();
         checkpoints.push(Checkpoint { layer: layers[i], lens, probe, scorer, least: least[j] });
     }
-    let tried = scored.into_iter().map(|(_, tried)| tried).collect();
+    let tried = trials.into_iter().map(|trial| trial.tried).collect();
     Ok(Trained { checkpoints, tried, kept, right_by_layer, stops_by_layer })
+}
+
+/// Fits checkpoints for tokens of any text ([`Input::Confidence`]): `rows` have a normed hidden state and a reading of the
+/// whole vocabulary at each of the candidate `layers`. How sure the readings are is read from the hidden state instead.
+pub fn train_confidence(
+    rows: &[Row],
+    layers: &[usize],
+    n_layer: usize,
+    lenses: &[Lens],
+    options: &Options,
+) -> Result<Trained, String> {
+    /// Of few rows a strong regularization predicts best.
+    const ALPHA: f64 = 300.0;
+    let folds = folds(rows.len(), options.seed);
+    let is_right = |i: usize| rows.iter().map(move |row| usize::from(row.readings[i].label == row.full));
+    let right: Vec<Vec<usize>> = (0..layers.len()).map(|i| is_right(i).collect()).collect();
+    let fit = |i: usize, without| fit_layer(rows, &right[i], i, without, ALPHA);
+    let fits: Vec<(usize, usize)> = (0..layers.len()).flat_map(|i| (0..FOLDS).map(move |fold| (i, fold))).collect();
+    let probes: Vec<Probe> =
+        fits.into_par_iter().map(|(i, fold)| fit(i, Some((&folds[..], fold)))).collect::<Result<_, String>>()?;
+    let sure = |(r, row): (usize, &Row)| {
+        let at = |(i, reading): (usize, &Reading)| {
+            let top = probes[i * FOLDS + folds[r]].chance_of(1, &row.inputs[i]);
+            Reading { label: reading.label, top, gap: 2.0 * top - 1.0 }
+        };
+        Row { inputs: Vec::new(), readings: row.readings.iter().enumerate().map(at).collect(), ..*row }
+    };
+    let sure: Vec<Row> = rows.iter().enumerate().map(sure).collect();
+    let mut trained = train(&sure, layers, n_layer, lenses, options)?;
+    for checkpoint in &mut trained.checkpoints {
+        let i = layers.iter().position(|layer| *layer == checkpoint.layer).expect("a candidate");
+        checkpoint.probe = Some(fit(i, None)?);
+    }
+    Ok(trained)
 }
 
 /// Which fold each row belongs to.
@@ -209,7 +248,7 @@ fn fit_layer(
     let y: Vec<usize> = kept.iter().map(|&r| targets[r]).collect();
     let mut probe = fit_classes(&x, &y, alpha)?;
     // All of a policy's read-outs have all labels.
-    let n_labels = targets.iter().max().map_or(0, |m| m + 1);
+    let n_labels = targets.iter().max().map_or(0, |m| m + 1).max(2);
     probe.weights.resize(n_labels * x[0].len(), 0.0);
     probe.bias.resize(n_labels, -1e3);
     Ok(probe)
@@ -238,16 +277,25 @@ fn strength(rows: &[Row], targets: &[usize], n_layers: usize) -> Result<f64, Str
 
 /// The rule that costs least of those that reach the wanted rate (within a standard error, the estimate being one); of
 /// target truth, of those whose accuracy is within the loss of the best. If none does, the one that is right most often.
-fn best(scored: &[(Vec<Vec<f32>>, Tried)], options: &Options) -> usize {
+fn best(trials: &[Trial], options: &Options) -> usize {
     const NEAR: f64 = 0.005;
-    let most = scored.iter().map(|(_, t)| t.right).fold(0.0, f64::max);
+    let most = trials.iter().map(|trial| trial.tried.right).fold(0.0, f64::max);
     let wanted = match options.target {
         Target::Model => options.agreement - NEAR,
         Target::Truth => most - options.loss.max(NEAR),
     };
     let enough = |t: &Tried| t.right >= wanted.min(most);
-    let cost = |i: &usize| scored[*i].1.mean_cost;
-    (0..scored.len()).filter(|&i| enough(&scored[i].1)).min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or(0)
+    let cost = |i: &usize| trials[*i].tried.mean_cost;
+    (0..trials.len()).filter(|&i| enough(&trials[i].tried)).min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or(0)
+}
+
+/// A rule that was tried.
+struct Trial {
+    /// By checkpoint and row, of fits without the row's fold.
+    scores: Vec<Vec<f32>>,
+    /// Fitted to all rows, one for each checkpoint.
+    scorers: Vec<Scorer>,
+    tried: Tried,
 }
 
 /// Candidate checkpoints with their readings.
@@ -334,7 +382,7 @@ impl Case<'_> {
 
     /// Scores by checkpoint and row, of a rule fitted without the row's fold; and what it does to rows whose fold its
     /// thresholds have not seen either.
-    fn try_rule(&self, places: &Places, kind: RuleKind, shared: bool) -> Result<(Vec<Vec<f32>>, Tried), String> {
+    fn try_rule(&self, places: &Places, kind: RuleKind, shared: bool) -> Result<Trial, String> {
         let mut scores = vec![vec![0.0; self.rows.len()]; places.layers.len()];
         let in_fold = |fold: usize| (0..self.rows.len()).filter(move |&r| self.folds[r] == fold);
         let others = |fold: usize| (0..self.rows.len()).filter(|&r| self.folds[r] != fold).collect::<Vec<_>>();
@@ -366,7 +414,8 @@ impl Case<'_> {
             mean_layers,
             mean_cost: mean_layers + self.options.look_cost * mean(|w| w.looks),
         };
-        Ok((scores, tried))
+        let everybody: Vec<usize> = (0..self.rows.len()).collect();
+        Ok(Trial { scores, scorers: self.fit_rule(places, kind, shared, &everybody)?, tried })
     }
 
     /// The scores that are enough, chosen on `rows`.
