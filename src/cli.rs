@@ -115,6 +115,98 @@ pub enum Switch {
     Off,
 }
 
+/// Whether and how tokens stop before full depth.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Early exit options")]
+pub struct ExitArgs {
+    /// How tokens may stop early: `fast` lets stand what a checkpoint is sure of, `verified` gives full depth's text, `auto`
+    /// is verified by whatever is measured to pay [default: auto with an exit file, else off]
+    #[arg(long, value_enum, value_name = "off|fast|verified|auto", hide_possible_values = true)]
+    pub exit: Option<ExitArg>,
+    /// Exit file, as `train-exit --task self` writes it [default: the model's name with .exit.gguf, where there is one]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub exit_file: Option<PathBuf>,
+    /// Where verified guesses come from: `checkpoints`, `lookup` (what followed the same tokens before), `layer:N` (every token
+    /// after N layers), `skip:LIST` (a run without some layers, as in 12-15,20:attn,22:mlp) [default: checkpoints, without
+    /// an exit file lookup]
+    #[arg(long, value_name = "SOURCE", value_parser = draft)]
+    pub draft: Option<DraftArg>,
+    /// Guesses between two evaluations at full depth, and tokens that wait for their deeper layers, at most
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = draft_max)]
+    pub draft_max: usize,
+    /// Compute only the logits that may be chosen, where that is faster
+    #[arg(long, value_enum, value_name = "on|off", default_value_t = Switch::On, hide_possible_values = true)]
+    pub shortlist: Switch,
+}
+
+/// `--exit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum ExitArg {
+    Off,
+    Fast,
+    Verified,
+    Auto,
+}
+
+/// `--draft`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DraftArg {
+    /// The exit file's checkpoints.
+    Checkpoints,
+    /// What followed the same tokens before.
+    Lookup,
+    /// Every token after so many layers.
+    Layer(usize),
+    /// A run without parts of layers.
+    Skip(Vec<Skip>),
+}
+
+/// What a guessing run leaves out of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skip {
+    /// The layer.
+    pub il: usize,
+    /// Its attention.
+    pub attention: bool,
+    /// Its feed-forward network.
+    pub feed_forward: bool,
+}
+
+fn draft(text: &str) -> Result<DraftArg, String> {
+    match text.split_once(':') {
+        None if text == "checkpoints" => Ok(DraftArg::Checkpoints),
+        None if text == "lookup" => Ok(DraftArg::Lookup),
+        Some(("layer", n)) => positive(n).map(DraftArg::Layer),
+        Some(("skip", list)) => {
+            let items: Vec<Vec<Skip>> = list.split(',').map(skips).collect::<Result<_, _>>()?;
+            Ok(DraftArg::Skip(items.concat()))
+        }
+        _ => Err("expected checkpoints, lookup, layer:N or skip:LIST".into()),
+    }
+}
+
+/// `20`, `12-15`, `20:attn` or `12-15:mlp`.
+fn skips(item: &str) -> Result<Vec<Skip>, String> {
+    let (layers, part) = item.split_once(':').unwrap_or((item, ""));
+    let (attention, feed_forward) = match part {
+        "" => (true, true),
+        "attn" => (true, false),
+        "mlp" => (false, true),
+        _ => return Err(format!("expected attn or mlp behind the layer, found `{part}`")),
+    };
+    let (first, last) = layers.split_once('-').unwrap_or((layers, layers));
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last {
+        return Err(format!("expected layers in rising order, found `{layers}`"));
+    }
+    Ok((first..=last).map(|il| Skip { il, attention, feed_forward }).collect())
+}
+
+fn draft_max(text: &str) -> Result<usize, String> {
+    number(text).ok().filter(|n| (1..=64).contains(n)).ok_or_else(|| "expected 1 to 64".into())
+}
+
 /// How tokens are chosen.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Sampling options")]
@@ -185,6 +277,8 @@ pub struct ChatArgs {
     #[command(flatten)]
     pub load: LoadArgs,
     #[command(flatten)]
+    pub exits: ExitArgs,
+    #[command(flatten)]
     pub generation: GenerationArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -218,6 +312,12 @@ pub struct RunArgs {
     /// Continue the text itself, without the model's chat template
     #[arg(long, visible_alias = "no-chat", conflicts_with = "system")]
     pub raw: bool,
+    /// Write a page that shows how deep each token went
+    #[arg(long, value_name = "HTML", value_hint = ValueHint::FilePath, conflicts_with = "batch")]
+    pub depth_report: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub exits: ExitArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub generation: GenerationArgs,

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::interrupt;
 use super::stats::Stats;
 use super::stop::{Found, StopMatcher};
+use crate::decode::Decoder;
 use crate::sample::Sampler;
 use crate::session::{self, Session};
 use crate::tokenizer::{TextStream, TokenId, Tokenizer};
@@ -80,28 +81,37 @@ fn progress() -> ProgressBar {
     ProgressBar::with_draw_target(None, target).with_style(style)
 }
 
-/// Generates after what the session holds. `stream` makes the text, and `show` gets whole characters, as soon as they are sure to stay.
+/// What finds the tokens of an answer.
+pub(super) struct Finder<'a> {
+    pub(super) session: &'a mut Session,
+    pub(super) decoder: &'a mut Decoder,
+    pub(super) sampler: &'a mut Sampler,
+    pub(super) stats: &'a mut Stats,
+}
+
+/// Gets text as soon as it is sure to stay, with the layers that were run to choose its last token.
+pub(super) type Show<'a> = dyn FnMut(&str, usize) -> io::Result<()> + 'a;
+
+/// Generates after what the session holds. `stream` makes the text, and `show` gets whole characters.
 pub(super) fn generate(
-    session: &mut Session,
+    mut finder: Finder<'_>,
     tokenizer: &Tokenizer,
     mut stream: TextStream<'_>,
-    sampler: &mut Sampler,
     limits: &Limits<'_>,
-    stats: &mut Stats,
-    show: &mut dyn FnMut(&str) -> io::Result<()>,
+    show: &mut Show<'_>,
 ) -> anyhow::Result<Answer> {
     let mut stop = StopMatcher::new(limits.stop);
     let mut answer = Answer { tokens: Vec::new(), layers: Vec::new(), text: String::new(), end: End::Limit };
     let mut emit = |answer: &mut Answer, text: &str| {
         answer.text.push_str(text);
-        show(text).context("cannot write the answer")
+        show(text, answer.layers.last().copied().unwrap_or(0)).context("cannot write the answer")
     };
     while answer.tokens.len() < limits.n_predict {
         if interrupt::requested() {
             answer.end = End::Interrupted;
             break;
         }
-        let Some(token) = next(session, sampler, limits, stats, &mut answer)? else { break };
+        let Some(token) = finder.next(limits, &mut answer)? else { break };
         if tokenizer.is_end_of_generation(token) {
             answer.end = End::Model;
             break;
@@ -123,31 +133,28 @@ pub(super) fn generate(
     Ok(answer)
 }
 
-/// The next token, also written down in `answer`; `None` when the context is full and may not be shifted.
-fn next(
-    session: &mut Session,
-    sampler: &mut Sampler,
-    limits: &Limits<'_>,
-    stats: &mut Stats,
-    answer: &mut Answer,
-) -> anyhow::Result<Option<TokenId>> {
-    loop {
-        let start = Instant::now();
-        match (session.step(sampler), limits.shift) {
-            (Ok(step), _) => {
-                stats.token(&step, start.elapsed(), answer.tokens.is_empty());
-                answer.tokens.push(step.token);
-                answer.layers.push(step.layers_run);
-                return Ok(Some(step.token));
+impl Finder<'_> {
+    /// The next token, also written down in `answer`; `None` when the context is full and may not be shifted.
+    fn next(&mut self, limits: &Limits<'_>, answer: &mut Answer) -> anyhow::Result<Option<TokenId>> {
+        loop {
+            let (start, executed) = (Instant::now(), self.session.layers_executed());
+            match (self.decoder.step(self.session, self.sampler), limits.shift) {
+                (Ok(step), _) => {
+                    let executed = self.session.layers_executed() - executed;
+                    self.stats.token(&step, executed, start.elapsed(), answer.tokens.is_empty());
+                    answer.tokens.push(step.token);
+                    answer.layers.push(step.layers_run);
+                    return Ok(Some(step.token));
+                }
+                (Err(session::Error::ContextFull { .. }), Some(n_keep)) => {
+                    self.session.shift(n_keep, &mut |_, _| ControlFlow::Continue(()))?;
+                }
+                (Err(session::Error::ContextFull { .. }), None) => {
+                    answer.end = End::ContextFull;
+                    return Ok(None);
+                }
+                (Err(error), _) => return Err(error.into()),
             }
-            (Err(session::Error::ContextFull { .. }), Some(n_keep)) => {
-                session.shift(n_keep, &mut |_, _| ControlFlow::Continue(()))?;
-            }
-            (Err(session::Error::ContextFull { .. }), None) => {
-                answer.end = End::ContextFull;
-                return Ok(None);
-            }
-            (Err(error), _) => return Err(error.into()),
         }
     }
 }

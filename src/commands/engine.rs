@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
+use super::exits::Exits;
 use super::{Usage, note};
-use crate::cli::{CacheArgs, ContextArgs, LoadArgs, ModelArgs};
+use crate::cli::{CacheArgs, ContextArgs, ExitArgs, LoadArgs, ModelArgs};
+use crate::decode::Decoder;
 use crate::ggml::Device;
 use crate::gguf::File;
 use crate::model::Model;
@@ -23,18 +25,18 @@ pub(super) struct Engine {
 impl Engine {
     /// Loads the model that the flags or the surroundings name.
     pub(super) fn open(args: &LoadArgs) -> anyhow::Result<Engine> {
-        Engine::load(&find_model(&args.model)?, args)
-    }
-
-    /// Loads the model at `path`; everything else is as the flags say.
-    pub(super) fn load(path: &Path, args: &LoadArgs) -> anyhow::Result<Engine> {
-        let file = Arc::new(File::open(path)?);
-        let context = || format!("cannot load `{}`", path.display());
-        let tokenizer = Tokenizer::from_gguf(file.metadata()).with_context(context)?;
-        tokenizer.notice().iter().for_each(|notice| note(format_args!("note: {notice}")));
-        let model = load_model(&file, args.threads.map_or_else(default_threads, |n| n as usize))?;
+        let (file, tokenizer, model) = open_model(&find_model(&args.model)?, args)?;
         let session = Session::new(model, session_params(&args.context)).context("cannot make a session")?;
         Ok(Engine { file, tokenizer, session })
+    }
+
+    /// Loads the model at `path` to generate with; everything else is as the flags say.
+    pub(super) fn load(path: &Path, args: &LoadArgs, exits: &ExitArgs) -> anyhow::Result<(Engine, Decoder)> {
+        let (file, tokenizer, model) = open_model(path, args)?;
+        let exits = Exits::new(exits, &file, model.config())?;
+        let params = exits.params(session_params(&args.context));
+        let session = Session::new(model, params).context("cannot make a session")?;
+        Ok((Engine { file, tokenizer, session }, exits.decoder))
     }
 
     /// The model's chat template, if it brings one.
@@ -42,6 +44,15 @@ impl Engine {
         let template = ChatTemplate::from_gguf(self.file.metadata());
         template.with_context(|| format!("cannot use the chat template of `{}`", self.file.path().display()))
     }
+}
+
+fn open_model(path: &Path, args: &LoadArgs) -> anyhow::Result<(Arc<File>, Tokenizer, Arc<Model>)> {
+    let file = Arc::new(File::open(path)?);
+    let context = || format!("cannot load `{}`", path.display());
+    let tokenizer = Tokenizer::from_gguf(file.metadata()).with_context(context)?;
+    tokenizer.notice().iter().for_each(|notice| note(format_args!("note: {notice}")));
+    let model = load_model(&file, args.threads.map_or_else(default_threads, |n| n as usize))?;
+    Ok((file, tokenizer, model))
 }
 
 /// Loads the weights of a file, to be computed by `n_threads` threads.

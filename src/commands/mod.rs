@@ -8,6 +8,7 @@ mod chat;
 mod completions;
 mod engine;
 mod eval;
+mod exits;
 mod input;
 mod inspect;
 mod interrupt;

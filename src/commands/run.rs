@@ -8,11 +8,12 @@ use std::process::ExitCode;
 use anyhow::{bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::answer::{self, End, Limits};
-use super::engine::Engine;
+use super::answer::{self, End, Finder, Limits};
+use super::engine::{Engine, find_model};
 use super::stats::Stats;
 use super::{INTERRUPTED, batch, input, interrupt, note, print_line};
 use crate::cli::{Count, RunArgs};
+use crate::decode::Decoder;
 use crate::sample::Sampler;
 use crate::tokenizer::{ChatTemplate, Message, Special, TokenId, Tokenizer};
 
@@ -25,14 +26,15 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 
 fn run_one(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let text = input::text(args.prompt.as_deref(), args.file.as_deref())?;
-    let mut engine = Engine::open(&args.load)?;
+    let (mut engine, mut decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
     let template = if args.raw { None } else { engine.template()? };
     let tokens = encode(&engine.tokenizer, template.as_ref(), args.generation.system.as_deref(), &text)?;
     interrupt::install()?;
     let mut stats = Stats::new(engine.session.model().config().n_layer);
     let starts = if template.is_some() { Starts::Answer } else { Starts::Continuation };
-    let end = answer_one(&mut engine, args, &tokens, starts, &mut stats)?;
+    let end = answer_one(&mut engine, &mut decoder, args, &tokens, starts, &mut stats)?;
     note(&stats);
+    tell_guesses(&decoder);
     Ok(ExitCode::from(if end == End::Interrupted { INTERRUPTED } else { 0 }))
 }
 
@@ -44,6 +46,7 @@ enum Starts {
 
 fn answer_one(
     engine: &mut Engine,
+    decoder: &mut Decoder,
     args: &RunArgs,
     tokens: &[TokenId],
     starts: Starts,
@@ -65,21 +68,29 @@ fn answer_one(
         Starts::Continuation => tokenizer.stream_after(tokens),
     };
     let mut stdout = io::stdout().lock();
-    let mut show = |text: &str| {
+    let mut show = |text: &str, _: usize| {
         stdout.write_all(text.as_bytes())?;
         stdout.flush()
     };
     let mut sampler = Sampler::new(args.sampling.params());
-    let answer = answer::generate(session, tokenizer, stream, &mut sampler, &limits, stats, &mut show)?;
+    let finder = Finder { session, decoder, sampler: &mut sampler, stats };
+    let answer = answer::generate(finder, tokenizer, stream, &limits, &mut show)?;
     // The text ends with a newline, whether or not the model wrote one.
     if !answer.text.ends_with('\n') {
-        show("\n")?;
+        show("\n", 0)?;
     }
     if answer.end == End::ContextFull {
         note(format_args!("stopped: the context of {n_ctx} tokens is full"));
         note("hint: -c makes it larger, --context-shift forgets the older half and goes on");
     }
     Ok(answer.end)
+}
+
+fn tell_guesses(decoder: &Decoder) {
+    let tally = decoder.tally();
+    if tally.guessed > 0 {
+        note(tally);
+    }
 }
 
 fn limit(args: &RunArgs) -> usize {
@@ -127,21 +138,28 @@ struct Response<'a> {
 }
 
 fn run_batch(args: &RunArgs, path: &Path) -> anyhow::Result<ExitCode> {
-    let mut engine = Engine::open(&args.load)?;
+    let (mut engine, mut decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
     interrupt::install()?;
     let mut stats = Stats::new(engine.session.model().config().n_layer);
     let mut interrupted = false;
     batch::for_each(path, |request: Request| {
-        interrupted = answer_line(&mut engine, args, request, &mut stats)? == End::Interrupted;
+        interrupted = answer_line(&mut engine, &mut decoder, args, request, &mut stats)? == End::Interrupted;
         Ok(if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
     note(&stats);
+    tell_guesses(&decoder);
     Ok(ExitCode::from(if interrupted { INTERRUPTED } else { 0 }))
 }
 
 /// Answers one line. Each has a sampler of its own and begins with an empty cache, whose rows would have been rounded
 /// in other batches: no line's answer depends on another line.
-fn answer_line(engine: &mut Engine, args: &RunArgs, request: Request, stats: &mut Stats) -> anyhow::Result<End> {
+fn answer_line(
+    engine: &mut Engine,
+    decoder: &mut Decoder,
+    args: &RunArgs,
+    request: Request,
+    stats: &mut Stats,
+) -> anyhow::Result<End> {
     let tokens = match (request.prompt, request.text) {
         (Some(ids), None) => ids,
         (None, Some(text)) => engine.tokenizer.encode_with_bos(&text, Special::Parse),
@@ -157,7 +175,8 @@ fn answer_line(engine: &mut Engine, args: &RunArgs, request: Request, stats: &mu
     let limits = Limits { n_predict: limit(args), ..Limits::default() };
     let mut sampler = Sampler::new(args.sampling.params());
     let stream = tokenizer.stream_after(&tokens);
-    let answer = answer::generate(session, tokenizer, stream, &mut sampler, &limits, stats, &mut |_| Ok(()))?;
+    let finder = Finder { session, decoder, sampler: &mut sampler, stats };
+    let answer = answer::generate(finder, tokenizer, stream, &limits, &mut |_, _| Ok(()))?;
     // A cut answer is no result.
     if answer.end != End::Interrupted {
         let response = Response { tokens: &answer.tokens, text: &answer.text, layers: &answer.layers };

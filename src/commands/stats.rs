@@ -15,7 +15,10 @@ pub(super) struct Stats {
     generated_tokens: usize,
     decoded_tokens: usize,
     decode_time: Duration,
-    layers_run: usize,
+    /// Rows times layers.
+    layers_executed: usize,
+    /// Tokens by the layers that were run to choose them.
+    depths: Vec<usize>,
 }
 
 impl Stats {
@@ -31,15 +34,30 @@ impl Stats {
         self.prompt_time += time;
     }
 
-    /// Counts a token. The first of an answer comes out of the prompt's evaluation, so its time says nothing
+    /// Counts a token and the layers executed meanwhile. The first of an answer comes out of the prompt's evaluation, so its time says nothing
     /// about the speed of generation.
-    pub(super) fn token(&mut self, step: &Step, time: Duration, first: bool) {
+    pub(super) fn token(&mut self, step: &Step, executed: usize, time: Duration, first: bool) {
         self.generated_tokens += 1;
-        self.layers_run += step.layers_run;
+        self.depths.resize(self.n_layer + 1, 0);
+        self.depths[step.layers_run.min(self.n_layer)] += 1;
+        self.layers_executed += if first { self.n_layer } else { executed };
         if !first {
             self.decoded_tokens += 1;
             self.decode_time += time;
         }
+    }
+
+    /// How many tokens were chosen after how many layers, drawn; nothing where all were at full depth.
+    pub(super) fn histogram(&self) -> String {
+        const WIDTH: usize = 40;
+        let most = self.depths.iter().copied().max().unwrap_or(0).max(1);
+        let line = |(layers, &n): (usize, &usize)| {
+            let bar = "#".repeat((n * WIDTH).div_ceil(most));
+            format!("  {layers:>3} layers {n:>6} {bar}\n")
+        };
+        let early = self.depths.iter().take(self.n_layer).any(|&n| n > 0);
+        let used = self.depths.iter().enumerate().filter(|(_, n)| early && **n > 0);
+        used.map(line).collect::<String>().trim_end().to_owned()
     }
 
     /// Prompt tokens that the cache already held.
@@ -57,7 +75,7 @@ impl fmt::Display for Stats {
         if self.generated_tokens == 0 {
             return Ok(());
         }
-        let mean = self.layers_run as f64 / self.generated_tokens as f64;
+        let mean = self.layers_executed as f64 / self.generated_tokens as f64;
         let saved = 100.0 * (1.0 - mean / self.n_layer as f64);
         // Rounding may leave -0.0.
         write!(f, " | layers {mean:.2} of {} per token, {:.1} % saved", self.n_layer, saved.max(0.0))
@@ -92,9 +110,11 @@ mod tests {
         let mut stats = Stats::new(30);
         stats.prompt(100, 20, Duration::from_millis(500));
         let step = |layers_run| Step { token: 1, layers_run };
-        stats.token(&step(30), Duration::from_secs(9), true);
-        stats.token(&step(15), Duration::from_millis(20), false);
-        stats.token(&step(15), Duration::from_millis(20), false);
+        stats.token(&step(30), 0, Duration::from_secs(9), true);
+        assert_eq!(stats.histogram(), "");
+        stats.token(&step(15), 15, Duration::from_millis(20), false);
+        stats.token(&step(15), 15, Duration::from_millis(20), false);
+        assert_eq!(stats.histogram().lines().count(), 2);
         assert_eq!(
             stats.to_string(),
             "prompt 100 tokens, 200.0 tok/s | generated 3 tokens, 50.0 tok/s | layers 20.00 of 30 per token, 33.3 % saved"

@@ -10,6 +10,7 @@
 mod lookup;
 mod pace;
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::exit::{Checkpoint, normed};
@@ -45,10 +46,12 @@ pub enum Source {
 }
 
 /// How an answer is found.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The mode.
     pub mode: Mode,
+    /// Where guesses come from, should the mode become verified.
+    pub source: Source,
     /// Where to look, in rising order of layers; with lenses and probes that know how sure those are.
     pub checkpoints: Vec<Checkpoint>,
     /// Guesses between two evaluations at full depth, or pending tokens that stand.
@@ -62,6 +65,25 @@ pub struct Tally {
     pub guessed: usize,
     /// Guesses that were right.
     pub accepted: usize,
+}
+
+impl Mode {
+    /// The name in flags.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Off => "off",
+            Mode::Fast => "fast",
+            Mode::Verified(_) => "verified",
+            Mode::Auto => "auto",
+        }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let share = 100.0 * self.accepted as f64 / self.guessed.max(1) as f64;
+        write!(f, "guessed {} tokens, {} right ({share:.1} %)", self.guessed, self.accepted)
+    }
 }
 
 /// Finds the tokens of answers, one after the other.
@@ -94,6 +116,11 @@ impl Decoder {
     /// How tokens are found.
     pub fn mode(&self) -> Mode {
         self.options.mode
+    }
+
+    /// Where guesses come from, should the mode become verified.
+    pub fn source(&self) -> Source {
+        self.options.source
     }
 
     /// Whether there are checkpoints to look at.

@@ -95,7 +95,7 @@ fn history_file() -> Option<PathBuf> {
 }
 
 /// https://no-color.org: set and not empty means none.
-fn wants_colour() -> bool {
+pub(super) fn wants_colour() -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     !refused && !dumb

@@ -1,6 +1,7 @@
 //! `chat`: a conversation, typed at a terminal or piped in line by line.
 
 mod conversation;
+mod depth;
 mod edit;
 mod repl;
 mod settings;

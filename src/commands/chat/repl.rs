@@ -5,12 +5,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::conversation::Conversation;
-use super::edit::{Input, Prompt};
+use super::depth;
+use super::edit::{Input, Prompt, wants_colour};
 use super::slash::{self, Slash, Topic};
 use super::store;
 use super::talk::Talk;
+use crate::cli::ExitArg;
 use crate::commands::answer::End;
 use crate::commands::engine::Engine;
+use crate::commands::exits;
 use crate::commands::stats::Stats;
 use crate::commands::{INTERRUPTED, chain, is_broken_pipe, note};
 use crate::sample::Sampler;
@@ -70,6 +73,8 @@ pub(super) fn command(talk: &mut Talk<'_>, line: &str) -> anyhow::Result<Next> {
         Slash::Save(path) => save(talk, &path)?,
         Slash::Load(path) => load(talk, &path)?,
         Slash::Stats => show_stats(talk),
+        Slash::ExitMode(mode) => set_exit_mode(talk, mode)?,
+        Slash::Depth(on) => set_depth(talk, on),
         Slash::Exit => return Ok(Next::Leave),
     }
     Ok(Next::Continue)
@@ -156,7 +161,8 @@ fn load(talk: &mut Talk<'_>, path: &Path) -> anyhow::Result<()> {
 }
 
 fn change_model(talk: &mut Talk<'_>, path: &Path) -> anyhow::Result<()> {
-    let engine = Engine::load(path, &talk.args.load)?;
+    let (engine, decoder) = Engine::load(path, &talk.args.load, &talk.args.exits)?;
+    talk.decoder = decoder;
     talk.template = engine.template()?;
     talk.engine = engine;
     talk.conversation.forget_tokens();
@@ -170,9 +176,37 @@ fn change_model(talk: &mut Talk<'_>, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn set_exit_mode(talk: &mut Talk<'_>, mode: Option<ExitArg>) -> anyhow::Result<()> {
+    let decoder = &mut talk.decoder;
+    if let Some(mode) = mode {
+        let needs = mode == ExitArg::Fast;
+        anyhow::ensure!(!needs || decoder.has_checkpoints(), exits::NEEDS);
+        decoder.set_mode(exits::mode(mode, decoder.source()));
+    }
+    note(format_args!("exit mode: {}", decoder.mode().name()));
+    Ok(())
+}
+
+fn set_depth(talk: &mut Talk<'_>, on: bool) {
+    // Codes are for terminals that show them.
+    if on && !wants_colour() {
+        note("(no colour here: NO_COLOR is set, or the answers do not go to a terminal)");
+        return;
+    }
+    talk.shows_depth = on;
+    note(if on { depth::legend(talk.engine.session.n_steps()) } else { "(depth is not shown)".to_owned() });
+}
+
 fn show_stats(talk: &Talk<'_>) {
     let session = &talk.engine.session;
     note(&talk.stats);
+    if talk.decoder.tally().guessed > 0 {
+        note(talk.decoder.tally());
+    }
+    let histogram = talk.stats.histogram();
+    if !histogram.is_empty() {
+        note(histogram);
+    }
     note(format_args!(
         "context {} of {} tokens, {} prompt tokens reused",
         session.tokens().len(),

@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
+
+use crate::cli::ExitArg;
+
 /// A command typed at the prompt.
 #[derive(Debug, PartialEq)]
 pub(super) enum Slash {
@@ -16,6 +20,8 @@ pub(super) enum Slash {
     Save(PathBuf),
     Load(PathBuf),
     Stats,
+    ExitMode(Option<ExitArg>),
+    Depth(bool),
     Exit,
 }
 
@@ -29,7 +35,7 @@ pub(super) enum Topic {
 }
 
 /// Name, argument and purpose of every command, in the order of the help.
-pub(super) const COMMANDS: [(&str, &str, &str); 11] = [
+pub(super) const COMMANDS: [(&str, &str, &str); 13] = [
     ("/help", "", "this text"),
     ("/system", "[TEXT]", "set the system prompt, or remove it"),
     ("/set", "[NAME VALUE]", "change a parameter, or list them"),
@@ -39,7 +45,9 @@ pub(super) const COMMANDS: [(&str, &str, &str); 11] = [
     ("/regen", "", "answer the last message anew"),
     ("/save", "FILE", "write the conversation and its token state"),
     ("/load", "FILE", "continue a saved conversation, or go on with another model (.gguf)"),
-    ("/stats", "", "tokens, speed and layers so far"),
+    ("/stats", "", "tokens, speed, layers and guesses so far"),
+    ("/exit-mode", "[MODE]", "off, fast, verified or auto: how tokens may stop early"),
+    ("/depth", "on|off", "colour each token by the layers it took"),
     ("/exit", "", "leave"),
 ];
 
@@ -67,6 +75,12 @@ impl Slash {
             "/save" => file(name, argument).map(Slash::Save),
             "/load" => file(name, argument).map(Slash::Load),
             "/stats" => none(argument, Slash::Stats),
+            "/exit-mode" => exit_mode(argument).map(Slash::ExitMode),
+            "/depth" => match argument {
+                "on" => Ok(Slash::Depth(true)),
+                "off" => Ok(Slash::Depth(false)),
+                _ => Err(format!("expected /depth on or off, found `{argument}`")),
+            },
             "/exit" | "/quit" | "/bye" => none(argument, Slash::Exit),
             _ => Err(format!(
                 "unknown command `{name}`\nhint: /help lists the commands; a space before the slash sends the line as text"
@@ -114,6 +128,11 @@ fn set(argument: &str) -> Result<Option<(String, String)>, String> {
     Ok(Some((name.replace('_', "-"), value.trim().to_string())))
 }
 
+fn exit_mode(argument: &str) -> Result<Option<ExitArg>, String> {
+    let read = |mode| ExitArg::from_str(mode, false).map_err(|_| "expected off, fast, verified or auto".to_owned());
+    some(argument).map(read).transpose().map_err(|why| format!("{why}, found `{argument}`"))
+}
+
 fn topic(argument: &str) -> Result<Topic, String> {
     if argument.is_empty() {
         return Ok(Topic::Info);
@@ -149,10 +168,12 @@ mod tests {
     #[test]
     fn every_command_of_the_help_exists() {
         for (name, argument, _) in COMMANDS {
+            let argument = if argument == "on|off" { "" } else { argument };
+            let name = if name == "/depth" { "/depth on" } else { name };
             let line =
                 if argument.starts_with('[') || argument.is_empty() { name.into() } else { format!("{name} x y") };
             assert!(Slash::parse(&line).is_ok(), "{line}");
-            assert!(help().contains(name));
+            assert!(help().contains(name.trim_end_matches(" on")));
         }
     }
 }

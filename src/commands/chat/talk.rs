@@ -6,12 +6,14 @@ use std::io::{self, Write};
 use anyhow::Context;
 
 use super::conversation::Conversation;
+use super::depth;
 use super::settings::Settings;
 use crate::cli::{ChatArgs, Count};
-use crate::commands::answer::{self, Answer, End, Limits};
-use crate::commands::engine::Engine;
+use crate::commands::answer::{self, Answer, End, Finder, Limits};
+use crate::commands::engine::{Engine, find_model};
 use crate::commands::stats::Stats;
 use crate::commands::{interrupt, note};
+use crate::decode::Decoder;
 use crate::sample::Sampler;
 use crate::session::Error;
 use crate::tokenizer::ChatTemplate;
@@ -28,11 +30,14 @@ pub(super) struct Talk<'a> {
     pub(super) settings: Settings,
     pub(super) sampler: Sampler,
     pub(super) stats: Stats,
+    pub(super) decoder: Decoder,
+    /// Whether text is coloured by the layers it took.
+    pub(super) shows_depth: bool,
 }
 
 impl<'a> Talk<'a> {
     pub(super) fn new(args: &'a ChatArgs) -> anyhow::Result<Talk<'a>> {
-        let engine = Engine::open(&args.load)?;
+        let (engine, decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
         let template = engine.template()?;
         let n_predict = args.generation.n_predict.unwrap_or(match template {
             Some(_) => Count::All,
@@ -51,6 +56,8 @@ impl<'a> Talk<'a> {
             stats: Stats::new(engine.session.model().config().n_layer),
             engine,
             template,
+            decoder,
+            shows_depth: false,
         })
     }
 
@@ -116,14 +123,18 @@ impl<'a> Talk<'a> {
             None => tokenizer.stream_after(session.tokens()),
         };
         let mut stdout = io::stdout().lock();
-        let mut show = |text: &str| {
-            stdout.write_all(text.as_bytes())?;
+        let (shows_depth, n_layer) = (self.shows_depth, session.n_steps());
+        let mut show = |text: &str, layers: usize| {
+            match shows_depth && !text.trim().is_empty() {
+                true => stdout.write_all(depth::coloured(text, layers, n_layer).as_bytes())?,
+                false => stdout.write_all(text.as_bytes())?,
+            }
             stdout.flush()
         };
-        let answer =
-            answer::generate(session, tokenizer, stream, &mut self.sampler, &limits, &mut self.stats, &mut show)?;
+        let finder = Finder { session, decoder: &mut self.decoder, sampler: &mut self.sampler, stats: &mut self.stats };
+        let answer = answer::generate(finder, tokenizer, stream, &limits, &mut show)?;
         if !answer.text.ends_with('\n') {
-            show("\n").context("cannot write the answer")?;
+            show("\n", 0).context("cannot write the answer")?;
         }
         Ok(answer)
     }
