@@ -1,5 +1,7 @@
 //! Owns the choice of what pays: what evaluations cost and what guesses come to, as measured on the way.
 
+use std::collections::VecDeque;
+
 use super::lookup::LONGEST;
 
 /// What an evaluation tried.
@@ -34,9 +36,17 @@ const NEWS: f64 = 0.1;
 /// Tokens after which an arm that did not pay is tried again.
 const AGAIN: usize = 512;
 
+/// Lone tokens whose median is what a token costs: the first ones are slow, and the machine has other work.
+const SAMPLES: usize = 9;
+
+/// After so many evaluations with guesses comes one without, to know what those are compared with.
+const COMPARE: usize = 16;
+
 pub(super) struct Pace {
-    /// Seconds of a token alone.
-    plain: Option<f64>,
+    /// Seconds of the last tokens alone.
+    plain: VecDeque<f64>,
+    /// Evaluations with guesses since the last without.
+    since_plain: usize,
     /// Seconds of an evaluation with so many guesses, over one without.
     cost: [f64; MOST + 1],
     /// By how many tokens matched: guesses verified, and how many of them were right.
@@ -53,7 +63,8 @@ impl Default for Pace {
     /// A row that rides along is expected to cost a third of a lone one, and a guess to be right every other time.
     fn default() -> Pace {
         Pace {
-            plain: None,
+            plain: VecDeque::new(),
+            since_plain: 0,
             cost: std::array::from_fn(|n| 1.0 + n as f64 / 3.0),
             lookups: [(2.0, 1.0); LONGEST + 1],
             checkpoints: None,
@@ -67,7 +78,7 @@ impl Default for Pace {
 impl Pace {
     /// How many of `available` tokens found by lookup are worth guessing; 0 for none.
     pub(super) fn choose_lookup(&self, matched: usize, available: usize) -> usize {
-        let Some((tries, right)) = self.lookups.get(matched).filter(|_| available > 0 && self.plain.is_some()) else {
+        let Some((tries, right)) = self.lookups.get(matched).filter(|_| available > 0 && self.is_ready()) else {
             return 0;
         };
         let p = right / tries;
@@ -79,29 +90,41 @@ impl Pace {
     /// Whether to let checkpoints guess.
     pub(super) fn tries_checkpoints(&self) -> bool {
         let pays = self.checkpoints.is_none_or(|ratio| ratio * MARGIN < 1.0 || self.since_checkpoints > AGAIN);
-        pays && self.plain.is_some() && self.may_lose()
+        pays && self.is_ready() && self.may_lose()
+    }
+
+    /// Whether it is known what a token alone costs.
+    fn is_ready(&self) -> bool {
+        self.plain.len() >= SAMPLES / 2 && self.since_plain < COMPARE
+    }
+
+    fn of_plain(&self) -> f64 {
+        let mut samples: Vec<f64> = self.plain.iter().copied().collect();
+        samples.sort_by(f64::total_cmp);
+        samples.get(samples.len() / 2).copied().unwrap_or(0.0)
     }
 
     fn may_lose(&self) -> bool {
-        let plain = self.plain.unwrap_or(0.0);
-        self.saved > -BUDGET * plain * (self.tokens as f64 + HEAD_START)
+        self.saved > -BUDGET * self.of_plain() * (self.tokens as f64 + HEAD_START)
     }
 
     /// Takes note of an evaluation: tokens that it gave, seconds that it took, guessing included.
     pub(super) fn record(&mut self, arm: Arm, tokens: usize, seconds: f64) {
         self.tokens += tokens;
         self.since_checkpoints += tokens;
-        let Some(plain) = self.plain else {
-            if arm == Arm::Plain {
-                self.plain = Some(seconds);
+        if arm == Arm::Plain {
+            self.since_plain = 0;
+            self.plain.push_back(seconds / tokens.max(1) as f64);
+            if self.plain.len() > SAMPLES {
+                self.plain.pop_front();
             }
             return;
-        };
-        if arm != Arm::Plain {
-            self.saved += plain * tokens as f64 - seconds;
         }
+        let plain = self.of_plain();
+        self.since_plain += 1;
+        self.saved += plain * tokens as f64 - seconds;
         match arm {
-            Arm::Plain => self.plain = Some(plain + NEWS * (seconds - plain)),
+            Arm::Plain => {}
             Arm::Lookup { matched, guessed } => {
                 self.cost[guessed] += NEWS * (seconds / plain - self.cost[guessed]);
                 let right = tokens.saturating_sub(1).min(guessed);
@@ -126,7 +149,7 @@ mod tests {
 
     fn pace() -> Pace {
         let mut pace = Pace::default();
-        pace.record(Arm::Plain, 1, 1.0);
+        (0..SAMPLES).for_each(|_| pace.record(Arm::Plain, 1, 1.0));
         pace
     }
 
@@ -136,10 +159,14 @@ mod tests {
         let mut lengths = Vec::new();
         for _ in 0..40 {
             let n = good.choose_lookup(3, 16);
+            if n == 0 {
+                good.record(Arm::Plain, 1, 1.0);
+                continue;
+            }
             lengths.push(n);
             good.record(Arm::Lookup { matched: 3, guessed: n }, n + 1, 1.0 + n as f64 * 0.3);
         }
-        assert!(lengths[39] >= 8 && lengths[39] > lengths[0], "{lengths:?}");
+        assert!(lengths.len() > 35 && lengths[35] >= 8 && lengths[35] > lengths[0], "{lengths:?}");
         let mut bad = pace();
         let mut tried = 0;
         for _ in 0..400 {

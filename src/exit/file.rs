@@ -88,7 +88,7 @@ pub struct ExitFile {
     pub policies: Vec<Policy>,
 }
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const INPUTS: [(&str, Input); 5] = [
     ("confidence", Input::Confidence),
     ("hidden", Input::Hidden),
