@@ -376,6 +376,9 @@ pub struct LogitsArgs {
     /// JSON Lines file; - is stdin
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub batch: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub exits: ExitArgs,
 }
 
 /// `bench`.
@@ -414,6 +417,13 @@ pub struct BenchArgs {
     /// Form of the results
     #[arg(short, long, value_enum, default_value_t = BenchFormat::Md)]
     pub output: BenchFormat,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub exits: ExitArgs,
+    /// Stop generated tokens after these numbers of layers, one after the other and from the beginning again: what the
+    /// engine makes of saved layers, whatever the tokens are worth
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',', value_parser = positive)]
+    pub exit_layers: Vec<usize>,
 }
 
 /// How `bench` prints.

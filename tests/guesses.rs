@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::demo_model;
+use curtail::decode::{Decoder, Mode, Options, Source};
+use curtail::exit::{Checkpoint, Lens, Probe, Scorer};
 use curtail::ggml::Device;
 use curtail::gguf::File;
 use curtail::model::{LayerStep, Model};
@@ -91,6 +93,80 @@ fn expect_some(session: &mut Session, coming: &[TokenId], rng: &mut StdRng) {
         let token = if rng.random_bool(0.85) { next } else { rng.random_range(0..49_000) };
         session.guess(token, 1).expect("a token");
     }
+}
+
+/// Checkpoints that are sure at random, with and without a lens.
+fn checkpoints(rng: &mut StdRng) -> Vec<Checkpoint> {
+    let n_embd = 576;
+    let mut random = |n: usize, size: f32| (0..n).map(|_| rng.random_range(-size..size)).collect::<Vec<f32>>();
+    let mut checkpoint = |layer, lens| Checkpoint {
+        layer,
+        lens,
+        probe: Some(Probe { weights: random(2 * n_embd, 0.1), bias: vec![0.0; 2] }),
+        scorer: Scorer::Top,
+        least: 0.5,
+    };
+    let identity = (0..n_embd * n_embd).map(|i| f32::from(i % (n_embd + 1) == 0)).collect();
+    let lens = Lens { weights: identity, bias: vec![0.01; n_embd] };
+    vec![checkpoint(16, None), checkpoint(24, Some(lens)), checkpoint(28, None)]
+}
+
+/// All sources of guesses, one to sixteen at once, greedy and sampled: full depth's tokens, and the same random numbers.
+#[test]
+fn verified_tokens_are_full_depths_whatever_guesses_them() {
+    let model = model();
+    let mut rng = StdRng::seed_from_u64(3);
+    let checkpoints = checkpoints(&mut rng);
+    let sources = [Source::Checkpoints, Source::Layer(24), Source::Layer(9), Source::Plan, Source::Lookup];
+    let modes = sources.map(Mode::Verified).into_iter().chain([Mode::Auto]);
+    // Something to look up.
+    let phrase = prompt(&mut rng);
+    let prompt = [&phrase[..], &phrase, &phrase[..2]].concat();
+    for (i, mode) in modes.enumerate() {
+        for (most, temperature) in [(1, 0.0), (4, 0.7), (16, 0.0)] {
+            let params = SamplerParams { temperature, seed: Some(i as u64), ..SamplerParams::default() };
+            let (mut plain, mut session) = (session(&model, Vec::new()), session(&model, draft_plan()));
+            let (mut sampler_plain, mut sampler) = (Sampler::new(params.clone()), Sampler::new(params));
+            let options = Options { mode, source: Source::Lookup, checkpoints: checkpoints.clone(), most };
+            let mut decoder = Decoder::new(options, model.config().norm_eps);
+            let mut tokens = prompt.clone();
+            for _ in 0..2 {
+                start(&mut plain, &tokens);
+                start(&mut session, &tokens);
+                for n in 0..24 {
+                    let expected = plain.step(&mut sampler_plain).expect("a token").token;
+                    let found = decoder.step(&mut session, &mut sampler).expect("a token").token;
+                    assert_eq!(found, expected, "{mode:?}, {most} at once, token {n}");
+                }
+                // An answer is taken back in part, as /undo and a stop string do.
+                tokens = session.tokens().to_vec();
+                tokens.truncate(tokens.len() - 5);
+                tokens.extend(&phrase);
+            }
+            if most > 1 && !matches!(mode, Mode::Auto | Mode::Verified(Source::Lookup)) {
+                assert!(decoder.tally().guessed > 0, "{mode:?} guesses");
+            }
+        }
+    }
+}
+
+/// What a checkpoint is sure of stands, and no more tokens than allowed wait for their deeper layers.
+#[test]
+fn fast_tokens_stand_and_few_wait() {
+    let model = model();
+    let mut rng = StdRng::seed_from_u64(4);
+    let options = Options { mode: Mode::Fast, source: Source::Lookup, checkpoints: checkpoints(&mut rng), most: 3 };
+    let mut decoder = Decoder::new(options, model.config().norm_eps);
+    let mut session = session(&model, Vec::new());
+    start(&mut session, &prompt(&mut rng));
+    let mut sampler = Sampler::greedy();
+    let mut depths = Vec::new();
+    for _ in 0..40 {
+        depths.push(decoder.step(&mut session, &mut sampler).expect("a token").layers_run);
+        assert!(session.n_pending() <= 5, "{}", session.n_pending()); // three, the last before and the new one
+    }
+    assert!(depths.iter().all(|layers| [16, 24, 28, 30].contains(layers)) && depths.contains(&30), "{depths:?}");
+    assert!(depths.iter().any(|&layers| layers < 30), "{depths:?}");
 }
 
 /// A timeline whose tokens stopped early settles to what full depth gives.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::engine::Engine;
 use super::note;
+use super::output::write_whole;
 use super::train_exit::{OWN, bar};
 use crate::cli::EvalArgs;
 use crate::eval::{Beside, Measured, Questions, Task, evaluate, fixed_plan, html};
@@ -38,7 +39,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.report {
         let name = &engine.session.model().config().name;
         let page = html(name, &measured).map_err(|e| anyhow!("the report cannot be drawn: {e}"))?;
-        std::fs::write(path, page).with_context(|| format!("cannot write `{}`", path.display()))?;
+        write_whole(path, |file| Ok(file.write_all(page.as_bytes())?))?;
         note(format_args!("(written `{}`)", path.display()));
     }
     Ok(ExitCode::SUCCESS)

@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 
-use super::engine::Engine;
+use super::engine::{Engine, find_model};
 use super::{batch, print_line};
 use crate::cli::LogitsArgs;
-use crate::sample::argmax;
+use crate::decode::Decoder;
+use crate::sample::{Sampler, argmax};
 use crate::session::Session;
 use crate::tokenizer::TokenId;
 
@@ -24,12 +25,26 @@ struct Request {
 struct Scores {
     argmax: Vec<TokenId>,
     logprob: Vec<f64>,
+    #[serde(flatten)]
+    chosen: Option<Chosen>,
+}
+
+/// What generation chooses at each place, greedily, as the early-exit flags say.
+#[derive(Default, Serialize)]
+struct Chosen {
+    chosen: Vec<TokenId>,
+    /// Layers run to choose it.
+    layers: Vec<usize>,
 }
 
 pub(super) fn run(args: &LogitsArgs) -> anyhow::Result<ExitCode> {
-    let mut engine = Engine::open(&args.load)?;
+    let (mut engine, mut decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
+    let chooses = args.exits.exit.is_some() || args.exits.draft.is_some();
     batch::for_each(&args.batch, |request: Request| {
-        let scores = score(&mut engine.session, &request)?;
+        let mut scores = score(&mut engine.session, &request)?;
+        if chooses {
+            scores.chosen = Some(choose(&mut engine.session, &mut decoder, &request)?);
+        }
         print_line(&serde_json::to_string(&scores)?)?;
         Ok(ControlFlow::Continue(()))
     })?;
@@ -56,6 +71,23 @@ fn score(session: &mut Session, request: &Request) -> anyhow::Result<Scores> {
         scores.logprob.push(log_probability(logits, request.tokens[i]));
     })?;
     Ok(scores)
+}
+
+/// Generates along the given tokens: a choice that differs is noted and replaced.
+fn choose(session: &mut Session, decoder: &mut Decoder, request: &Request) -> anyhow::Result<Chosen> {
+    let (mut found, mut greedy) = (Chosen::default(), Sampler::greedy());
+    session.rewind(0);
+    session.sync(&request.prompt, &mut |_, _| ControlFlow::Continue(()))?;
+    for &token in &request.tokens {
+        let step = decoder.step(session, &mut greedy)?;
+        found.chosen.push(step.token);
+        found.layers.push(step.layers_run);
+        if step.token != token {
+            session.rewind(session.tokens().len() - 1);
+            session.push(token)?;
+        }
+    }
+    Ok(found)
 }
 
 /// Natural logarithm of the softmax of `logits` at `token`, summed in double precision: the vocabulary is long.

@@ -13,6 +13,7 @@ mod input;
 mod inspect;
 mod interrupt;
 mod logits;
+mod output;
 mod run;
 mod stats;
 mod stop;

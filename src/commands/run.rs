@@ -5,15 +5,17 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{bail, ensure};
+use anyhow::{anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::answer::{self, End, Finder, Limits};
+use super::answer::{self, Answer, End, Finder, Limits};
 use super::engine::{Engine, find_model};
+use super::output::write_whole;
 use super::stats::Stats;
 use super::{INTERRUPTED, batch, input, interrupt, note, print_line};
 use crate::cli::{Count, RunArgs};
 use crate::decode::Decoder;
+use crate::eval::Depths;
 use crate::sample::Sampler;
 use crate::tokenizer::{ChatTemplate, Message, Special, TokenId, Tokenizer};
 
@@ -36,6 +38,30 @@ fn run_one(args: &RunArgs) -> anyhow::Result<ExitCode> {
     note(&stats);
     tell_guesses(&decoder);
     Ok(ExitCode::from(if end == End::Interrupted { INTERRUPTED } else { 0 }))
+}
+
+/// Writes the page of an answer to these tokens: evaluates it once more, to see all layers.
+fn write_depths(path: &Path, engine: &mut Engine, prompt: &[TokenId], answer: &Answer) -> anyhow::Result<()> {
+    let Engine { session, tokenizer, .. } = engine;
+    let whole = [prompt, &answer.tokens].concat();
+    ensure!(whole.len() <= session.n_ctx(), "--depth-report: prompt and answer no longer fit into the context");
+    let mut stream = tokenizer.stream();
+    let tokens = answer.tokens.iter().zip(&answer.layers).map(|(&token, &layers)| (stream.push(token), layers));
+    let tokens = tokens.collect();
+    let confidence = match answer.tokens.split_last() {
+        // What a token was chosen from is what the one before it had.
+        Some(_) => {
+            let part = whole[prompt.len() - 1..whole.len() - 1].to_vec();
+            crate::eval::confidence(session, (prompt[..prompt.len() - 1].to_vec(), part))?
+        }
+        None => Vec::new(),
+    };
+    let config = session.model().config();
+    let page = Depths { tokens, confidence, n_layer: config.n_layer }.html(&config.name);
+    let page = page.map_err(|e| anyhow!("the page cannot be drawn: {e}"))?;
+    write_whole(path, |file| Ok(file.write_all(page.as_bytes())?))?;
+    note(format_args!("(written `{}`)", path.display()));
+    Ok(())
 }
 
 /// What the generated text is: decides whether its first space is part of it.
@@ -78,6 +104,10 @@ fn answer_one(
     // The text ends with a newline, whether or not the model wrote one.
     if !answer.text.ends_with('\n') {
         show("\n", 0)?;
+    }
+    drop(stdout);
+    if let Some(path) = &args.depth_report {
+        write_depths(path, engine, tokens, &answer)?;
     }
     if answer.end == End::ContextFull {
         note(format_args!("stopped: the context of {n_ctx} tokens is full"));

@@ -2,6 +2,7 @@
 //! long both take.
 
 mod collect;
+mod depth;
 mod eye;
 mod measure;
 mod questions;
@@ -10,6 +11,7 @@ mod rows;
 mod task;
 
 pub use collect::{Excerpt, Sight, collect, collect_own, excerpts, fit_lenses, look_cost, own_answer, own_prompts};
+pub use depth::{Depths, confidence};
 pub use measure::{Beside, Measured, Outcome, evaluate, fixed_plan};
 pub use questions::Questions;
 pub use report::html;

@@ -13,13 +13,7 @@ const SIZE: (u32, u32) = (560, 300);
 
 /// A page that needs nothing beside itself.
 pub fn html(model: &str, tasks: &[Measured]) -> Result<String, Box<dyn std::error::Error>> {
-    let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>curtail eval: {0}</title>\n\
-         <style>body{{font-family:sans-serif;max-width:1200px;margin:2em auto;padding:0 1em}}\
-         table{{border-collapse:collapse}}td,th{{padding:.3em .8em;text-align:right;border-bottom:1px solid #ddd}}\
-         td:first-child,th:first-child{{text-align:left}}svg{{max-width:100%;height:auto}}</style>\n<h1>{0}</h1>\n",
-        escape(model)
-    );
+    let mut page = head(&format!("curtail eval: {model}"));
     table(&mut page, tasks)?;
     for task in tasks {
         let skipped = task.skipped.len();
@@ -37,8 +31,19 @@ pub fn html(model: &str, tasks: &[Measured]) -> Result<String, Box<dyn std::erro
     Ok(page + "</html>\n")
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
+/// How a page begins.
+pub(super) fn head(title: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{0}</title>\n\
+         <style>body{{font-family:sans-serif;max-width:1200px;margin:2em auto;padding:0 1em}}\
+         table{{border-collapse:collapse}}td,th{{padding:.3em .8em;text-align:right;border-bottom:1px solid #ddd}}\
+         td:first-child,th:first-child{{text-align:left}}.text{{line-height:1.6}}</style>\n<h1>{0}</h1>\n",
+        escape(title)
+    )
+}
+
+pub(super) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;")
 }
 
 fn table(page: &mut String, tasks: &[Measured]) -> std::fmt::Result {
@@ -66,7 +71,7 @@ fn table(page: &mut String, tasks: &[Measured]) -> std::fmt::Result {
     Ok(())
 }
 
-fn drawn(
+pub(super) fn drawn(
     draw: impl Fn(&DrawingArea<SVGBackend<'_>, plotters::coord::Shift>) -> Drawn,
 ) -> Result<String, Box<dyn std::error::Error>> {
     let mut svg = String::new();
@@ -79,7 +84,7 @@ fn drawn(
     Ok(svg)
 }
 
-fn bars(
+pub(super) fn bars(
     area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
     title: &str,
     y_title: &str,

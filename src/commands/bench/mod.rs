@@ -15,7 +15,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::engine;
-use crate::cli::{BenchArgs, Range};
+use super::exits::{self, Exits};
+use crate::cli::{BenchArgs, ExitArg, ExitArgs, Range};
+use crate::decode::{Decoder, Source};
 use crate::gguf::File;
 use crate::model::Model;
 use crate::sample::{Sampler, SamplerParams};
@@ -30,19 +32,52 @@ struct Test {
     n_gen: usize,
 }
 
+/// How tokens are generated.
+#[derive(Clone, Debug, PartialEq)]
+enum How {
+    /// At full depth.
+    Dense,
+    /// As the early-exit flags say.
+    Exit(&'static str),
+    /// Stopping after given numbers of layers.
+    Forced,
+}
+
+impl How {
+    fn name(&self) -> &'static str {
+        match self {
+            How::Dense => "off",
+            How::Exit(mode) => mode,
+            How::Forced => "forced",
+        }
+    }
+}
+
 pub(super) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let tests = tests(args);
     ensure!(!tests.is_empty(), super::Usage("nothing to run: every -p and -n is 0".into()));
     let threads = threads(args)?;
     let file = Arc::new(File::open(&engine::find_model(&args.model)?)?);
     let mut report = Report::new(&file, args);
-    let progress = progress(threads.len() * tests.len() * args.repetitions);
+    let n_hows = hows(args).len();
+    let progress = progress(threads.len() * tests.len() * args.repetitions * n_hows);
     for n_threads in threads {
         let model = engine::load_model(&file, n_threads)?;
         for &test in &tests {
-            let samples = time(&model, test, args, &progress)?;
-            let row = Row { n_threads, test, samples, weights_bytes: weights_read(&model, test, args) };
-            progress.suspend(|| report.row(&row))?;
+            let mut runners = runners(&model, &file, test, args)?;
+            let samples = time(&mut runners, test, args, &progress)?;
+            let (dense, t_head) = (median(&samples[0]), runners[0].head_time()?);
+            for (runner, samples) in runners.iter().zip(samples) {
+                let layers = runner.layers_per_token;
+                let of_ideal = (runner.how == How::Forced).then(|| {
+                    let saved = 1.0 - runner.forced_mean() / model.config().n_layer as f64;
+                    let all_layers = dense - test.n_gen as f64 * t_head;
+                    (dense - all_layers * saved) / median(&samples)
+                });
+                let weights_bytes = weights_read(&model, test, args);
+                let row = Row { n_threads, test, samples, weights_bytes, exit: runner.how.name(), layers, of_ideal };
+                progress.suspend(|| report.row(&row))?;
+            }
         }
     }
     progress.finish_and_clear();
@@ -78,21 +113,51 @@ fn progress(runs: usize) -> ProgressBar {
     ProgressBar::with_draw_target(Some(runs as u64), target).with_style(style)
 }
 
-/// The time of every repetition, after one warm-up.
-fn time(model: &Arc<Model>, test: Test, args: &BenchArgs, progress: &ProgressBar) -> anyhow::Result<Vec<Duration>> {
-    let mut runner = Runner::new(model, test, args)?;
-    progress.set_message(format!("{test}, {} threads", model.device().n_threads()));
+/// What is timed of a generation, full depth first.
+fn hows(args: &BenchArgs) -> Vec<How> {
+    let mode = args.exits.exit.filter(|mode| *mode != ExitArg::Off);
+    let mode = mode.or(args.exits.draft.is_some().then_some(ExitArg::Verified));
+    let exit = mode.map(|mode| How::Exit(exits::mode(mode, Source::Lookup).name()));
+    let forced = (!args.exit_layers.is_empty()).then_some(How::Forced);
+    [How::Dense].into_iter().chain(exit).chain(forced).collect()
+}
+
+fn runners(model: &Arc<Model>, file: &File, test: Test, args: &BenchArgs) -> anyhow::Result<Vec<Runner>> {
+    let hows = if test.n_gen > 0 { hows(args) } else { vec![How::Dense] };
+    hows.into_iter().map(|how| Runner::new(model, file, test, args, how)).collect()
+}
+
+/// The time of every repetition of every runner, by turns, after one warm-up.
+fn time(
+    runners: &mut [Runner],
+    test: Test,
+    args: &BenchArgs,
+    progress: &ProgressBar,
+) -> anyhow::Result<Vec<Vec<Duration>>> {
+    progress.set_message(format!("{test}, {} threads", runners[0].session.model().device().n_threads()));
     progress.tick();
-    if !args.no_warmup {
-        runner.run(Test { n_gen: test.n_gen.min(1), ..test })?;
+    let mut samples = vec![Vec::new(); runners.len()];
+    for (runner, samples) in runners.iter_mut().zip(&mut samples) {
+        if !args.no_warmup {
+            // Modes that measure what pays begin to do so here.
+            let n_gen = if runner.how == How::Dense { test.n_gen.min(1) } else { test.n_gen };
+            runner.run(Test { n_gen, ..test })?;
+        }
+        samples.reserve(args.repetitions);
     }
-    (0..args.repetitions)
-        .map(|_| {
-            let time = runner.run(test)?;
+    for _ in 0..args.repetitions {
+        for (runner, samples) in runners.iter_mut().zip(&mut samples) {
+            samples.push(runner.run(test)?);
             progress.inc(1);
-            Ok(time)
-        })
-        .collect()
+        }
+    }
+    Ok(samples)
+}
+
+/// In seconds.
+fn median(times: &[Duration]) -> f64 {
+    let seconds: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
+    report::median(&seconds)
 }
 
 /// Bytes of weights that a test reads: all of them once for each batch and each step.
@@ -101,20 +166,30 @@ fn weights_read(model: &Model, test: Test, args: &BenchArgs) -> f64 {
 }
 
 struct Runner {
+    how: How,
     session: Session,
+    decoder: Decoder,
+    forced: Vec<usize>,
     sampler: Sampler,
     prompt: Vec<TokenId>,
+    /// Of the last run.
+    layers_per_token: f64,
 }
 
 impl Runner {
-    fn new(model: &Arc<Model>, test: Test, args: &BenchArgs) -> anyhow::Result<Runner> {
+    fn new(model: &Arc<Model>, file: &File, test: Test, args: &BenchArgs, how: How) -> anyhow::Result<Runner> {
+        let off = ExitArgs { exit: Some(ExitArg::Off), ..args.exits.clone() };
+        let exits = if matches!(how, How::Exit(_)) { &args.exits } else { &off };
+        let exits = Exits::new(exits, file, model.config())?;
         // One token to start from where there is no prompt, and one sampled ahead of the clock.
         let n_ctx = test.n_prompt + test.n_gen + 2;
         let params = SessionParams { n_ctx, n_batch: args.batch_size, ..engine::cache_params(&args.cache) };
-        let session = Session::new(Arc::clone(model), params).with_context(|| format!("cannot run {test}"))?;
+        let session =
+            Session::new(Arc::clone(model), exits.params(params)).with_context(|| format!("cannot run {test}"))?;
         let sampler = Sampler::new(SamplerParams { temperature: 0.0, seed: Some(0), ..SamplerParams::default() });
         let prompt = random_tokens(test.n_prompt.max(1), model.config().n_vocab);
-        Ok(Runner { session, sampler, prompt })
+        let (forced, decoder) = (args.exit_layers.clone(), exits.decoder);
+        Ok(Runner { how, session, decoder, forced, sampler, prompt, layers_per_token: 0.0 })
     }
 
     /// Runs a test once, from an empty context.
@@ -131,11 +206,49 @@ impl Runner {
                 self.session.step(&mut self.sampler)?;
             }
         }
+        let before = self.session.layers_executed();
         // Each step evaluates the token before it.
-        for _ in 0..test.n_gen {
-            self.session.step(&mut self.sampler)?;
+        for i in 0..test.n_gen {
+            match self.how {
+                How::Dense => drop(self.session.step(&mut self.sampler)?),
+                How::Exit(_) => drop(self.decoder.step(&mut self.session, &mut self.sampler)?),
+                How::Forced => self.step_forced(self.forced[i % self.forced.len()])?,
+            }
         }
-        Ok(start.elapsed())
+        let time = start.elapsed();
+        self.layers_per_token = (self.session.layers_executed() - before) as f64 / test.n_gen.max(1) as f64;
+        Ok(time)
+    }
+
+    fn step_forced(&mut self, layers: usize) -> anyhow::Result<()> {
+        if layers >= self.session.n_steps() {
+            self.session.step(&mut self.sampler)?;
+            return Ok(());
+        }
+        self.session.aim(&self.sampler);
+        let hidden = self.session.reach(layers)?;
+        let logits = self.session.heads_of(&hidden)?;
+        let token = self.sampler.sample(&logits, self.session.tokens());
+        Ok(self.session.push(token)?)
+    }
+
+    /// Mean of the forced numbers of layers.
+    fn forced_mean(&self) -> f64 {
+        let n_layer = self.session.n_steps();
+        self.forced.iter().map(|&layers| layers.min(n_layer) as f64).sum::<f64>() / self.forced.len() as f64
+    }
+
+    /// Seconds of the output head for one token: the median of some.
+    fn head_time(&mut self) -> anyhow::Result<f64> {
+        let state = vec![1.0; self.session.model().config().n_embd];
+        self.session.aim(&self.sampler);
+        let mut times = Vec::new();
+        for _ in 0..9 {
+            let start = Instant::now();
+            self.session.heads_of(&state)?;
+            times.push(start.elapsed());
+        }
+        Ok(median(&times))
     }
 
     fn evaluate_prompt(&mut self) -> anyhow::Result<()> {

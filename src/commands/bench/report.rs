@@ -18,6 +18,12 @@ pub(super) struct Row {
     pub(super) samples: Vec<Duration>,
     /// Bytes of weights that one run reads.
     pub(super) weights_bytes: f64,
+    /// How tokens stop early.
+    pub(super) exit: &'static str,
+    /// Rows times layers per generated token.
+    pub(super) layers: f64,
+    /// With forced stops: the time that their layers would take over the time taken.
+    pub(super) of_ideal: Option<f64>,
 }
 
 /// Prints rows as they come (Markdown, CSV) or all at the end (JSON).
@@ -26,6 +32,8 @@ pub(super) struct Report {
     fixed: Fixed,
     records: Vec<Value>,
     begun: bool,
+    /// Whether generations stop early somewhere.
+    exits: bool,
 }
 
 /// What all rows share, in llama-bench's order.
@@ -60,13 +68,22 @@ struct Record<'a> {
     min_ts: f64,
     max_ts: f64,
     weights_gb_s: f64,
+    exit: &'static str,
+    layers_per_token: f64,
+    of_ideal: Option<f64>,
     samples_ns: Vec<u64>,
     samples_ts: Vec<f64>,
 }
 
 impl Report {
     pub(super) fn new(file: &File, args: &BenchArgs) -> Report {
-        Report { format: args.output, fixed: Fixed::new(file, args), records: Vec::new(), begun: false }
+        Report {
+            format: args.output,
+            fixed: Fixed::new(file, args),
+            records: Vec::new(),
+            begun: false,
+            exits: super::hows(args).len() > 1,
+        }
     }
 
     /// Takes the next row, and prints it where the form allows.
@@ -76,9 +93,9 @@ impl Report {
         match self.format {
             BenchFormat::Md => {
                 if !self.begun {
-                    writeln!(out, "{}", markdown_head(&self.fixed))?;
+                    writeln!(out, "{}", markdown_head(&self.fixed, self.exits))?;
                 }
-                writeln!(out, "{}", markdown_row(&record, row.test))?;
+                writeln!(out, "{}", markdown_row(&record, row.test, self.exits))?;
             }
             BenchFormat::Csv => {
                 let record = serde_json::to_value(&record)?;
@@ -143,6 +160,9 @@ impl<'a> Record<'a> {
             max_ts: ts.iter().copied().fold(0.0, f64::max),
             // Bytes in a nanosecond are gigabytes in a second.
             weights_gb_s: row.weights_bytes / avg_ns,
+            exit: row.exit,
+            layers_per_token: row.layers,
+            of_ideal: row.of_ideal,
             samples_ns,
             samples_ts: ts,
         }
@@ -162,28 +182,33 @@ fn stddev(x: &[f64]) -> f64 {
     (x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (x.len() - 1) as f64).sqrt()
 }
 
-fn median(x: &[f64]) -> f64 {
+pub(super) fn median(x: &[f64]) -> f64 {
     let mut sorted = x.to_vec();
     sorted.sort_by(f64::total_cmp);
     let (low, high) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
     (low + high) / 2.0
 }
 
-fn markdown_head(fixed: &Fixed) -> String {
+fn markdown_head(fixed: &Fixed, exits: bool) -> String {
+    let [names, rules] =
+        if exits { [" exit     | layers | of ideal |", " -------- | -----: | -------: |"] } else { [""; 2] };
     let (name, rule) = (fixed.model_type.len().max(5), "-".repeat(fixed.model_type.len().max(5)));
     format!(
-        "| {:<name$} | {:>10} | {:>8} | {:<7} | {:>7} | {:>13} | {:>18} | {:>9} | {:>9} | {:>9} | {:>7} |\n\
+        "| {:<name$} | {:>10} | {:>8} | {:<7} | {:>7} | {:>13} | {:>18} | {:>9} | {:>9} | {:>9} | {:>7} |{names}\n\
          | {rule} | ---------: | -------: | ------- | ------: | ------------: | -----------------: | --------: | \
-         --------: | --------: | ------: |",
+         --------: | --------: | ------: |{rules}",
         "model", "size", "params", "backend", "threads", "test", "t/s", "median", "min", "max", "GB/s"
     )
 }
 
-fn markdown_row(record: &Record, test: Test) -> String {
+fn markdown_row(record: &Record, test: Test, exits: bool) -> String {
+    let ideal = record.of_ideal.map_or_else(String::new, |share| format!("{share:.3}"));
+    let layers = if test.n_gen > 0 { format!("{:.2}", record.layers_per_token) } else { String::new() };
+    let exit = if exits { format!(" {:<8} | {layers:>6} | {ideal:>8} |", record.exit) } else { String::new() };
     let fixed = record.fixed;
     let name = fixed.model_type.len().max(5);
     format!(
-        "| {:<name$} | {:>10} | {:>8} | {:<7} | {:>7} | {:>13} | {:>18} | {:>9.2} | {:>9.2} | {:>9.2} | {:>7.2} |",
+        "| {:<name$} | {:>10} | {:>8} | {:<7} | {:>7} | {:>13} | {:>18} | {:>9.2} | {:>9.2} | {:>9.2} | {:>7.2} |{exit}",
         fixed.model_type,
         size(fixed.model_size),
         params(fixed.model_n_params),
@@ -264,7 +289,15 @@ mod tests {
             flash_attn: true,
         };
         let samples = samples_ms.iter().map(|&ms| Duration::from_millis(ms)).collect();
-        let row = Row { n_threads: 2, test: Test { n_prompt: 0, n_gen: 100 }, samples, weights_bytes: 2e9 };
+        let row = Row {
+            n_threads: 2,
+            test: Test { n_prompt: 0, n_gen: 100 },
+            samples,
+            weights_bytes: 2e9,
+            exit: "off",
+            layers: 30.0,
+            of_ideal: None,
+        };
         serde_json::to_value(Record::new(&fixed, &row)).unwrap()
     }
 

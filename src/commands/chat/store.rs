@@ -2,7 +2,7 @@
 //! complete or not at all.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conversation::Conversation;
 use crate::commands::chain;
+use crate::commands::output::write_whole;
 use crate::model::Model;
 use crate::session::Session;
 
@@ -114,20 +115,6 @@ fn conversation_path(path: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Writes to a temporary file beside the target and renames it once everything is on the disk.
-fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let context = || format!("cannot write `{}`", path.display());
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(context)?;
-    let mut buffer = BufWriter::with_capacity(1 << 20, file.as_file_mut());
-    write(&mut buffer).with_context(context)?;
-    buffer.flush().with_context(context)?;
-    drop(buffer);
-    file.as_file().sync_all().with_context(context)?;
-    file.persist(path).with_context(context)?;
-    Ok(())
-}
-
 impl ModelId {
     fn of(model: &Model) -> ModelId {
         let config = model.config();
@@ -138,22 +125,6 @@ impl ModelId {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_failed_write_leaves_the_old_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("talk.json");
-        std::fs::write(&path, "old").unwrap();
-        let failed = write_whole(&path, |w| {
-            w.write_all(b"half")?;
-            bail!("disk full")
-        });
-        assert!(format!("{:#}", failed.unwrap_err()).contains("disk full"));
-        assert_eq!(std::fs::read(&path).unwrap(), b"old");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-        write_whole(&path, |w| Ok(w.write_all(b"new")?)).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"new");
-    }
 
     #[test]
     fn conversations_are_json_files() {
