@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+"""Measures early-exit modes beside full depth on varied prompts, by turns, and whether their text is full depth's.
+
+Usage: bench_exit.py --exit-file FILE [--curtail target/release/curtail] [--model FILE] [--prompts 20] [--rounds 3] [-n 96]
+The prompts are every so many-th of tests/data/smollm2_greedy.jsonl; the exit file is made by `curtail train-exit --task self`.
+Prints, per mode: text equal, median and lowest over the prompts of (median speed / full depth's median speed).
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--exit-file", type=Path, required=True)
+    parser.add_argument("--curtail", type=Path, default=ROOT / "target/release/curtail")
+    parser.add_argument("--model", type=Path, default=ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("-n", type=int, default=96)
+    args = parser.parse_args()
+    with_file = ["--exit-file", args.exit_file]
+    modes = {
+        "full depth, whole head": ["--exit", "off", "--shortlist", "off"],
+        "full depth": ["--exit", "off"],
+        "auto": ["--exit", "auto", *with_file],
+        "verified, checkpoints": ["--exit", "verified", *with_file],
+        "verified, lookup": ["--draft", "lookup"],
+        "fast": ["--exit", "fast", *with_file],
+    }
+    lines = (ROOT / "tests/data/smollm2_greedy.jsonl").read_text().splitlines()
+    lines = lines[:: max(1, len(lines) // args.prompts)][: args.prompts]
+    speeds = {mode: [[] for _ in lines] for mode in modes}
+    same = dict.fromkeys(modes, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        batch = Path(folder) / "prompt.jsonl"
+        for i, line in enumerate(lines):
+            batch.write_text(json.dumps({"prompt": json.loads(line)["prompt"]}) + "\n")
+            texts = {}
+            for _ in range(args.rounds):
+                for mode, flags in modes.items():
+                    texts[mode], speed = run(args, batch, flags)
+                    speeds[mode][i].append(speed)
+            for mode in modes:
+                same[mode] += texts[mode] == texts["full depth, whole head"]
+            print(f"{i + 1}/{len(lines)}", end="\r", file=sys.stderr, flush=True)
+    print("| mode | text equal | tok/s | of full depth, median | lowest prompt |\n|---|--:|--:|--:|--:|")
+    for mode in modes:
+        ratios = [statistics.median(a) / statistics.median(b) for a, b in zip(speeds[mode], speeds["full depth"])]
+        median = statistics.median(statistics.median(s) for s in speeds[mode])
+        equal = f"{same[mode]} of {len(lines)}"
+        print(f"| {mode} | {equal} | {median:.0f} | {statistics.median(ratios):.3f} | {min(ratios):.3f} |")
+
+
+def run(args, batch, flags):
+    command = [args.curtail, "run", "-m", args.model, "--temp", "0", "-n", str(args.n), "--batch", batch, *flags]
+    result = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    found = re.search(r"generated \d+ tokens?, ([\d.]+) tok/s", result.stderr)
+    if result.returncode != 0 or not found:
+        sys.exit(f"error: `{' '.join(map(str, command))}` ended with {result.returncode}:\n{result.stderr}")
+    return json.loads(result.stdout)["tokens"], float(found.group(1))
+
+
+main()
