@@ -159,7 +159,13 @@ pub struct Session {
     /// The last token was evaluated as a guess, earlier than it had to be.
     is_ahead: bool,
     guesses: VecDeque<Guess>,
+    /// Tokens sampled so far, on this timeline and others.
+    n_sampled: usize,
 }
+
+/// The low-bit copy of the head takes as long to make as some hundred tokens save by it: it is made for a session that
+/// generates more than a few.
+const SKETCH_AFTER: usize = 24;
 
 impl Session {
     /// An empty timeline.
@@ -196,6 +202,7 @@ impl Session {
             logits_keep: 0,
             is_ahead: false,
             guesses: VecDeque::new(),
+            n_sampled: 0,
         })
     }
 
@@ -285,6 +292,7 @@ impl Session {
         self.aim(sampler);
         self.settle()?;
         let token = sampler.sample(&self.logits, &self.tokens);
+        self.n_sampled += 1;
         let guessed_after = self.accept(token);
         if guessed_after.is_none() {
             self.extend(&[token], Order::Token);
@@ -297,7 +305,8 @@ impl Session {
         /// More would cost what they save.
         const MOST: usize = 128;
         let groups = |reach: usize| (2 * reach).max(MOST / 4);
-        let keep = sampler.reach().map(groups).filter(|&n| self.machine.params.shortlist && n <= 2 * MOST);
+        let wants = self.machine.params.shortlist && self.n_sampled >= SKETCH_AFTER;
+        let keep = sampler.reach().map(groups).filter(|&n| wants && n <= 2 * MOST);
         self.need(keep.unwrap_or(0));
     }
 
