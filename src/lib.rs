@@ -3,12 +3,13 @@
 //! From prompt to token: [`gguf`] maps the file and checks it once; [`tokenizer`] turns text into ids and back;
 //! [`model`] holds the weights, immutable, and builds graphs for ranges of layers with [`ggml`]; [`session`] owns one
 //! timeline of tokens with its cache; [`sample`] chooses the next token; [`commands`] owns text, terminals and files.
-//! Where a single answer is wanted, [`session`] shows the hidden state between two ranges of layers, [`exit`] decides
+//! Tokens of a text may be found with less than all layers, or guessed and verified: [`decode`] decides how, and measures
+//! what pays. Where a single answer is wanted, [`session`] shows the hidden state between two ranges of layers, [`exit`] decides
 //! whether it is enough, and [`eval`] measures what that saves.
 //!
 //! Modules in reading order, each using only those the design lets it use:
-//! [`dtype`], [`gguf`], [`tokenizer`], [`ggml`], [`model`], [`exit`], [`sample`], [`session`], [`eval`], [`cli`],
-//! [`commands`].
+//! [`dtype`], [`gguf`], [`tokenizer`], [`ggml`], [`model`], [`exit`], [`sample`], [`session`], [`decode`],
+//! [`eval`], [`cli`], [`commands`].
 //!
 //! What holds everywhere: unsafe code lives in [`ggml`] and around the one mmap of [`gguf`]; a loaded model serves any
 //! number of sessions; after loading, shapes are facts; only commands print, data to stdout and the rest to stderr.
