@@ -116,7 +116,7 @@ fn is_model(path: &Path) -> bool {
     let later_part = name.rsplit_once("-of-").is_some_and(|(part, _)| {
         part.rsplit_once('-').is_some_and(|(_, no)| no.len() == 5 && no.parse().is_ok_and(|no: u32| no != 1))
     });
-    name.ends_with(".gguf") && !later_part
+    name.ends_with(".gguf") && !name.ends_with(".exit.gguf") && !later_part
 }
 
 #[cfg(test)]
@@ -130,7 +130,7 @@ mod tests {
         assert!(none.is::<Usage>() && none.to_string().contains("\nhint: "), "{none}");
         let model = folder.path().join("a.gguf");
         std::fs::write(&model, "").unwrap();
-        for other in ["README.md", "a-00002-of-00003.gguf"] {
+        for other in ["README.md", "a-00002-of-00003.gguf", "a.exit.gguf"] {
             std::fs::write(folder.path().join(other), "").unwrap();
         }
         assert_eq!(only_model(folder.path()).unwrap(), model);

@@ -9,7 +9,11 @@ use anyhow::Context;
 pub(super) fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let context = || format!("cannot write `{}`", path.display());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(context)?;
+    let mut builder = tempfile::Builder::new();
+    // As open as the user's other files.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).with_context(context)?;
     let mut buffer = BufWriter::with_capacity(1 << 20, file.as_file_mut());
     write(&mut buffer).with_context(context)?;
     buffer.flush().with_context(context)?;

@@ -82,7 +82,7 @@ impl Mode {
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let share = 100.0 * self.accepted as f64 / self.guessed.max(1) as f64;
-        write!(f, "guessed {} tokens, {} right ({share:.1} %)", self.guessed, self.accepted)
+        write!(f, "guesses {}, right {} ({share:.1} %)", self.guessed, self.accepted)
     }
 }
 
