@@ -134,6 +134,10 @@ pub struct ExitArgs {
     /// Guesses between two evaluations at full depth, and tokens that wait for their deeper layers, at most
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = draft_max)]
     pub draft_max: usize,
+    /// What becomes of the deeper layers' cache rows of a token that stands early (`fast`): they wait and become full depth's,
+    /// or, as others do it, are made of the early state (`propagate`) or left out (`mask`)
+    #[arg(long, value_enum, value_name = "deferred|propagate|mask", default_value_t = KvArg::Deferred, hide_possible_values = true)]
+    pub kv: KvArg,
     /// Compute only the logits that may be chosen, where that is faster
     #[arg(long, value_enum, value_name = "on|off", default_value_t = Switch::On, hide_possible_values = true)]
     pub shortlist: Switch,
@@ -147,6 +151,15 @@ pub enum ExitArg {
     Fast,
     Verified,
     Auto,
+}
+
+/// `--kv`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum KvArg {
+    Deferred,
+    Propagate,
+    Mask,
 }
 
 /// `--draft`.

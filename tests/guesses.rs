@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::demo_model;
-use curtail::decode::{Decoder, Mode, Options, Source};
+use curtail::decode::{Decoder, Kv, Mode, Options, Source};
 use curtail::exit::{Checkpoint, Lens, Probe, Scorer};
 use curtail::ggml::Device;
 use curtail::gguf::File;
@@ -127,7 +127,8 @@ fn verified_tokens_are_full_depths_whatever_guesses_them() {
             let params = SamplerParams { temperature, seed: Some(i as u64), ..SamplerParams::default() };
             let (mut plain, mut session) = (session(&model, Vec::new()), session(&model, draft_plan()));
             let (mut sampler_plain, mut sampler) = (Sampler::new(params.clone()), Sampler::new(params));
-            let options = Options { mode, source: Source::Lookup, checkpoints: checkpoints.clone(), most };
+            let options =
+                Options { mode, source: Source::Lookup, checkpoints: checkpoints.clone(), kv: Kv::Deferred, most };
             let mut decoder = Decoder::new(options, model.config().norm_eps);
             let mut tokens = prompt.clone();
             for _ in 0..2 {
@@ -155,7 +156,13 @@ fn verified_tokens_are_full_depths_whatever_guesses_them() {
 fn fast_tokens_stand_and_few_wait() {
     let model = model();
     let mut rng = StdRng::seed_from_u64(4);
-    let options = Options { mode: Mode::Fast, source: Source::Lookup, checkpoints: checkpoints(&mut rng), most: 3 };
+    let options = Options {
+        mode: Mode::Fast,
+        source: Source::Lookup,
+        checkpoints: checkpoints(&mut rng),
+        kv: Kv::Deferred,
+        most: 3,
+    };
     let mut decoder = Decoder::new(options, model.config().norm_eps);
     let mut session = session(&model, Vec::new());
     start(&mut session, &prompt(&mut rng));
@@ -167,6 +174,48 @@ fn fast_tokens_stand_and_few_wait() {
     }
     assert!(depths.iter().all(|layers| [16, 24, 28, 30].contains(layers)) && depths.contains(&30), "{depths:?}");
     assert!(depths.iter().any(|&layers| layers < 30), "{depths:?}");
+}
+
+/// Keys and values made of an early state are those that a model whose other layers do nothing would write; a token that is
+/// not seen is as good as absent from the deeper layers.
+#[test]
+fn published_approximations_are_what_they_say() {
+    let model = model();
+    let mut rng = StdRng::seed_from_u64(9);
+    let prompt = prompt(&mut rng);
+    let run = |end: fn(&mut Session), depth: usize| {
+        let mut session = session(&model, Vec::new());
+        start(&mut session, &prompt);
+        session.push(500).expect("room");
+        session.reach(depth).expect("it runs");
+        end(&mut session);
+        assert_eq!(session.n_pending(), 0);
+        session.push(900).expect("room");
+        session.logits().expect("logits").to_vec()
+    };
+    let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let mut full = session(&model, Vec::new());
+    start(&mut full, &prompt);
+    full.push(500).expect("room");
+    full.push(900).expect("room");
+    let full = full.logits().expect("logits").to_vec();
+    let propagate: fn(&mut Session) = |session| session.propagate().expect("it runs");
+    let hide: fn(&mut Session) = Session::hide;
+    // One layer is missing, or nearly all; the keys of the last layer are made of the state before it all the same.
+    let near = [run(propagate, 29), run(hide, 29)].map(|logits| distance(&logits, &full));
+    let far = [run(propagate, 2), run(hide, 2)].map(|logits| distance(&logits, &full));
+    assert!(near[0] <= 1e-3, "the last layer's keys come from the state that full depth has there: {near:?}");
+    assert!(near[1] > 1e-3 && far[0] > near[0] && far[1] > near[1], "{near:?} {far:?}");
+    // Rewinding forgets what was hidden.
+    let mut session = session(&model, Vec::new());
+    start(&mut session, &prompt);
+    session.push(500).expect("room");
+    session.reach(2).expect("it runs");
+    session.hide();
+    session.rewind(prompt.len());
+    session.push(500).expect("room");
+    session.push(900).expect("room");
+    assert!(session.logits().expect("logits") == full, "to the bit");
 }
 
 /// A timeline whose tokens stopped early settles to what full depth gives.

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::train_exit::TOKENS;
 use super::{Usage, note};
-use crate::cli::{DraftArg, ExitArg, ExitArgs, Skip, Switch};
-use crate::decode::{Decoder, Mode, Options, Source};
+use crate::cli::{DraftArg, ExitArg, ExitArgs, KvArg, Skip, Switch};
+use crate::decode::{Decoder, Kv, Mode, Options, Source};
 use crate::exit::{Checkpoint, ExitFile, Fingerprint};
 use crate::gguf::File;
 use crate::model::{Config, LayerStep};
@@ -41,7 +41,12 @@ impl Exits {
         let mode = mode(chosen, source);
         let needs = mode == Mode::Fast || mode == Mode::Verified(Source::Checkpoints);
         anyhow::ensure!(!needs || !checkpoints.is_empty(), Usage(NEEDS.into()));
-        let options = Options { mode, source, checkpoints, most: args.draft_max };
+        let kv = match args.kv {
+            KvArg::Deferred => Kv::Deferred,
+            KvArg::Propagate => Kv::Propagate,
+            KvArg::Mask => Kv::Mask,
+        };
+        let options = Options { mode, source, checkpoints, kv, most: args.draft_max };
         let decoder = Decoder::new(options, config.norm_eps);
         Ok(Exits { decoder, draft_plan, shortlist: args.shortlist == Switch::On })
     }

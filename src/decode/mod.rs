@@ -45,6 +45,18 @@ pub enum Source {
     Lookup,
 }
 
+/// What becomes of the deeper layers' cache rows of a token that stands early.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kv {
+    /// They wait, and become what full depth would have written.
+    #[default]
+    Deferred,
+    /// They are made of the state that the token had.
+    Propagate,
+    /// There are none: deeper layers do not see the token.
+    Mask,
+}
+
 /// How an answer is found.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -54,6 +66,8 @@ pub struct Options {
     pub source: Source,
     /// Where to look, in rising order of layers; with lenses and probes that know how sure those are.
     pub checkpoints: Vec<Checkpoint>,
+    /// Cache rows of tokens that stand early.
+    pub kv: Kv,
     /// Guesses between two evaluations at full depth, or pending tokens that stand.
     pub most: usize,
 }
@@ -166,6 +180,11 @@ impl Decoder {
         let may_stop = !session.has_logits() && session.n_pending() <= self.options.most;
         if may_stop && let Some((layer, logits)) = self.look(session)? {
             let token = sampler.sample(&logits, session.tokens());
+            match self.options.kv {
+                Kv::Deferred => {}
+                Kv::Propagate => session.propagate()?,
+                Kv::Mask => session.hide(),
+            }
             session.push(token)?;
             return Ok(Step { token, layers_run: layer });
         }

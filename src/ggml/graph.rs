@@ -211,6 +211,10 @@ impl<'r, S: Copy> Run<'r, S> {
     fn set<T: Copy>(&mut self, slot: Slot, dtype: DType, values: &[T]) {
         let tensor = tensor(self.graph, slot);
         assert_eq!((tensor.dtype(), tensor.nbytes()), (dtype, size_of_val(values)), "input {tensor:?}");
+        // SAFETY: the tensor is alive.
+        if unsafe { (*tensor.as_ptr()).data.is_null() } {
+            return; // no node reads it, so it has no place
+        }
         // SAFETY: the tensor has data of exactly this size, and plain numbers are valid bytes.
         unsafe { sys::ggml_backend_tensor_set(tensor.as_ptr(), values.as_ptr().cast(), 0, size_of_val(values)) }
     }

@@ -92,6 +92,10 @@ impl Llama {
     ) -> Tensor<'g> {
         let layer = &self.layers[step.il];
         let norm = |weight: &'g Stored| Some((weight.t(), config.norm_eps));
+        if *step == LayerStep::keys(step.il) {
+            let (_, k, v) = self.rotated_qkv(g, config, layer, rows, h, norm(&layer.attn_norm));
+            cache.write(g, step.il, rows, flat(g, k), v);
+        }
         if step.attention {
             let mixed = self.attention(g, config, step.il, cache, rows, h, norm(&layer.attn_norm));
             let around = Around { residual: Some(h), ..Around::default() };

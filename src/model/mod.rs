@@ -78,7 +78,8 @@ impl Error {
     }
 }
 
-/// One step of a plan: which layer's weights, and which of its two halves run.
+/// One step of a plan: which layer's weights, and which of its two halves run. With neither, the layer's keys and values are
+/// written, from the hidden state as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LayerStep {
     /// The layer.
@@ -93,6 +94,11 @@ impl LayerStep {
     /// The whole layer `il`.
     pub fn whole(il: usize) -> LayerStep {
         LayerStep { il, attention: true, feed_forward: true }
+    }
+
+    /// Only the keys and values of layer `il`.
+    pub fn keys(il: usize) -> LayerStep {
+        LayerStep { il, attention: false, feed_forward: false }
     }
 }
 

@@ -60,6 +60,22 @@ impl Session {
         Ok(self.machine.hidden_state(last))
     }
 
+    /// Ends the way of all tokens that wait: their keys and values for deeper layers come from the states they have. An
+    /// approximation (as in CALM, arXiv 2207.07061, sec. 3.3).
+    pub fn propagate(&mut self) -> Result<(), Error> {
+        let n_steps = self.n_steps();
+        let mut rows: Vec<&mut Row> = self.rows.iter_mut().filter(|row| row.depth < n_steps).collect();
+        self.machine.propagate(&mut rows)
+    }
+
+    /// Ends the way of all tokens that wait: deeper layers do not see them. An approximation (as in SpecEE, arXiv
+    /// 2504.08850).
+    pub fn hide(&mut self) {
+        let n_steps = self.n_steps();
+        let mut rows: Vec<&mut Row> = self.rows.iter_mut().filter(|row| row.depth < n_steps).collect();
+        self.machine.hide(&mut rows);
+    }
+
     /// What the draft plan makes of the last token of timeline and guesses: logits \[n_vocab\]. It has to be evaluated all
     /// the same.
     pub fn skim(&mut self) -> Result<Vec<f32>, Error> {

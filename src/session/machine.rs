@@ -51,10 +51,14 @@ pub(super) struct Machine {
     pub(super) cache: Cache,
     hidden: Hidden,
     runner: Runner<GraphKey, Slots>,
-    /// Rows times steps run so far.
+    /// Rows times steps run so far; keys and values alone do not count.
     pub(super) n_run: usize,
     /// Of logits computed from now on.
     pub(super) keep: Keep,
+    /// The plan's layers, keys and values only.
+    keys: Vec<LayerStep>,
+    /// Rows that deeper layers do not see: cache row, and the depth from which on it is missing there.
+    pub(super) hidden_rows: Vec<(usize, usize)>,
 }
 
 /// Cache rows in a graph are rounded up to this, so that one graph serves many steps; and rows that see each other's
@@ -68,6 +72,8 @@ enum Plan {
     Whole,
     /// The one that guesses.
     Draft,
+    /// Keys and values only.
+    Keys,
 }
 
 /// Groups of sixteen tokens whose logits are exact; 0 for the whole vocabulary.
@@ -110,7 +116,8 @@ impl Machine {
         let cache = Cache::new(config, n_rows, params.type_k, params.type_v, layout)?;
         let hidden = Hidden::new(config.n_embd, params.n_batch)?;
         let runner = Runner::new(model.device().clone());
-        Ok(Machine { model, params, cache, hidden, runner, n_run: 0, keep: 0 })
+        let keys = params.plan.iter().map(|step| LayerStep::keys(step.il)).collect();
+        Ok(Machine { model, params, cache, hidden, runner, n_run: 0, keep: 0, keys, hidden_rows: Vec::new() })
     }
 
     pub(super) fn n_steps(&self) -> usize {
@@ -137,7 +144,8 @@ impl Machine {
         outs: &[usize],
         finish: &mut dyn FnMut(usize, Finished<'_>),
     ) -> Result<(), Error> {
-        let depths = rows.iter().map(|row| row.depth).chain(self.params.cuts.iter().copied());
+        let missing = self.hidden_rows.iter().map(|&(_, depth)| depth);
+        let depths = rows.iter().map(|row| row.depth).chain(self.params.cuts.iter().copied()).chain(missing);
         let starts: BTreeSet<usize> = depths.filter(|&depth| depth < to).chain([0]).collect();
         let ends: Vec<usize> = starts.iter().skip(1).copied().chain([to]).collect();
         for (start, end) in starts.into_iter().zip(ends) {
@@ -152,6 +160,24 @@ impl Machine {
             }
         }
         Ok(())
+    }
+
+    /// Fills the deeper layers' cache rows of waiting rows from the states that they have, and ends their way.
+    pub(super) fn propagate(&mut self, rows: &mut [&mut Row]) -> Result<(), Error> {
+        for i in 0..rows.len() {
+            self.run(Plan::Keys, rows[i].depth..self.n_steps(), rows, &[i], &[], &mut |_, _| {})?;
+            rows[i].depth = self.n_steps();
+        }
+        Ok(())
+    }
+
+    /// Ends the way of waiting rows: deeper layers do not see them.
+    pub(super) fn hide(&mut self, rows: &mut [&mut Row]) {
+        for row in rows {
+            self.hidden_rows.push((row.cache_row, row.depth));
+            self.forget(row);
+            row.depth = self.n_steps();
+        }
     }
 
     /// Takes a row through the draft plan, whose cache rows stand until the row is evaluated: its logits.
@@ -175,7 +201,7 @@ impl Machine {
         finish: &mut dyn FnMut(usize, Finished<'_>),
     ) -> Result<(), Error> {
         let n_rows = batch.len();
-        let is_last = range.end == steps_of(&self.params, plan).len();
+        let is_last = range.end == steps_of(&self.params, &self.keys, plan).len();
         let out_rows: Vec<usize> = (0..n_rows).filter(|&i| is_last && outs.contains(&batch[i])).collect();
         if !is_last {
             self.give_slots(rows, batch)?;
@@ -184,7 +210,10 @@ impl Machine {
         self.clear_up_to(n_seen);
         let (model, cache, hidden) = (&self.model, &self.cache, &self.hidden.states);
         let n_kv = n_seen.next_multiple_of(KV_STEP).min(cache.n_rows());
-        let n_kv = if model.masks_by_position(cache) { 0 } else { n_kv };
+        let missing: Vec<usize> =
+            self.hidden_rows.iter().filter(|(_, depth)| *depth <= range.start).map(|(row, _)| *row).collect();
+        let by_position = missing.is_empty() && model.masks_by_position(cache);
+        let n_kv = if by_position { 0 } else { n_kv };
         // A row alone is added up in one way, whatever it is.
         let order = if n_rows == 1 { Order::Token } else { rows[batch[0]].order };
         let n_out = out_rows.len();
@@ -193,8 +222,8 @@ impl Machine {
         let mut stores = vec![model.store(), cache.store(), hidden.store()];
         stores.extend(sketch(model, keep).map(Weight::store));
         let size = model.graph_size(range.len());
-        let steps = steps_of(&self.params, plan);
-        self.n_run += n_rows * range.len();
+        let steps = steps_of(&self.params, &self.keys, plan);
+        self.n_run += if plan == Plan::Keys { 0 } else { n_rows * range.len() };
         let mut run = self.runner.prepare(key, size, &stores, |g| build(g, model, steps, cache, hidden, key))?;
         let slots = run.slots();
         let of = |value: fn(&Row) -> usize| batch.iter().map(|&i| value(rows[i])).collect::<Vec<_>>();
@@ -220,7 +249,7 @@ impl Machine {
             run.set_i64(slot, &cache.value_places(&cache_rows));
         }
         if let Some(slot) = slots.mask {
-            run.set_f16(slot, &mask(batch.iter().map(|&i| &*rows[i]), n_rows, key.n_kv));
+            run.set_f16(slot, &mask(batch.iter().map(|&i| &*rows[i]), &missing, n_rows, key.n_kv));
         }
         let computed = run.compute()?;
         if let (Some(hidden), Some(logits)) = (slots.hidden, slots.logits) {
@@ -296,10 +325,11 @@ impl Machine {
     }
 }
 
-fn steps_of(params: &SessionParams, plan: Plan) -> &[LayerStep] {
+fn steps_of<'a>(params: &'a SessionParams, keys: &'a [LayerStep], plan: Plan) -> &'a [LayerStep] {
     match plan {
         Plan::Whole => &params.plan,
         Plan::Draft => &params.draft_plan,
+        Plan::Keys => keys,
     }
 }
 
@@ -406,11 +436,12 @@ fn sees(row: &Row) -> [usize; 3] {
     [row.hole.start, row.hole.end, row.cache_row]
 }
 
-fn mask<'r>(rows: impl Iterator<Item = &'r Row>, n_rows: usize, n_kv: usize) -> Vec<f16> {
+fn mask<'r>(rows: impl Iterator<Item = &'r Row>, missing: &[usize], n_rows: usize, n_kv: usize) -> Vec<f16> {
     let mut mask = vec![f16::NEG_INFINITY; n_rows * n_kv];
     for (seen, row) in mask.chunks_exact_mut(n_kv).zip(rows) {
         seen[..=row.cache_row].fill(f16::ZERO);
         seen[row.hole.clone()].fill(f16::NEG_INFINITY);
+        missing.iter().filter(|&&at| at < n_kv).for_each(|&at| seen[at] = f16::NEG_INFINITY);
     }
     mask
 }

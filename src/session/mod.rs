@@ -338,6 +338,7 @@ impl Session {
         }
         self.tokens.truncate(n);
         self.rows.truncate(n);
+        self.machine.hidden_rows.retain(|(row, _)| *row < n);
     }
 
     /// Logits of the last token of the timeline, evaluating what is not evaluated yet: \[n_vocab\].

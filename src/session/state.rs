@@ -8,7 +8,9 @@ use crate::ggml::Order;
 impl Session {
     /// Writes the timeline, as far as it has been through every layer, and its cache rows.
     pub fn save_state(&self, out: &mut dyn Write) -> Result<(), Error> {
-        let (header, n_done) = (self.fingerprint(), self.n_done());
+        // Up to a token that deeper layers do not see: a state says nothing of that.
+        let whole = self.machine.hidden_rows.iter().map(|(row, _)| *row).min();
+        let (header, n_done) = (self.fingerprint(), self.n_done().min(whole.unwrap_or(usize::MAX)));
         for number in [header.len(), n_done] {
             out.write_all(&(number as u64).to_le_bytes())?;
         }
