@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, COLUMNS, GROUP, Group, Row, TILE};
+use super::{BLOCK, COLUMNS, GROUP, Group, Row};
 
 /// One group by `products.len()` rows, each column of a block with a partial sum of its own.
 ///
@@ -23,24 +23,23 @@ pub(super) unsafe fn multiply_columns<const BITS: usize, const MINIMA: bool>(
         let mut i = 0;
         while i < products.len() {
             let rest = &mut products[i..];
-            i += match rest.len() {
-                TILE.. => {
-                    tile::<BITS, MINIMA, TILE>(group, n_blocks, std::array::from_fn(|k| row(i + k)), rest);
-                    TILE
-                }
-                4.. => {
-                    tile::<BITS, MINIMA, 4>(group, n_blocks, std::array::from_fn(|k| row(i + k)), rest);
-                    4
-                }
-                2.. => {
-                    tile::<BITS, MINIMA, 2>(group, n_blocks, std::array::from_fn(|k| row(i + k)), rest);
-                    2
-                }
-                _ => {
-                    single::<BITS, MINIMA>(group, n_blocks, row(i), &mut rest[0]);
-                    1
-                }
-            };
+            // As many sums as there are registers for: with more rows, fewer columns at a time.
+            macro_rules! tile {
+                ($rows:literal, $pairs:literal) => {{
+                    let rows = std::array::from_fn(|k| row(i + k));
+                    tile::<BITS, MINIMA, $rows, $pairs>(group, n_blocks, rows, i == 0, rest);
+                    i += $rows;
+                }};
+            }
+            match rest.len() {
+                8.. => tile!(8, 1),
+                6.. => tile!(6, 2),
+                5 => tile!(5, 2),
+                4 => tile!(4, 2),
+                3 => tile!(3, 4),
+                2 => tile!(2, 4),
+                _ => tile!(1, 4),
+            }
         }
     }
 }
@@ -85,94 +84,72 @@ unsafe fn dot<const MINIMA: bool>(weights: __m512i, row: Row, ib: usize, c: usiz
     }
 }
 
-/// Joins the eight partial sums of each row as `hsum_float_8` in ggml does.
+/// `T` rows, `PAIRS` pairs of columns at a time: the group is read and unpacked once for all rows. `is_first` says that no
+/// rows were multiplied by the group before these.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
-fn join(s: [__m512; 4]) -> __m512 {
-    _mm512_add_ps(_mm512_add_ps(s[0], s[2]), _mm512_add_ps(s[1], s[3]))
-}
-
-/// A single row: the group is read once, front to back.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
-unsafe fn single<const BITS: usize, const MINIMA: bool>(
-    group: Group,
-    n_blocks: usize,
-    row: Row,
-    products: &mut [f32; GROUP],
-) {
-    // SAFETY: every block lies inside the group and the row.
-    unsafe {
-        let mut sums = [_mm512_setzero_ps(); COLUMNS];
-        let mut minima = _mm512_setzero_ps();
-        for ib in 0..n_blocks {
-            let d = _mm512_set1_ps(row.scales.add(ib).read_unaligned());
-            let scale = _mm512_mul_ps(halves(group.scales.add(ib * GROUP)), d);
-            if MINIMA {
-                let s = _mm512_set1_ps(row.extra.add(ib).cast::<f32>().read_unaligned());
-                minima = _mm512_fmadd_ps(halves(group.minima.add(ib * GROUP)), s, minima);
-            }
-            group.fetch_next(ib);
-            for c in 0..4 {
-                let (low, high) = columns::<BITS>(group, ib, c);
-                sums[c] = _mm512_fmadd_ps(scale, dot::<MINIMA>(low, row, ib, c), sums[c]);
-                sums[c + 4] = _mm512_fmadd_ps(scale, dot::<MINIMA>(high, row, ib, c + 4), sums[c + 4]);
-            }
-        }
-        let total = join(std::array::from_fn(|c| _mm512_add_ps(sums[c + 4], sums[c])));
-        let total = if MINIMA { _mm512_add_ps(total, minima) } else { total };
-        _mm512_storeu_ps(products.as_mut_ptr(), total);
-    }
-}
-
-/// `T` rows: the group is read once per pair of columns, from the nearest cache, and unpacked for all rows.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
-unsafe fn tile<const BITS: usize, const MINIMA: bool, const T: usize>(
+unsafe fn tile<const BITS: usize, const MINIMA: bool, const T: usize, const PAIRS: usize>(
     group: Group,
     n_blocks: usize,
     rows: [Row; T],
+    is_first: bool,
     products: &mut [[f32; GROUP]],
 ) {
     // SAFETY: every block lies inside the group and the rows.
     unsafe {
-        // Joined as `join` does: columns 0 and 2, 1 and 3, then both.
-        let mut even = [_mm512_setzero_ps(); T];
-        let mut odd = [_mm512_setzero_ps(); T];
-        for c in 0..4 {
-            let mut low_sums = [_mm512_setzero_ps(); T];
-            let mut high_sums = [_mm512_setzero_ps(); T];
+        // Sums of each column, then of columns 0 and 4, 2 and 6, and these two, and likewise of the odd ones: the order of
+        // `hsum_float_8` in ggml.
+        let mut joined = [[_mm512_setzero_ps(); T]; 2];
+        let mut minima = [_mm512_setzero_ps(); T];
+        for pass in 0..4 / PAIRS {
+            let mut low_sums = [[_mm512_setzero_ps(); T]; PAIRS];
+            let mut high_sums = [[_mm512_setzero_ps(); T]; PAIRS];
             for ib in 0..n_blocks {
                 let scales = halves(group.scales.add(ib * GROUP));
-                let (low, high) = columns::<BITS>(group, ib, c);
-                for t in 0..T {
-                    let scale = _mm512_mul_ps(scales, _mm512_set1_ps(rows[t].scales.add(ib).read_unaligned()));
-                    low_sums[t] = _mm512_fmadd_ps(scale, dot::<MINIMA>(low, rows[t], ib, c), low_sums[t]);
-                    high_sums[t] = _mm512_fmadd_ps(scale, dot::<MINIMA>(high, rows[t], ib, c + 4), high_sums[t]);
+                let scales: [__m512; T] = std::array::from_fn(|t| {
+                    _mm512_mul_ps(scales, _mm512_set1_ps(rows[t].scales.add(ib).read_unaligned()))
+                });
+                if pass == 0 {
+                    if MINIMA {
+                        let m = halves(group.minima.add(ib * GROUP));
+                        for t in 0..T {
+                            let s = _mm512_set1_ps(rows[t].extra.add(ib).cast::<f32>().read_unaligned());
+                            minima[t] = _mm512_fmadd_ps(m, s, minima[t]);
+                        }
+                    }
+                    if is_first {
+                        group.fetch_next(ib);
+                    }
+                }
+                for p in 0..PAIRS {
+                    let c = column(pass, p, PAIRS);
+                    let (low, high) = columns::<BITS>(group, ib, c);
+                    for t in 0..T {
+                        low_sums[p][t] = _mm512_fmadd_ps(scales[t], dot::<MINIMA>(low, rows[t], ib, c), low_sums[p][t]);
+                        high_sums[p][t] =
+                            _mm512_fmadd_ps(scales[t], dot::<MINIMA>(high, rows[t], ib, c + 4), high_sums[p][t]);
+                    }
                 }
             }
-            let joined = if c % 2 == 0 { &mut even } else { &mut odd };
-            for t in 0..T {
-                let sum = _mm512_add_ps(high_sums[t], low_sums[t]);
-                joined[t] = if c < 2 { sum } else { _mm512_add_ps(joined[t], sum) };
-            }
-        }
-        let mut minima = [_mm512_setzero_ps(); T];
-        if MINIMA {
-            for ib in 0..n_blocks {
-                let m = halves(group.minima.add(ib * GROUP));
+            for p in 0..PAIRS {
+                let c = column(pass, p, PAIRS);
                 for t in 0..T {
-                    let s = _mm512_set1_ps(rows[t].extra.add(ib).cast::<f32>().read_unaligned());
-                    minima[t] = _mm512_fmadd_ps(m, s, minima[t]);
+                    let sum = _mm512_add_ps(high_sums[p][t], low_sums[p][t]);
+                    joined[c % 2][t] = if c < 2 { sum } else { _mm512_add_ps(joined[c % 2][t], sum) };
                 }
             }
         }
         for t in 0..T {
-            let total = _mm512_add_ps(even[t], odd[t]);
+            let total = _mm512_add_ps(joined[0][t], joined[1][t]);
             let total = if MINIMA { _mm512_add_ps(total, minima[t]) } else { total };
             _mm512_storeu_ps(products[t].as_mut_ptr(), total);
         }
     }
+}
+
+/// The columns of a pass: all four, or 0 and 2 before 1 and 3, or one.
+const fn column(pass: usize, p: usize, pairs: usize) -> usize {
+    if pairs == 2 { pass + 2 * p } else { pass + p }
 }
 
 /// One group of 4-bit weights by `products.len()` rows, block after block.
@@ -193,25 +170,42 @@ pub(super) unsafe fn multiply_blocks(
         let mut i = 0;
         while i < products.len() {
             let rest = &mut products[i..];
-            if rest.len() >= TILE {
-                blocks::<TILE>(group, n_blocks, std::array::from_fn(|k| row(i + k)), rest);
-                i += TILE;
-            } else {
-                blocks::<1>(group, n_blocks, [row(i)], rest);
-                i += 1;
+            macro_rules! blocks {
+                ($rows:literal) => {{
+                    let rows = std::array::from_fn(|k| row(i + k));
+                    blocks::<$rows>(group, n_blocks, rows, i == 0, rest);
+                    i += $rows;
+                }};
+            }
+            match rest.len() {
+                8.. => blocks!(8),
+                7 => blocks!(7),
+                6 => blocks!(6),
+                5 => blocks!(5),
+                4 => blocks!(4),
+                3 => blocks!(3),
+                2 => blocks!(2),
+                _ => blocks!(1),
             }
         }
     }
 }
 
+/// `T` rows; `is_first` as for [`tile`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
-unsafe fn blocks<const T: usize>(group: Group, n_blocks: usize, rows: [Row; T], products: &mut [[f32; GROUP]]) {
+unsafe fn blocks<const T: usize>(
+    group: Group,
+    n_blocks: usize,
+    rows: [Row; T],
+    is_first: bool,
+    products: &mut [[f32; GROUP]],
+) {
     // SAFETY: every block lies inside the group and the rows.
     unsafe {
         let mut sums = [_mm512_setzero_ps(); T];
         for ib in 0..n_blocks {
-            if T == 1 {
+            if is_first {
                 group.fetch_next(ib);
             }
             let scales = halves(group.scales.add(ib * GROUP));

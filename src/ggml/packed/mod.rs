@@ -32,9 +32,6 @@ const BLOCK: usize = 32;
 /// Columns of four in a block.
 const COLUMNS: usize = BLOCK / 4;
 
-/// Rows of activations multiplied at once, as far as registers reach.
-const TILE: usize = 8;
-
 const CACHE_LINE: usize = 64;
 
 /// How a weight matrix is packed.
@@ -406,7 +403,7 @@ mod tests {
             let mut packed = vec![0; packing.n_groups() * packing.group_bytes()];
             let (head, tail) = bytes.split_at(packing.dtype.row_bytes(96).unwrap() * 17);
             packing.pack(&[head, tail], &mut packed);
-            for n_rows in 1..=2 * TILE + 3 {
+            for n_rows in 1..=19 {
                 let x: Vec<f32> = (0..n_rows * 96).map(|_| rng.random_range(-2.0..2.0)).collect();
                 let mut rows = vec![0; n_rows * packing.activation_bytes()];
                 for (row, x) in rows.chunks_exact_mut(packing.activation_bytes()).zip(x.chunks_exact(96)) {
