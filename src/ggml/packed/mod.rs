@@ -269,16 +269,17 @@ impl Group {
 
 impl Group {
     /// Asks for the part of the next group that lies where block `ib` lies in this one, while this one is computed with.
-    /// The processor's own prefetching begins anew with every page and every stream.
+    /// The processor's own prefetching begins anew with every page and every stream. Into the second cache: two groups and
+    /// the rows are more than the first one holds.
     #[cfg(target_arch = "x86_64")]
     #[inline]
     fn fetch_next(&self, ib: usize) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         let lines = self.bytes / CACHE_LINE;
         for line in lines * ib / self.n_blocks..lines * (ib + 1) / self.n_blocks {
             let address = self.quants.wrapping_add(self.bytes + line * CACHE_LINE);
             // SAFETY: a prefetch changes no state and may miss.
-            unsafe { _mm_prefetch(address.cast(), _MM_HINT_T0) };
+            unsafe { _mm_prefetch(address.cast(), _MM_HINT_T1) };
         }
     }
 }
