@@ -2,6 +2,7 @@
 //! print or run anything.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -126,14 +127,15 @@ pub struct ExitArgs {
     /// Exit file, as `train-exit --task self` writes it [default: the model's name with .exit.gguf, where there is one]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub exit_file: Option<PathBuf>,
-    /// Where verified guesses come from: `checkpoints`, `lookup` (what followed the same tokens before), `layer:N` (every token
-    /// after N layers), `skip:LIST` (a run without some layers, as in 12-15,20:attn,22:mlp) [default: checkpoints, without
-    /// an exit file lookup]
-    #[arg(long, value_name = "SOURCE", value_parser = draft)]
+    /// Where verified guesses come from, always: `checkpoints`, `lookup` (what followed the same tokens before), `layer:N`
+    /// (every token after N layers), `skip:LIST` (a run without some layers, as in 12-15,20:attn,22:mlp) [default: what is
+    /// measured to pay]
+    #[arg(long, value_name = "SOURCE", value_parser = DraftArg::from_str)]
     pub draft: Option<DraftArg>,
-    /// Guesses between two evaluations at full depth, and tokens that wait for their deeper layers, at most
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = draft_max)]
-    pub draft_max: usize,
+    /// Guesses between two evaluations at full depth, and tokens that wait for their deeper layers, at most [default: the
+    /// exit file's, else 8]
+    #[arg(long, value_name = "N", value_parser = draft_max)]
+    pub draft_max: Option<usize>,
     /// What becomes of the deeper layers' cache rows of a token that stands early (`fast`): they wait and become full depth's,
     /// or, as others do it, are made of the early state (`propagate`) or left out (`mask`)
     #[arg(long, value_enum, value_name = "deferred|propagate|mask", default_value_t = KvArg::Deferred, hide_possible_values = true)]
@@ -186,16 +188,45 @@ pub struct Skip {
     pub feed_forward: bool,
 }
 
-fn draft(text: &str) -> Result<DraftArg, String> {
-    match text.split_once(':') {
-        None if text == "checkpoints" => Ok(DraftArg::Checkpoints),
-        None if text == "lookup" => Ok(DraftArg::Lookup),
-        Some(("layer", n)) => positive(n).map(DraftArg::Layer),
-        Some(("skip", list)) => {
-            let items: Vec<Vec<Skip>> = list.split(',').map(skips).collect::<Result<_, _>>()?;
-            Ok(DraftArg::Skip(items.concat()))
+impl FromStr for DraftArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DraftArg, String> {
+        match text.split_once(':') {
+            None if text == "checkpoints" => Ok(DraftArg::Checkpoints),
+            None if text == "lookup" => Ok(DraftArg::Lookup),
+            Some(("layer", n)) => positive(n).map(DraftArg::Layer),
+            Some(("skip", list)) => {
+                let items: Vec<Vec<Skip>> = list.split(',').map(skips).collect::<Result<_, _>>()?;
+                Ok(DraftArg::Skip(items.concat()))
+            }
+            _ => Err("expected checkpoints, lookup, layer:N or skip:LIST".into()),
         }
-        _ => Err("expected checkpoints, lookup, layer:N or skip:LIST".into()),
+    }
+}
+
+impl fmt::Display for DraftArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DraftArg::Checkpoints => f.write_str("checkpoints"),
+            DraftArg::Lookup => f.write_str("lookup"),
+            DraftArg::Layer(layer) => write!(f, "layer:{layer}"),
+            DraftArg::Skip(skips) => {
+                let skips: Vec<String> = skips.iter().map(Skip::to_string).collect();
+                write!(f, "skip:{}", skips.join(","))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = match (self.attention, self.feed_forward) {
+            (true, false) => ":attn",
+            (false, true) => ":mlp",
+            _ => "",
+        };
+        write!(f, "{}{part}", self.il)
     }
 }
 
@@ -492,6 +523,9 @@ pub struct TrainExitArgs {
     /// Training rows per task at most
     #[arg(long, value_name = "N", default_value_t = 750, value_parser = positive)]
     pub rows: usize,
+    /// With `self`: search also where guesses for `--exit verified` shall come from, by trying (takes minutes)
+    #[arg(long)]
+    pub search_drafts: bool,
     /// Solved examples in every prompt, instead of the task's number
     #[arg(long, value_name = "N")]
     pub shots: Option<usize>,

@@ -2,7 +2,9 @@
 """Measures early-exit modes beside full depth on varied prompts, by turns, and whether their text is full depth's.
 
 Usage: bench_exit.py --exit-file FILE [--curtail target/release/curtail] [--model FILE] [--prompts 20] [--rounds 3] [-n 96]
-The prompts are every so many-th of tests/data/smollm2_greedy.jsonl; the exit file is made by `curtail train-exit --task self`.
+                     [--llama-bench FILE]
+The prompts are every so many-th of tests/data/smollm2_greedy.jsonl; the exit file is made by `curtail train-exit --task self`;
+llama-bench is what tests/bench_llama_cpp.py builds (it times as many tokens of its own, without a prompt).
 Prints, per mode: text equal, median and lowest over the prompts of (median speed / full depth's median speed).
 """
 
@@ -26,19 +28,20 @@ def main():
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("-n", type=int, default=96)
+    parser.add_argument("--llama-bench", type=Path)
     args = parser.parse_args()
     with_file = ["--exit-file", args.exit_file]
     modes = {
         "full depth, whole head": ["--exit", "off", "--shortlist", "off"],
         "full depth": ["--exit", "off"],
         "auto": ["--exit", "auto", *with_file],
-        "verified, checkpoints": ["--exit", "verified", *with_file],
-        "verified, lookup": ["--draft", "lookup"],
+        "always checkpoints, verified": ["--draft", "checkpoints", *with_file],
+        "always lookup, verified": ["--draft", "lookup"],
         "fast": ["--exit", "fast", *with_file],
     }
     lines = (ROOT / "tests/data/smollm2_greedy.jsonl").read_text().splitlines()
     lines = lines[:: max(1, len(lines) // args.prompts)][: args.prompts]
-    speeds = {mode: [[] for _ in lines] for mode in modes}
+    speeds = {mode: [[] for _ in lines] for mode in [*modes, *(["llama.cpp"] if args.llama_bench else [])]}
     same = dict.fromkeys(modes, 0)
     with tempfile.TemporaryDirectory() as folder:
         batch = Path(folder) / "prompt.jsonl"
@@ -49,14 +52,16 @@ def main():
                 for mode, flags in modes.items():
                     texts[mode], speed = run(args, batch, flags)
                     speeds[mode][i].append(speed)
+                if args.llama_bench:
+                    speeds["llama.cpp"][i].append(llama_cpp(args))
             for mode in modes:
                 same[mode] += texts[mode] == texts["full depth, whole head"]
             print(f"{i + 1}/{len(lines)}", end="\r", file=sys.stderr, flush=True)
     print("| mode | text equal | tok/s | of full depth, median | lowest prompt |\n|---|--:|--:|--:|--:|")
-    for mode in modes:
+    for mode in speeds:
         ratios = [statistics.median(a) / statistics.median(b) for a, b in zip(speeds[mode], speeds["full depth"])]
         median = statistics.median(statistics.median(s) for s in speeds[mode])
-        equal = f"{same[mode]} of {len(lines)}"
+        equal = f"{same[mode]} of {len(lines)}" if mode in same else ""
         print(f"| {mode} | {equal} | {median:.0f} | {statistics.median(ratios):.3f} | {min(ratios):.3f} |")
 
 
@@ -67,6 +72,12 @@ def run(args, batch, flags):
     if result.returncode != 0 or not found:
         sys.exit(f"error: `{' '.join(map(str, command))}` ended with {result.returncode}:\n{result.stderr}")
     return json.loads(result.stdout)["tokens"], float(found.group(1))
+
+
+def llama_cpp(args):
+    command = [args.llama_bench, "-m", args.model, "-p", "0", "-n", str(args.n), "-r", "1", "-t", "2", "-o", "json"]
+    result = subprocess.run([str(c) for c in command], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return json.loads(result.stdout)[0]["avg_ts"]
 
 
 main()

@@ -1,6 +1,7 @@
 //! Owns what the early-exit flags mean for a model: its exit file, the mode, where guesses come from.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use super::train_exit::TOKENS;
 use super::{Usage, note};
@@ -20,25 +21,21 @@ pub(super) struct Exits {
 
 impl Exits {
     pub(super) fn new(args: &ExitArgs, file: &File, config: &Config) -> anyhow::Result<Exits> {
-        let checkpoints = checkpoints(args, file)?;
-        let (draft_plan, source) = match &args.draft {
-            None if checkpoints.is_empty() => (Vec::new(), Source::Lookup),
-            None | Some(DraftArg::Checkpoints) => (Vec::new(), Source::Checkpoints),
-            Some(DraftArg::Lookup) => (Vec::new(), Source::Lookup),
-            Some(DraftArg::Layer(layer)) => {
-                let most = config.n_layer - 1;
-                anyhow::ensure!(*layer <= most, Usage(format!("--draft layer: expected 1 to {most}, found {layer}")));
-                (Vec::new(), Source::Layer(*layer))
-            }
-            Some(DraftArg::Skip(skips)) => (plan_without(skips, config.n_layer)?, Source::Plan),
-        };
+        let Found { checkpoints, draft } = in_file(args, file)?;
+        let (of_file, most) = draft.map_or((None, MOST), |(draft, most)| (Some(draft), most));
+        let default = if checkpoints.is_empty() { DraftArg::Lookup } else { DraftArg::Checkpoints };
+        let draft = args.draft.clone().or(of_file).unwrap_or(default);
+        let (draft_plan, source) = resolve(&draft, config.n_layer)?;
         let chosen = match args.exit {
             None if args.draft.is_some() => ExitArg::Verified,
             None if checkpoints.is_empty() => ExitArg::Off,
             None => ExitArg::Auto,
             Some(chosen) => chosen,
         };
-        let mode = mode(chosen, source);
+        let mode = match (chosen, args.draft.is_some()) {
+            (ExitArg::Verified, true) => Mode::Verified(source),
+            (chosen, _) => mode(chosen),
+        };
         let needs = mode == Mode::Fast || mode == Mode::Verified(Source::Checkpoints);
         anyhow::ensure!(!needs || !checkpoints.is_empty(), Usage(NEEDS.into()));
         let kv = match args.kv {
@@ -46,7 +43,7 @@ impl Exits {
             KvArg::Propagate => Kv::Propagate,
             KvArg::Mask => Kv::Mask,
         };
-        let options = Options { mode, source, checkpoints, kv, most: args.draft_max };
+        let options = Options { mode, source, checkpoints, kv, most: args.draft_max.unwrap_or(most) };
         let decoder = Decoder::new(options, config.norm_eps);
         Ok(Exits { decoder, draft_plan, shortlist: args.shortlist == Switch::On })
     }
@@ -57,23 +54,46 @@ impl Exits {
     }
 }
 
-/// The mode of a flag, verified guesses coming from this source.
-pub(super) fn mode(arg: ExitArg, source: Source) -> Mode {
+/// Guesses at once, where nobody says.
+const MOST: usize = 8;
+
+/// The mode of a flag. Where no source of guesses was asked for, verified is what auto is.
+pub(super) fn mode(arg: ExitArg) -> Mode {
     match arg {
         ExitArg::Off => Mode::Off,
         ExitArg::Fast => Mode::Fast,
-        ExitArg::Verified => Mode::Verified(source),
-        ExitArg::Auto => Mode::Auto,
+        ExitArg::Verified | ExitArg::Auto => Mode::Auto,
     }
+}
+
+/// The plan that guesses, where one does, and the source that `--draft` names.
+pub(super) fn resolve(draft: &DraftArg, n_layer: usize) -> anyhow::Result<(Vec<LayerStep>, Source)> {
+    Ok(match draft {
+        DraftArg::Checkpoints => (Vec::new(), Source::Checkpoints),
+        DraftArg::Lookup => (Vec::new(), Source::Lookup),
+        DraftArg::Layer(layer) => {
+            let most = n_layer - 1;
+            anyhow::ensure!(*layer <= most, Usage(format!("--draft layer: expected 1 to {most}, found {layer}")));
+            (Vec::new(), Source::Layer(*layer))
+        }
+        DraftArg::Skip(skips) => (plan_without(skips, n_layer)?, Source::Plan),
+    })
+}
+
+/// What an exit file says about tokens.
+#[derive(Default)]
+struct Found {
+    checkpoints: Vec<Checkpoint>,
+    draft: Option<(DraftArg, usize)>,
 }
 
 /// What is said where checkpoints are missing.
 pub(super) const NEEDS: &str = "there is no exit file for this model\nhint: `curtail train-exit --task self -o MODEL.exit.gguf` makes one, --exit-file names it";
 
-fn checkpoints(args: &ExitArgs, file: &File) -> anyhow::Result<Vec<Checkpoint>> {
+fn in_file(args: &ExitArgs, file: &File) -> anyhow::Result<Found> {
     let beside = beside(file.path());
     let Some(path) = args.exit_file.as_ref().or(Some(&beside).filter(|path| path.exists())) else {
-        return Ok(Vec::new());
+        return Ok(Found::default());
     };
     let (exit_file, warning) = ExitFile::open_for(path, &Fingerprint::of(file)?)?;
     if let Some(warning) = warning {
@@ -85,7 +105,12 @@ fn checkpoints(args: &ExitArgs, file: &File) -> anyhow::Result<Vec<Checkpoint>> 
         "`{}`: expected a policy for `{TOKENS}`\nhint: `curtail train-exit --task self` writes one",
         path.display()
     );
-    Ok(policy.map_or_else(Vec::new, |policy| policy.checkpoints))
+    let draft = exit_file.draft.map(|draft| match DraftArg::from_str(&draft.source) {
+        Ok(source) => Ok((source, draft.most as usize)),
+        Err(why) => Err(anyhow::anyhow!("`{}`: exit.draft.source: {why}", path.display())),
+    });
+    let checkpoints = policy.map_or_else(Vec::new, |policy| policy.checkpoints);
+    Ok(Found { checkpoints, draft: draft.transpose()? })
 }
 
 /// `model.exit.gguf` for `model.gguf`.

@@ -6,6 +6,7 @@ mod batch;
 mod bench;
 mod chat;
 mod completions;
+mod drafts;
 mod engine;
 mod eval;
 mod exits;

@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::engine::Engine;
-use super::note;
+use super::{drafts, note};
 use crate::cli::{InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
 use crate::eval::{
     Answers, Excerpt, Questions, Sight, Task, collect, collect_own, excerpts, fit_lenses, look_cost, own_answer,
@@ -35,15 +35,21 @@ pub(super) fn run(args: &TrainExitArgs) -> anyhow::Result<ExitCode> {
     let layers = candidate_layers(args, engine.session.n_steps())?;
     let model = Fingerprint::of(&engine.file)?;
     let mut policies = Vec::new();
+    let mut draft = None;
     for task in &tasks {
         let name = task.as_ref().map_or(OWN, |task| &task.name);
         let fitted = match task {
             Some(task) => fit_task(task, &mut engine, args, &layers).map(|policy| vec![policy]),
-            None => fit_own(&mut engine, args, &layers),
+            None => fit_own(&mut engine, args, &layers).and_then(|(policies, others)| {
+                if args.search_drafts {
+                    draft = drafts::search(&engine, &policies[1].checkpoints, &others)?;
+                }
+                Ok(policies.into())
+            }),
         };
         policies.extend(fitted.with_context(|| format!("task `{name}`"))?);
     }
-    ExitFile { model, policies }.save(&args.output)?;
+    ExitFile { model, draft, policies }.save(&args.output)?;
     note(format_args!("(written `{}`)", args.output.display()));
     Ok(ExitCode::SUCCESS)
 }
@@ -143,14 +149,17 @@ fn fit_task(task: &Task, engine: &mut Engine, args: &TrainExitArgs, layers: &[us
 }
 
 /// Tokens of an own answer at most.
-const OWN_TOKENS: usize = 192;
+const OWN_TOKENS: usize = 160;
+
+/// Of them, those that a read-out is fitted to: more prompts say more than longer answers.
+const SHOWN_TOKENS: usize = 64;
 
 /// Rows that the confidence of tokens is fitted to at most: a read-out of many inputs needs more than a threshold does.
-const CONFIDENCE_ROWS: usize = 2500;
+const CONFIDENCE_ROWS: usize = 4000;
 
 /// The policies for anything: for short answers, and for the tokens of a text. Both are fitted to the model's own answers to
-/// built-in prompts; the lenses of tokens to the answers to every second prompt, the rest to the others.
-fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyhow::Result<Vec<Policy>> {
+/// built-in prompts; the lenses of tokens to the answers to every second prompt, the rest to the others, which come along.
+fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyhow::Result<([Policy; 2], Vec<Excerpt>)> {
     anyhow::ensure!(
         matches!(args.input, None | Some(InputArg::Vocabulary)) && args.target == TargetArg::Model,
         "the task `{OWN}` has no labels: its checkpoints read the vocabulary, and their target is the model"
@@ -160,7 +169,8 @@ fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyho
     let session = &mut engine.session;
     let (with_lens, others): (Vec<_>, Vec<_>) = answers.into_iter().enumerate().partition(|(i, _)| i % 2 == 0);
     let [with_lens, others] = [with_lens, others].map(|some| some.into_iter().map(|(_, answer)| answer).collect());
-    let (with_lens, others): (Vec<Excerpt>, Vec<Excerpt>) = (with_lens, others);
+    let (with_lens, mut others): (Vec<Excerpt>, Vec<Excerpt>) = (with_lens, others);
+    others.iter_mut().for_each(|(_, answer)| answer.truncate(SHOWN_TOKENS));
 
     let start = Instant::now();
     // Before the middle a state says too little about the next token.
@@ -193,7 +203,8 @@ fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyho
         n_shots: 0,
         checkpoints,
     };
-    Ok(vec![policy(OWN, Input::Vocabulary, checkpoints), policy(TOKENS, Input::Confidence, tokens)])
+    let policies = [policy(OWN, Input::Vocabulary, checkpoints), policy(TOKENS, Input::Confidence, tokens)];
+    Ok((policies, others))
 }
 
 /// What a look at a token costs, in layers: the border between two graphs, and a few products.

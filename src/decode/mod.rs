@@ -9,6 +9,7 @@
 
 mod lookup;
 mod pace;
+mod race;
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -17,6 +18,8 @@ use crate::exit::{Checkpoint, normed};
 use crate::sample::Sampler;
 use crate::session::{Error, Session, Step, TokenId};
 use pace::{Arm, Pace};
+
+pub use race::{Raced, race};
 
 /// How tokens are found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,7 +65,7 @@ pub enum Kv {
 pub struct Options {
     /// The mode.
     pub mode: Mode,
-    /// Where guesses come from, should the mode become verified.
+    /// Where guesses come from, besides lookup, if the mode is [`Mode::Auto`].
     pub source: Source,
     /// Where to look, in rising order of layers; with lenses and probes that know how sure those are.
     pub checkpoints: Vec<Checkpoint>,
@@ -132,11 +135,6 @@ impl Decoder {
         self.options.mode
     }
 
-    /// Where guesses come from, should the mode become verified.
-    pub fn source(&self) -> Source {
-        self.options.source
-    }
-
     /// Whether there are checkpoints to look at.
     pub fn has_checkpoints(&self) -> bool {
         !self.options.checkpoints.is_empty()
@@ -160,9 +158,8 @@ impl Decoder {
             let arm = self.draft(session, sampler)?;
             self.cycle = Some(Cycle { arm, time: Duration::ZERO, tokens: 0 });
         }
-        let n_guesses = session.n_guesses();
         let step = session.step(sampler)?;
-        self.tally.accepted += usize::from(session.n_guesses() + 1 == n_guesses);
+        self.tally.accepted += usize::from(step.was_guessed);
         if let Some(cycle) = &mut self.cycle {
             cycle.tokens += 1;
             cycle.time += start.elapsed();
@@ -186,7 +183,7 @@ impl Decoder {
                 Kv::Mask => session.hide(),
             }
             session.push(token)?;
-            return Ok(Step { token, layers_run: layer });
+            return Ok(Step { token, layers_run: layer, was_guessed: false });
         }
         session.step(sampler)
     }
@@ -226,9 +223,14 @@ impl Decoder {
             self.guess_all(session, &found.tokens[..n])?;
             return Ok(Arm::Lookup { matched: found.matched, guessed: n });
         }
-        if self.has_checkpoints() && self.pace.tries_checkpoints() {
-            self.draft_by_running(session, sampler, Source::Checkpoints, self.options.most)?;
-            return Ok(Arm::Checkpoints);
+        let runs = match self.options.source {
+            Source::Lookup => false,
+            Source::Checkpoints => self.has_checkpoints(),
+            Source::Layer(_) | Source::Plan => true,
+        };
+        if runs && self.pace.tries_running() {
+            self.draft_by_running(session, sampler, self.options.source, self.options.most)?;
+            return Ok(Arm::Running);
         }
         Ok(Arm::Plain)
     }

@@ -16,8 +16,8 @@ pub(super) enum Arm {
         /// How many were guessed.
         guessed: usize,
     },
-    /// What checkpoints were sure of.
-    Checkpoints,
+    /// What some layers made of the last tokens.
+    Running,
 }
 
 /// Guesses by lookup that are ever made at once.
@@ -51,24 +51,24 @@ pub(super) struct Pace {
     cost: [f64; MOST + 1],
     /// By how many tokens matched: guesses verified, and how many of them were right.
     lookups: [(f64, f64); LONGEST + 1],
-    /// Seconds per token with checkpoints, over full depth's.
-    checkpoints: Option<f64>,
-    since_checkpoints: usize,
+    /// Seconds per token with guesses by running, over full depth's.
+    running: Option<f64>,
+    since_running: usize,
     /// Seconds that guessing has saved so far; negative where it has cost.
     saved: f64,
     tokens: usize,
 }
 
 impl Default for Pace {
-    /// A row that rides along is expected to cost a third of a lone one, and a guess to be right every other time.
+    /// A row that rides along is expected to cost a fifth of a lone one, and a guess to be right every other time.
     fn default() -> Pace {
         Pace {
             plain: VecDeque::new(),
             since_plain: 0,
-            cost: std::array::from_fn(|n| 1.0 + n as f64 / 3.0),
+            cost: std::array::from_fn(|n| 1.0 + n as f64 / 5.0),
             lookups: [(2.0, 1.0); LONGEST + 1],
-            checkpoints: None,
-            since_checkpoints: 0,
+            running: None,
+            since_running: 0,
             saved: 0.0,
             tokens: 0,
         }
@@ -87,9 +87,9 @@ impl Pace {
         if gain(best) > MARGIN && self.may_lose() { best } else { 0 }
     }
 
-    /// Whether to let checkpoints guess.
-    pub(super) fn tries_checkpoints(&self) -> bool {
-        let pays = self.checkpoints.is_none_or(|ratio| ratio * MARGIN < 1.0 || self.since_checkpoints > AGAIN);
+    /// Whether to guess by running.
+    pub(super) fn tries_running(&self) -> bool {
+        let pays = self.running.is_none_or(|ratio| ratio * MARGIN < 1.0 || self.since_running > AGAIN);
         pays && self.is_ready() && self.may_lose()
     }
 
@@ -111,7 +111,7 @@ impl Pace {
     /// Takes note of an evaluation: tokens that it gave, seconds that it took, guessing included.
     pub(super) fn record(&mut self, arm: Arm, tokens: usize, seconds: f64) {
         self.tokens += tokens;
-        self.since_checkpoints += tokens;
+        self.since_running += tokens;
         if arm == Arm::Plain {
             self.since_plain = 0;
             self.plain.push_back(seconds / tokens.max(1) as f64);
@@ -133,11 +133,11 @@ impl Pace {
                 *tries = 0.98 * *tries + (right + usize::from(right < guessed)) as f64;
                 *hits = 0.98 * *hits + right as f64;
             }
-            Arm::Checkpoints => {
+            Arm::Running => {
                 let ratio = seconds / plain / tokens.max(1) as f64;
-                let before = self.checkpoints.unwrap_or(ratio);
-                self.checkpoints = Some(before + 2.0 * NEWS * (ratio - before));
-                self.since_checkpoints = 0;
+                let before = self.running.unwrap_or(ratio);
+                self.running = Some(before + 2.0 * NEWS * (ratio - before));
+                self.since_running = 0;
             }
         }
     }
@@ -182,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn checkpoints_that_do_not_pay_are_seldom_tried() {
+    fn running_that_does_not_pay_are_seldom_tried() {
         let mut pace = pace();
         let mut tried = 0;
         for _ in 0..1000 {
-            if pace.tries_checkpoints() {
+            if pace.tries_running() {
                 tried += 1;
-                pace.record(Arm::Checkpoints, 1, 1.4);
+                pace.record(Arm::Running, 1, 1.4);
             } else {
                 pace.record(Arm::Plain, 1, 1.0);
             }

@@ -150,7 +150,7 @@ pub fn collect_own(
 }
 
 /// Rows that lenses are fitted to at most.
-const LENS_ROWS: usize = 16_384;
+const LENS_ROWS: usize = 24_576;
 
 /// Fits a lens for each of the `layers` to the tokens of excerpts, as a stream. `progress` hears how many excerpts are done.
 pub fn fit_lenses(

@@ -1,6 +1,7 @@
 //! Owns tasks with one short answer: their rows and prompts, what full depth and an early stop make of them, and how
 //! long both take.
 
+mod agreement;
 mod collect;
 mod depth;
 mod eye;
@@ -10,6 +11,7 @@ mod report;
 mod rows;
 mod task;
 
+pub use agreement::agreement;
 pub use collect::{Excerpt, Sight, collect, collect_own, excerpts, fit_lenses, look_cost, own_answer, own_prompts};
 pub use depth::{Depths, confidence};
 pub use measure::{Beside, Measured, Outcome, evaluate, fixed_plan};

@@ -84,8 +84,19 @@ impl Fingerprint {
 pub struct ExitFile {
     /// The model.
     pub model: Fingerprint,
+    /// Guesses that were measured to pay, where there were any.
+    pub draft: Option<Draft>,
     /// One for each task.
     pub policies: Vec<Policy>,
+}
+
+/// Where guesses come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// The source, as in `--draft`.
+    pub source: String,
+    /// Guesses between two evaluations at full depth.
+    pub most: u32,
 }
 
 const VERSION: u32 = 3;
@@ -127,6 +138,10 @@ impl ExitFile {
         meta.insert("exit.model.vectors", self.model.vectors.as_str());
         meta.insert("exit.model.types", self.model.types.as_str());
         meta.insert("exit.policies", self.policies.len() as u32);
+        if let Some(draft) = &self.draft {
+            meta.insert("exit.draft.source", draft.source.as_str());
+            meta.insert("exit.draft.most", draft.most);
+        }
         let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
         for (p, policy) in self.policies.iter().enumerate() {
             let key = |name: &str| format!("exit.{p}.{name}");
@@ -174,7 +189,11 @@ impl ExitFile {
         };
         let n = meta.need_u32("exit.policies")? as usize;
         let policies = (0..n).map(|p| reader.policy(p, &model)).collect::<Result<_, _>>()?;
-        Ok(ExitFile { model, policies })
+        let draft = match meta.str("exit.draft.source")? {
+            Some(source) => Some(Draft { source: source.to_owned(), most: meta.need_u32("exit.draft.most")? }),
+            None => None,
+        };
+        Ok(ExitFile { model, draft, policies })
     }
 
     /// Reads a file for a loaded model. The second result warns where the file was trained on another quantization.
@@ -394,7 +413,8 @@ mod tests {
         let crf = Crf { state: [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], transition: [[1.0, 2.0], [3.0, 4.0]] };
         let linear = Scorer::Linear { weights: [1.0, 2.0], bias: 0.5 };
         let vocabulary = vec![checkpoint(2, Scorer::Svm(svm)), checkpoint(4, linear), checkpoint(6, Scorer::Crf(crf))];
-        ExitFile { model, policies: vec![policy(Input::Hidden, hidden), policy(Input::Vocabulary, vocabulary)] }
+        let draft = Some(Draft { source: "skip:2:attn".into(), most: 4 });
+        ExitFile { model, draft, policies: vec![policy(Input::Hidden, hidden), policy(Input::Vocabulary, vocabulary)] }
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod rules;
 mod scorer;
 mod train;
 
-pub use file::{Error, ExitFile, Fingerprint};
+pub use file::{Draft, Error, ExitFile, Fingerprint};
 pub use lens::{Lens, LensFit};
 pub use probe::{Probe, Reading, softmax_reading};
 pub use rules::RuleKind;

@@ -143,6 +143,8 @@ pub struct Step {
     pub token: TokenId,
     /// Layers run to choose it; of a guess that came true, to guess it.
     pub layers_run: usize,
+    /// Whether it is a guess that came true.
+    pub was_guessed: bool,
 }
 
 /// A timeline of tokens on a model. Several sessions may share one model.
@@ -297,7 +299,8 @@ impl Session {
         if guessed_after.is_none() {
             self.extend(&[token], Order::Token);
         }
-        Ok(Step { token, layers_run: guessed_after.unwrap_or(self.n_steps()) })
+        let layers_run = guessed_after.unwrap_or(self.n_steps());
+        Ok(Step { token, layers_run, was_guessed: guessed_after.is_some() })
     }
 
     /// Logits from now on are those that this sampler chooses among.

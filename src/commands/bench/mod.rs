@@ -15,9 +15,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::engine;
-use super::exits::{self, Exits};
+use super::exits::Exits;
 use crate::cli::{BenchArgs, ExitArg, ExitArgs, Range};
-use crate::decode::{Decoder, Source};
+use crate::decode::Decoder;
 use crate::gguf::File;
 use crate::model::Model;
 use crate::sample::{Sampler, SamplerParams};
@@ -117,7 +117,11 @@ fn progress(runs: usize) -> ProgressBar {
 fn hows(args: &BenchArgs) -> Vec<How> {
     let mode = args.exits.exit.filter(|mode| *mode != ExitArg::Off);
     let mode = mode.or(args.exits.draft.is_some().then_some(ExitArg::Verified));
-    let exit = mode.map(|mode| How::Exit(exits::mode(mode, Source::Lookup).name()));
+    let exit = mode.map(|mode| match mode {
+        ExitArg::Off | ExitArg::Fast => How::Exit("fast"),
+        ExitArg::Verified => How::Exit("verified"),
+        ExitArg::Auto => How::Exit("auto"),
+    });
     let forced = (!args.exit_layers.is_empty()).then_some(How::Forced);
     [How::Dense].into_iter().chain(exit).chain(forced).collect()
 }

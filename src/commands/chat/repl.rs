@@ -181,7 +181,7 @@ fn set_exit_mode(talk: &mut Talk<'_>, mode: Option<ExitArg>) -> anyhow::Result<(
     if let Some(mode) = mode {
         let needs = mode == ExitArg::Fast;
         anyhow::ensure!(!needs || decoder.has_checkpoints(), exits::NEEDS);
-        decoder.set_mode(exits::mode(mode, decoder.source()));
+        decoder.set_mode(exits::mode(mode));
     }
     note(format_args!("exit mode: {}", decoder.mode().name()));
     Ok(())

@@ -1,0 +1,128 @@
+//! The search for guesses that pay on the model at hand, by trying them beside full depth: prints a table.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use super::engine::Engine;
+use super::exits;
+use super::train_exit::bar;
+use crate::cli::{DraftArg, Skip};
+use crate::decode::{Kv, Mode, Options, Raced, race};
+use crate::eval::{Excerpt, agreement};
+use crate::exit::{Checkpoint, Draft};
+use crate::model::LayerStep;
+use crate::session::{Session, SessionParams, TokenId};
+
+/// Prompts that guesses are tried on, and tokens generated for each.
+const PROMPTS: usize = 6;
+const TOKENS: usize = 64;
+
+/// Own tokens that a run without some part of a layer is compared on.
+const COMPARED: usize = 384;
+
+/// Guesses at once that are tried, as long as more is faster.
+const AT_ONCE: [usize; 4] = [1, 2, 4, 8];
+
+/// Guesses must be this much faster than full depth to be written down: less is noise.
+const PAYS: f64 = 1.02;
+
+struct Search<'a> {
+    engine: &'a Engine,
+    checkpoints: &'a [Checkpoint],
+    prompts: Vec<Vec<TokenId>>,
+    best: Option<(f64, Draft)>,
+}
+
+/// Tries every kind of source; gives the one that pays most, if one does.
+pub(super) fn search(
+    engine: &Engine,
+    checkpoints: &[Checkpoint],
+    answers: &[Excerpt],
+) -> anyhow::Result<Option<Draft>> {
+    let prompt = |(prefix, part): &Excerpt| [&prefix[..], &part[..1]].concat();
+    let prompts = answers.iter().rev().take(PROMPTS).map(prompt).collect();
+    let mut search = Search { engine, checkpoints, prompts, best: None };
+    let n_layer = engine.session.n_steps();
+    let mut sources = vec![DraftArg::Lookup];
+    if !checkpoints.is_empty() {
+        sources.push(DraftArg::Checkpoints);
+    }
+    let mut depths: Vec<usize> = [0.5, 0.67, 0.8, 0.9].iter().map(|share| (share * n_layer as f64) as usize).collect();
+    depths.push(n_layer - 1);
+    depths.retain(|&depth| depth > 0);
+    depths.dedup();
+    sources.extend(depths.into_iter().map(DraftArg::Layer));
+    sources.extend(search.skips(answers)?);
+
+    let bar = bar(sources.len(), "guesses");
+    writeln!(io::stdout(), "| guesses from | at once | right | of full depth's speed |\n|---|--:|--:|--:|")?;
+    for source in sources {
+        let (most, raced) = search.best_of(&source)?;
+        let (right, speed) = (100.0 * raced.accepted, raced.speed);
+        bar.suspend(|| writeln!(io::stdout(), "| {source} | {most} | {right:.1} % | {speed:.3} |"))?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let best = search.best.filter(|(speed, _)| *speed > PAYS).map(|(_, draft)| draft);
+    let kept = best.as_ref().map_or("none of them pays".to_owned(), |draft| format!("kept: {}", draft.source));
+    writeln!(io::stdout(), "\n{kept}\n")?;
+    Ok(best)
+}
+
+impl Search<'_> {
+    fn session(&self, params: SessionParams) -> anyhow::Result<Session> {
+        let params = SessionParams { n_ctx: self.engine.session.n_ctx().min(1024), ..params };
+        Ok(Session::new(Arc::clone(self.engine.session.model()), params)?)
+    }
+
+    /// Sets of parts to leave out, of rising size: first those without which most tokens stay the same.
+    fn skips(&self, answers: &[Excerpt]) -> anyhow::Result<Vec<DraftArg>> {
+        let n_layer = self.engine.session.n_steps();
+        let parts: Vec<Skip> = (0..n_layer)
+            .flat_map(|il| {
+                [(true, false), (false, true)].map(|(attention, feed_forward)| Skip { il, attention, feed_forward })
+            })
+            .collect();
+        let bar = bar(parts.len(), "parts of layers");
+        let mut ranked = Vec::new();
+        for part in parts {
+            let (plan, _) = exits::resolve(&DraftArg::Skip(vec![part]), n_layer)?;
+            let mut session = self.session(self.engine.session.params().with_plan(plan))?;
+            ranked.push((agreement(&mut session, answers, COMPARED)?, part));
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let sizes = [1, 2, 4, 6, 9, 12, 16, 20].map(|of_thirty| (of_thirty * n_layer).div_ceil(30));
+        Ok(sizes.map(|size| DraftArg::Skip(ranked.iter().take(size).map(|(_, part)| *part).collect())).into())
+    }
+
+    /// The number of guesses at once that is fastest.
+    fn best_of(&mut self, source: &DraftArg) -> anyhow::Result<(usize, Raced)> {
+        let n_layer = self.engine.session.n_steps();
+        let (draft_plan, of_decoder): (Vec<LayerStep>, _) = exits::resolve(source, n_layer)?;
+        let mut session = self.session(SessionParams { draft_plan, ..self.engine.session.params().clone() })?;
+        let eps = session.model().config().norm_eps;
+        let options = |most| Options {
+            mode: Mode::Verified(of_decoder),
+            source: of_decoder,
+            checkpoints: self.checkpoints.to_vec(),
+            kv: Kv::Deferred,
+            most,
+        };
+        race(&mut session, &options(1), eps, &self.prompts[..1], TOKENS)?; // graphs are built, copies are made
+        let mut best: Option<(usize, Raced)> = None;
+        for most in AT_ONCE {
+            let raced = race(&mut session, &options(most), eps, &self.prompts, TOKENS)?;
+            if best.is_some_and(|(_, before)| before.speed > raced.speed) {
+                break;
+            }
+            best = Some((most, raced));
+        }
+        let (most, raced) = best.expect("one was tried");
+        if self.best.as_ref().is_none_or(|(speed, _)| raced.speed > *speed) {
+            self.best = Some((raced.speed, Draft { source: source.to_string(), most: most as u32 }));
+        }
+        Ok((most, raced))
+    }
+}

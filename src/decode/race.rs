@@ -1,0 +1,56 @@
+//! Owns the timing of guesses beside full depth.
+
+use std::time::{Duration, Instant};
+
+use super::{Decoder, Mode, Options, Tally};
+use crate::sample::Sampler;
+use crate::session::{Error, Session, TokenId};
+
+/// How guesses did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Raced {
+    /// The share that was right.
+    pub accepted: f64,
+    /// Tokens per second over full depth's: the median of the prompts.
+    pub speed: f64,
+}
+
+/// Generates `n` tokens after each prompt, greedily, at full depth and as `options` say, by turns.
+pub fn race(
+    session: &mut Session,
+    options: &Options,
+    norm_eps: f32,
+    prompts: &[Vec<TokenId>],
+    n: usize,
+) -> Result<Raced, Error> {
+    let mut tally = Tally::default();
+    let mut ratios = Vec::new();
+    for prompt in prompts {
+        let (dense, _) = generate(session, &Options { mode: Mode::Off, ..options.clone() }, norm_eps, prompt, n)?;
+        let (time, some) = generate(session, options, norm_eps, prompt, n)?;
+        tally.guessed += some.guessed;
+        tally.accepted += some.accepted;
+        ratios.push(dense.as_secs_f64() / time.as_secs_f64());
+    }
+    ratios.sort_by(f64::total_cmp);
+    let accepted = tally.accepted as f64 / tally.guessed.max(1) as f64;
+    Ok(Raced { accepted, speed: ratios.get(ratios.len() / 2).copied().unwrap_or(1.0) })
+}
+
+fn generate(
+    session: &mut Session,
+    options: &Options,
+    norm_eps: f32,
+    prompt: &[TokenId],
+    n: usize,
+) -> Result<(Duration, Tally), Error> {
+    let mut decoder = Decoder::new(options.clone(), norm_eps);
+    let mut greedy = Sampler::greedy();
+    session.rewind(0);
+    session.sync(prompt, &mut |_, _| std::ops::ControlFlow::Continue(()))?;
+    let start = Instant::now();
+    for _ in 0..n {
+        decoder.step(session, &mut greedy)?;
+    }
+    Ok((start.elapsed(), decoder.tally().clone()))
+}
