@@ -248,3 +248,54 @@ fn tokens_that_stopped_early_catch_up_to_the_bit() {
         assert_eq!(session.n_pending(), 0);
     }
 }
+
+/// Tokens that follow guesses, right and wrong ones, come as often as the full model's probabilities say: Pearson's
+/// chi-squared over the eight most probable.
+#[test]
+fn tokens_after_guesses_have_the_full_models_distribution() {
+    const TRIALS: usize = 500;
+    /// The distribution with seven degrees of freedom is above this once in a thousand times.
+    const MOST: f64 = 24.3;
+    let model = model();
+    let prompt: Vec<TokenId> = (0..6).map(|i| 400 + 37 * i).collect();
+    let chances = |logits: &[f32]| {
+        let mut best: Vec<(TokenId, f64)> = (0..).zip(logits.iter().map(|&x| f64::from(x))).collect();
+        best.sort_by(|a, b| b.1.total_cmp(&a.1));
+        best.truncate(8);
+        let sum: f64 = best.iter().map(|(_, x)| x.exp()).sum();
+        best.into_iter().map(|(token, x)| (token, x.exp() / sum)).collect::<Vec<_>>()
+    };
+    let mut plain = session(&model, Vec::new());
+    start(&mut plain, &prompt);
+    let first = chances(plain.logits().expect("logits"));
+    plain.push(first[0].0).expect("room");
+    let second = chances(plain.logits().expect("logits"));
+
+    let mut session = session(&model, Vec::new());
+    start(&mut session, &prompt);
+    let (mut after_prompt, mut after_guess) = (Vec::new(), Vec::new());
+    for seed in 0..TRIALS {
+        session.rewind(prompt.len());
+        // Mostly what is most probable, sometimes something else, and a wrong guess behind it.
+        let guess = if seed % 4 == 3 { first[1].0 } else { first[0].0 };
+        session.guess(guess, 1).expect("room");
+        session.guess(77, 1).expect("room");
+        let params = SamplerParams { temperature: 1.0, top_k: 8, top_p: 1.0, min_p: 0.0, ..SamplerParams::default() };
+        let mut sampler = Sampler::new(SamplerParams { seed: Some(seed as u64), ..params });
+        let token = session.step(&mut sampler).expect("a token").token;
+        after_prompt.push(token);
+        if token == first[0].0 {
+            after_guess.push(session.step(&mut sampler).expect("a token").token);
+        }
+    }
+    for (found, chances) in [(after_prompt, first), (after_guess, second)] {
+        let expected = |p: f64| p * found.len() as f64;
+        let squares: f64 = chances
+            .iter()
+            .map(|&(token, p)| {
+                (found.iter().filter(|t| **t == token).count() as f64 - expected(p)).powi(2) / expected(p)
+            })
+            .sum();
+        assert!(found.len() > 50 && squares < MOST, "{squares} of {} tokens, {chances:?}", found.len());
+    }
+}

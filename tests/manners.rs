@@ -104,3 +104,39 @@ fn the_same_seed_gives_the_same_text() {
     assert_eq!(run("5"), run("5"));
     assert_ne!(run("5"), run("6"));
 }
+
+#[test]
+fn guesses_do_not_change_a_chat() {
+    let model = demo_model();
+    // Longer than the context: it shifts. Taken back and answered anew in between.
+    let input = "Tell me about dogs.\n/regen\nAnd about cats?\n/undo\nWhy is the sky blue?\nSay that again.\n/regen\n";
+    let chat = |draft: &[&str]| {
+        let flags = ["chat", "-m", &model, "-n", "24", "-c", "128", "--context-shift", "--seed", "5", "-t", "1"];
+        let output = with_input(&[&flags[..], draft].concat(), input);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let plain = chat(&["--exit", "off"]);
+    assert!(plain.len() > 400, "{plain}");
+    for draft in [
+        &["--draft", "lookup"][..],
+        &["--draft", "layer:27", "--draft-max", "3"],
+        &["--draft", "skip:20-24:attn,26:mlp"],
+    ] {
+        assert_eq!(chat(draft), plain, "{draft:?}");
+    }
+}
+
+#[test]
+fn the_exit_mode_is_told_and_changed_in_a_chat() {
+    let model = demo_model();
+    let input = "/exit-mode\n/exit-mode fast\n/exit-mode auto\n/exit-mode\n/exit-mode often\n/depth on\n/exit\n";
+    let output = with_input(&["chat", "-m", &model, "--exit", "off"], input);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for expected in
+        ["exit mode: off", "there is no exit file for this model", "exit mode: auto", "often", "no colour here"]
+    {
+        assert!(said.contains(expected), "{expected:?} in {said}");
+    }
+}

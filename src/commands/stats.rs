@@ -109,7 +109,7 @@ mod tests {
     fn the_line_tells_rates_and_layers() {
         let mut stats = Stats::new(30);
         stats.prompt(100, 20, Duration::from_millis(500));
-        let step = |layers_run| Step { token: 1, layers_run };
+        let step = |layers_run| Step { token: 1, layers_run, was_guessed: false };
         stats.token(&step(30), 0, Duration::from_secs(9), true);
         assert_eq!(stats.histogram(), "");
         stats.token(&step(15), 15, Duration::from_millis(20), false);

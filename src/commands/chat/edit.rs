@@ -98,7 +98,7 @@ fn history_file() -> Option<PathBuf> {
 pub(super) fn wants_colour() -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-    !refused && !dumb
+    !refused && !dumb && std::io::stdout().is_terminal()
 }
 
 fn interpret(input: &str) -> Input {
