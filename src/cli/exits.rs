@@ -1,0 +1,145 @@
+//! Whether and how tokens stop early.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum, ValueHint};
+
+use super::Switch;
+use super::value::{number, positive};
+
+/// Whether and how tokens stop before full depth.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Early exit options")]
+pub struct ExitArgs {
+    /// How tokens may stop early: `fast` lets stand what a checkpoint is sure of, `verified` gives full depth's text, `auto`
+    /// is verified by whatever is measured to pay [default: auto with an exit file, else off]
+    #[arg(long, value_enum, value_name = "off|fast|verified|auto", hide_possible_values = true)]
+    pub exit: Option<ExitArg>,
+    /// Exit file, as `train-exit --task self` writes it [default: the model's name with .exit.gguf, where there is one]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub exit_file: Option<PathBuf>,
+    /// Where verified guesses come from, always: `checkpoints`, `lookup` (what followed the same tokens before), `layer:N`
+    /// (every token after N layers), `skip:LIST` (a run without some layers, as in 12-15,20:attn,22:mlp) [default: what is
+    /// measured to pay]
+    #[arg(long, value_name = "SOURCE", value_parser = DraftArg::from_str)]
+    pub draft: Option<DraftArg>,
+    /// Guesses between two evaluations at full depth, and tokens that wait for their deeper layers, at most [default: the
+    /// exit file's, else 8]
+    #[arg(long, value_name = "N", value_parser = draft_max)]
+    pub draft_max: Option<usize>,
+    /// What becomes of the deeper layers' cache rows of a token that stands early (`fast`): they wait and become full depth's,
+    /// or, as others do it, are made of the early state (`propagate`) or left out (`mask`)
+    #[arg(long, value_enum, value_name = "deferred|propagate|mask", default_value_t = KvArg::Deferred, hide_possible_values = true)]
+    pub kv: KvArg,
+    /// Compute only the logits that may be chosen, where that is faster
+    #[arg(long, value_enum, value_name = "on|off", default_value_t = Switch::On, hide_possible_values = true)]
+    pub shortlist: Switch,
+}
+
+/// `--exit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum ExitArg {
+    Off,
+    Fast,
+    Verified,
+    Auto,
+}
+
+/// `--kv`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum KvArg {
+    Deferred,
+    Propagate,
+    Mask,
+}
+
+/// `--draft`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DraftArg {
+    /// The exit file's checkpoints.
+    Checkpoints,
+    /// What followed the same tokens before.
+    Lookup,
+    /// Every token after so many layers.
+    Layer(usize),
+    /// A run without parts of layers.
+    Skip(Vec<Skip>),
+}
+
+/// What a guessing run leaves out of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skip {
+    /// The layer.
+    pub il: usize,
+    /// Its attention.
+    pub attention: bool,
+    /// Its feed-forward network.
+    pub feed_forward: bool,
+}
+
+impl FromStr for DraftArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DraftArg, String> {
+        match text.split_once(':') {
+            None if text == "checkpoints" => Ok(DraftArg::Checkpoints),
+            None if text == "lookup" => Ok(DraftArg::Lookup),
+            Some(("layer", n)) => positive(n).map(DraftArg::Layer),
+            Some(("skip", list)) => {
+                let items: Vec<Vec<Skip>> = list.split(',').map(skips).collect::<Result<_, _>>()?;
+                Ok(DraftArg::Skip(items.concat()))
+            }
+            _ => Err("expected checkpoints, lookup, layer:N or skip:LIST".into()),
+        }
+    }
+}
+
+impl fmt::Display for DraftArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DraftArg::Checkpoints => f.write_str("checkpoints"),
+            DraftArg::Lookup => f.write_str("lookup"),
+            DraftArg::Layer(layer) => write!(f, "layer:{layer}"),
+            DraftArg::Skip(skips) => {
+                let skips: Vec<String> = skips.iter().map(Skip::to_string).collect();
+                write!(f, "skip:{}", skips.join(","))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = match (self.attention, self.feed_forward) {
+            (true, false) => ":attn",
+            (false, true) => ":mlp",
+            _ => "",
+        };
+        write!(f, "{}{part}", self.il)
+    }
+}
+
+/// `20`, `12-15`, `20:attn` or `12-15:mlp`.
+fn skips(item: &str) -> Result<Vec<Skip>, String> {
+    let (layers, part) = item.split_once(':').unwrap_or((item, ""));
+    let (attention, feed_forward) = match part {
+        "" => (true, true),
+        "attn" => (true, false),
+        "mlp" => (false, true),
+        _ => return Err(format!("expected attn or mlp behind the layer, found `{part}`")),
+    };
+    let (first, last) = layers.split_once('-').unwrap_or((layers, layers));
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last {
+        return Err(format!("expected layers in rising order, found `{layers}`"));
+    }
+    Ok((first..=last).map(|il| Skip { il, attention, feed_forward }).collect())
+}
+
+fn draft_max(text: &str) -> Result<usize, String> {
+    number(text).ok().filter(|n| (1..=64).contains(n)).ok_or_else(|| "expected 1 to 64".into())
+}

@@ -1,0 +1,127 @@
+//! What the user may type: clap types and their value checks. Owns flag names and help texts; refuses to open,
+//! print or run anything.
+
+mod exits;
+mod generate;
+mod model;
+mod tools;
+mod train;
+mod value;
+
+use std::ffi::OsString;
+
+use clap::{Parser, Subcommand};
+
+pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg, Skip};
+pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs};
+pub use model::{CacheArgs, ContextArgs, LoadArgs, ModelArgs, Switch};
+pub use tools::{BenchArgs, BenchFormat, CompletionsArgs, InspectArgs, LogitsArgs, TokenizeArgs};
+pub use train::{EvalArgs, InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
+pub use value::{Count, Range, Seed, above_zero, count, fraction, not_negative, seed};
+
+/// Runs quantized GGUF language models.
+#[derive(Debug, Parser)]
+#[command(name = "curtail", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Talk with a model in the terminal
+    Chat(ChatArgs),
+    /// Answer one prompt, or a file of prompts
+    Run(RunArgs),
+    /// Show what a GGUF file holds
+    Inspect(InspectArgs),
+    /// Turn text into token ids, or back
+    Tokenize(TokenizeArgs),
+    /// Measure prompt processing and generation speed
+    Bench(BenchArgs),
+    /// Score given tokens: the model's choice and the log-probability at every position
+    Logits(LogitsArgs),
+    /// Fit when to stop on tasks with short answers
+    TrainExit(TrainExitArgs),
+    /// Measure an early stop on tasks with short answers, beside full depth
+    Eval(EvalArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+}
+
+/// llama.cpp's flags of several letters behind one dash, which clap would read as several flags.
+const ONE_DASH: [&str; 5] = ["-fa", "-ctk", "-ctv", "-sys", "-pg"];
+
+/// The command line with llama.cpp's long one-dash flags spelled as clap knows them. What stands behind a flag that
+/// takes a text is left alone.
+pub fn normalize(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    const TAKES_TEXT: [&str; 8] = ["-p", "--prompt", "-sys", "--system", "--sys", "-r", "--reverse-prompt", "--stop"];
+    let mut normal = Vec::new();
+    let (mut text_follows, mut flags_ended) = (false, false);
+    for arg in args {
+        let flag = arg.to_str().filter(|_| !text_follows && !flags_ended).unwrap_or("");
+        text_follows = TAKES_TEXT.contains(&flag);
+        flags_ended |= flag == "--";
+        normal.push(if ONE_DASH.contains(&flag) { format!("-{flag}").into() } else { arg });
+    }
+    normal
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::dtype::DType;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(normalize(line.split(' ').map(OsString::from)))
+    }
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn ranges_expand_as_in_llama_bench() {
+        let range = |text: &str| text.parse::<Range>().map(|r| r.0);
+        assert_eq!(range("8"), Ok(vec![8]));
+        assert_eq!(range("1-4"), Ok(vec![1, 2, 3, 4]));
+        assert_eq!(range("64-256+64"), Ok(vec![64, 128, 192, 256]));
+        assert_eq!(range("64-300*2"), Ok(vec![64, 128, 256]));
+        for bad in ["", "x", "4-1", "1-4+0", "0-4*2", "1-5*1", "1-", "-1", "1-4+", "1-100000"] {
+            assert!(range(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn one_dash_flags_of_llama_cpp_are_read() {
+        let cli = parse("curtail chat -m x.gguf -fa off -ctk q8_0 -ctv q8_0 -sys hello -c 256 --temp 0").unwrap();
+        let Command::Chat(args) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(args.load.context.cache.flash_attn, Some(Switch::Off));
+        assert_eq!(args.load.context.cache.cache_type_k, DType::Q8_0);
+        assert_eq!(args.generation.system.as_deref(), Some("hello"));
+        assert_eq!(args.sampling.params().temperature, 0.0);
+    }
+
+    #[test]
+    fn a_prompt_may_look_like_a_flag() {
+        let cli = parse("curtail run -p -fa -n -1").unwrap();
+        let Command::Run(args) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(args.prompt.as_deref(), Some("-fa"));
+        assert_eq!(args.generation.n_predict, Some(Count::All));
+    }
+
+    #[test]
+    fn values_out_of_range_are_bad_usage() {
+        for bad in
+            ["--temp -1", "--temp nan", "--top-p 1.5", "--min-p -0.1", "--repeat-penalty 0", "-n -2", "-s x", "-t 0"]
+        {
+            assert!(parse(&format!("curtail run -p hi {bad}")).is_err(), "{bad}");
+        }
+    }
+}

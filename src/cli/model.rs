@@ -1,0 +1,80 @@
+//! Which model, and how it is loaded.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum, ValueHint};
+
+use super::value::{dtype, positive};
+use crate::dtype::DType;
+
+/// Which model file.
+#[derive(Args, Clone, Debug)]
+pub struct ModelArgs {
+    /// Model file (GGUF) [default: the one in models/]
+    #[arg(short, long, value_name = "FILE", env = "CURTAIL_MODEL", value_hint = ValueHint::FilePath)]
+    pub model: Option<PathBuf>,
+}
+
+/// How a model is loaded and how much it remembers.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model options")]
+pub struct LoadArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+    /// Threads that compute [default: one per physical core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub threads: Option<u32>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub context: ContextArgs,
+}
+
+/// The shape of the cache.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model options")]
+pub struct ContextArgs {
+    /// Context size in tokens; 0 takes what the model was trained with
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    pub ctx_size: usize,
+    /// Tokens of a prompt evaluated at once
+    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = positive)]
+    pub batch_size: usize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cache: CacheArgs,
+}
+
+/// How the cache is stored and read.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model options")]
+pub struct CacheArgs {
+    /// Type of the cached keys (f16, q8_0 ...)
+    #[arg(long, visible_alias = "ctk", value_name = "TYPE", default_value = "f16", value_parser = dtype)]
+    pub cache_type_k: DType,
+    /// Type of the cached values
+    #[arg(long, visible_alias = "ctv", value_name = "TYPE", default_value = "f16", value_parser = dtype)]
+    pub cache_type_v: DType,
+    /// Flash attention: less memory at long contexts, a little less accurate [default: on where the cached values
+    /// are quantized]
+    #[arg(long, visible_alias = "fa", value_enum, value_name = "on|off")]
+    #[arg(num_args = 0..=1, default_missing_value = "on", hide_possible_values = true)]
+    pub flash_attn: Option<Switch>,
+}
+
+impl CacheArgs {
+    /// Whether attention is one fused operation; quantized values cannot be read otherwise.
+    pub fn wants_flash_attn(&self) -> bool {
+        self.flash_attn.map_or(self.cache_type_v.is_quantized(), |switch| switch == Switch::On)
+    }
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum Switch {
+    #[value(alias = "1", alias = "true")]
+    On,
+    #[value(alias = "0", alias = "false")]
+    Off,
+}

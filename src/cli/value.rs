@@ -1,0 +1,123 @@
+//! Values that are more than a string, and their checks.
+
+use std::str::FromStr;
+
+use crate::dtype::DType;
+
+/// A number of tokens, or no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Count {
+    Limit(usize),
+    All,
+}
+
+impl Count {
+    /// The limit as a number: the largest for none.
+    pub fn limit(self) -> usize {
+        match self {
+            Count::Limit(n) => n,
+            Count::All => usize::MAX,
+        }
+    }
+}
+
+/// A seed, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seed(pub Option<u64>);
+
+/// The numbers that `8`, `8-32`, `8-32+8` or `8-32*2` stand for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range(pub Vec<usize>);
+
+impl FromStr for Range {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Range, String> {
+        let Some((first, rest)) = text.split_once('-') else {
+            return Ok(Range(vec![number(text)?]));
+        };
+        let (last, step) = split_step(rest)?;
+        let (first, last) = (number(first)?, number(last)?);
+        if last < first {
+            return Err(format!("`{text}` ends before it begins"));
+        }
+        let mut values = vec![first];
+        while let Some(next) = step(values[values.len() - 1]).filter(|&n| n <= last) {
+            if next <= values[values.len() - 1] || values.len() == MAX_RANGE {
+                return Err(format!("`{text}` never ends, or takes more than {MAX_RANGE} steps"));
+            }
+            values.push(next);
+        }
+        Ok(Range(values))
+    }
+}
+
+const MAX_RANGE: usize = 1000;
+
+type Step = Box<dyn Fn(usize) -> Option<usize>>;
+
+fn split_step(rest: &str) -> Result<(&str, Step), String> {
+    if let Some((last, by)) = rest.split_once('+') {
+        let by = number(by)?;
+        return Ok((last, Box::new(move |n| n.checked_add(by))));
+    }
+    if let Some((last, by)) = rest.split_once('*') {
+        let by = number(by)?;
+        return Ok((last, Box::new(move |n| n.checked_mul(by))));
+    }
+    Ok((rest, Box::new(|n| n.checked_add(1))))
+}
+
+pub(super) fn number(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("`{text}` is not a whole number"))
+}
+
+pub(super) fn positive(text: &str) -> Result<usize, String> {
+    number(text).and_then(|n| if n > 0 { Ok(n) } else { Err("must be at least 1".into()) })
+}
+
+pub(super) fn pair(text: &str) -> Result<(usize, usize), String> {
+    let (prompt, generation) = text.split_once(',').ok_or("expected two numbers, as in 512,128")?;
+    Ok((positive(prompt)?, positive(generation)?))
+}
+
+pub(super) fn dtype(text: &str) -> Result<DType, String> {
+    DType::from_name(text).ok_or_else(|| format!("`{text}` is not a tensor type (f16, q8_0 ...)"))
+}
+
+/// A number of tokens, where -1 stands for no limit.
+pub fn count(text: &str) -> Result<Count, String> {
+    if text == "-1" {
+        return Ok(Count::All);
+    }
+    number(text).map(Count::Limit).map_err(|_| format!("`{text}` is neither a number of tokens nor -1"))
+}
+
+/// A seed, where -1 asks for a drawn one.
+pub fn seed(text: &str) -> Result<Seed, String> {
+    if text == "-1" {
+        return Ok(Seed(None));
+    }
+    let seed = text.parse().map_err(|_| format!("`{text}` is neither a seed (0 to 2^64 - 1) nor -1"))?;
+    Ok(Seed(Some(seed)))
+}
+
+fn float(text: &str, accepts: fn(f32) -> bool, expected: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|x: &f32| x.is_finite() && accepts(*x)).ok_or_else(|| format!("expected {expected}"))
+}
+
+/// A number from 0 up.
+pub fn not_negative(text: &str) -> Result<f32, String> {
+    float(text, |x| x >= 0.0, "a number from 0 up")
+}
+
+/// A number above 0.
+pub fn above_zero(text: &str) -> Result<f32, String> {
+    float(text, |x| x > 0.0, "a number above 0")
+}
+
+/// A number from 0 to 1.
+pub fn fraction(text: &str) -> Result<f32, String> {
+    float(text, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1")
+}
