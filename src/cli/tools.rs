@@ -105,6 +105,9 @@ pub struct BenchArgs {
     /// engine makes of saved layers, whatever the tokens are worth
     #[arg(long, value_name = "LAYERS", value_delimiter = ',', value_parser = positive)]
     pub exit_layers: Vec<usize>,
+    /// Look whether to stop after each of these numbers of layers, and never do: what a look costs
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',', value_parser = positive)]
+    pub look_layers: Vec<usize>,
 }
 
 /// How `bench` prints.

@@ -17,13 +17,14 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use super::engine;
 use super::exits::Exits;
 use crate::cli::{BenchArgs, ExitArg, ExitArgs, Range};
-use crate::decode::Decoder;
+use crate::decode::{Decoder, Kv, Mode, Options, Source};
+use crate::exit::{Checkpoint, Probe, Scorer};
 use crate::gguf::File;
-use crate::model::Model;
+use crate::model::{Config, Model};
 use crate::sample::{Sampler, SamplerParams};
 use crate::session::{Session, SessionParams};
 use crate::tokenizer::TokenId;
-use report::{Report, Row};
+use report::{Look, Report, Row};
 
 /// One thing to time: a prompt of random tokens, single-token steps, or both one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ enum How {
     Exit(&'static str),
     /// Stopping after given numbers of layers.
     Forced,
+    /// Looking after given numbers of layers, and going on.
+    Looks,
 }
 
 impl How {
@@ -49,6 +52,7 @@ impl How {
             How::Dense => "off",
             How::Exit(mode) => mode,
             How::Forced => "forced",
+            How::Looks => "looks",
         }
     }
 }
@@ -66,16 +70,20 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         for &test in &tests {
             let mut runners = runners(&model, &file, test, args)?;
             let samples = time(&mut runners, test, args, &progress)?;
-            let (dense, t_head) = (median(&samples[0]), runners[0].head_time()?);
+            let n_layer = model.config().n_layer as f64;
+            let (dense, all_heads) = (median(&samples[0]), test.n_gen as f64 * runners[0].head_time()?);
+            let all_layers = dense - all_heads;
             for (runner, samples) in runners.iter().zip(samples) {
-                let layers = runner.layers_per_token;
-                let of_ideal = (runner.how == How::Forced).then(|| {
-                    let saved = 1.0 - runner.forced_mean() / model.config().n_layer as f64;
-                    let all_layers = dense - test.n_gen as f64 * t_head;
-                    (dense - all_layers * saved) / median(&samples)
+                let (layers, time) = (runner.layers_per_token, median(&samples));
+                let of_ideal = (runner.how == How::Forced)
+                    .then(|| (dense - all_layers * (1.0 - runner.forced_mean() / n_layer)) / time);
+                let look = (runner.how == How::Looks).then(|| {
+                    let seconds = (time - dense) / (test.n_gen * args.look_layers.len()) as f64;
+                    Look { us: 1e6 * seconds, of_layer: seconds * test.n_gen as f64 * n_layer / all_layers }
                 });
                 let weights_bytes = weights_read(&model, test, args);
-                let row = Row { n_threads, test, samples, weights_bytes, exit: runner.how.name(), layers, of_ideal };
+                let row =
+                    Row { n_threads, test, samples, weights_bytes, exit: runner.how.name(), layers, of_ideal, look };
                 progress.suspend(|| report.row(&row))?;
             }
         }
@@ -123,7 +131,8 @@ fn hows(args: &BenchArgs) -> Vec<How> {
         ExitArg::Auto => How::Exit("auto"),
     });
     let forced = (!args.exit_layers.is_empty()).then_some(How::Forced);
-    [How::Dense].into_iter().chain(exit).chain(forced).collect()
+    let looks = (!args.look_layers.is_empty()).then_some(How::Looks);
+    [How::Dense].into_iter().chain(exit).chain(forced).chain(looks).collect()
 }
 
 fn runners(model: &Arc<Model>, file: &File, test: Test, args: &BenchArgs) -> anyhow::Result<Vec<Runner>> {
@@ -192,7 +201,8 @@ impl Runner {
             Session::new(Arc::clone(model), exits.params(params)).with_context(|| format!("cannot run {test}"))?;
         let sampler = Sampler::new(SamplerParams { temperature: 0.0, seed: Some(0), ..SamplerParams::default() });
         let prompt = random_tokens(test.n_prompt.max(1), model.config().n_vocab);
-        let (forced, decoder) = (args.exit_layers.clone(), exits.decoder);
+        let decoder = if how == How::Looks { blind(&args.look_layers, model.config())? } else { exits.decoder };
+        let forced = args.exit_layers.clone();
         Ok(Runner { how, session, decoder, forced, sampler, prompt, layers_per_token: 0.0 })
     }
 
@@ -215,7 +225,7 @@ impl Runner {
         for i in 0..test.n_gen {
             match self.how {
                 How::Dense => drop(self.session.step(&mut self.sampler)?),
-                How::Exit(_) => drop(self.decoder.step(&mut self.session, &mut self.sampler)?),
+                How::Exit(_) | How::Looks => drop(self.decoder.step(&mut self.session, &mut self.sampler)?),
                 How::Forced => self.step_forced(self.forced[i % self.forced.len()])?,
             }
         }
@@ -259,6 +269,20 @@ impl Runner {
         self.session.sync(&self.prompt, &mut |_, _| ControlFlow::Continue(()))?;
         Ok(())
     }
+}
+
+/// Looks at what every token's confidence would be read from, and is never sure.
+fn blind(layers: &[usize], config: &Config) -> anyhow::Result<Decoder> {
+    let mut layers = layers.to_vec();
+    layers.sort_unstable();
+    layers.dedup();
+    let most = config.n_layer - 1;
+    ensure!(layers.iter().all(|&l| l <= most), super::Usage(format!("--look-layers: expected 1 to {most}")));
+    let probe = Probe { weights: vec![0.0; 2 * config.n_embd], bias: vec![0.0; 2] };
+    let look = |layer| Checkpoint { layer, lens: None, probe: Some(probe.clone()), scorer: Scorer::Top, least: 2.0 };
+    let checkpoints = layers.into_iter().map(look).collect();
+    let options = Options { mode: Mode::Fast, source: Source::Checkpoints, checkpoints, kv: Kv::Deferred, most: 1 };
+    Ok(Decoder::new(options, config.norm_eps))
 }
 
 /// The same tokens in every run, so that runs can be compared.

@@ -24,6 +24,16 @@ pub(super) struct Row {
     pub(super) layers: f64,
     /// With forced stops: the time that their layers would take over the time taken.
     pub(super) of_ideal: Option<f64>,
+    /// What a look cost, where there were looks.
+    pub(super) look: Option<Look>,
+}
+
+/// The cost of a look at a checkpoint.
+#[derive(Clone, Copy)]
+pub(super) struct Look {
+    pub(super) us: f64,
+    /// In layers.
+    pub(super) of_layer: f64,
 }
 
 /// Prints rows as they come (Markdown, CSV) or all at the end (JSON).
@@ -71,6 +81,8 @@ struct Record<'a> {
     exit: &'static str,
     layers_per_token: f64,
     of_ideal: Option<f64>,
+    look_us: Option<f64>,
+    look_of_layer: Option<f64>,
     samples_ns: Vec<u64>,
     samples_ts: Vec<f64>,
 }
@@ -163,6 +175,8 @@ impl<'a> Record<'a> {
             exit: row.exit,
             layers_per_token: row.layers,
             of_ideal: row.of_ideal,
+            look_us: row.look.map(|look| look.us),
+            look_of_layer: row.look.map(|look| look.of_layer),
             samples_ns,
             samples_ts: ts,
         }
@@ -190,8 +204,11 @@ pub(super) fn median(x: &[f64]) -> f64 {
 }
 
 fn markdown_head(fixed: &Fixed, exits: bool) -> String {
-    let [names, rules] =
-        if exits { [" exit     | layers | of ideal |", " -------- | -----: | -------: |"] } else { [""; 2] };
+    let [names, rules] = if exits {
+        [" exit     | layers | of ideal | a look            |", " -------- | -----: | -------: | ----------------: |"]
+    } else {
+        [""; 2]
+    };
     let (name, rule) = (fixed.model_type.len().max(5), "-".repeat(fixed.model_type.len().max(5)));
     format!(
         "| {:<name$} | {:>10} | {:>8} | {:<7} | {:>7} | {:>13} | {:>18} | {:>9} | {:>9} | {:>9} | {:>7} |{names}\n\
@@ -204,7 +221,10 @@ fn markdown_head(fixed: &Fixed, exits: bool) -> String {
 fn markdown_row(record: &Record, test: Test, exits: bool) -> String {
     let ideal = record.of_ideal.map_or_else(String::new, |share| format!("{share:.3}"));
     let layers = if test.n_gen > 0 { format!("{:.2}", record.layers_per_token) } else { String::new() };
-    let exit = if exits { format!(" {:<8} | {layers:>6} | {ideal:>8} |", record.exit) } else { String::new() };
+    let look = record.look_us.zip(record.look_of_layer);
+    let look = look.map_or_else(String::new, |(us, layers)| format!("{us:.1} us, {:.1} %", 100.0 * layers));
+    let exit =
+        if exits { format!(" {:<8} | {layers:>6} | {ideal:>8} | {look:>17} |", record.exit) } else { String::new() };
     let fixed = record.fixed;
     let name = fixed.model_type.len().max(5);
     format!(
@@ -297,6 +317,7 @@ mod tests {
             exit: "off",
             layers: 30.0,
             of_ideal: None,
+            look: None,
         };
         serde_json::to_value(Record::new(&fixed, &row)).unwrap()
     }
