@@ -70,6 +70,7 @@ fn bind(ggml: &Path, out: &Path) {
     let mut builder = bindgen::Builder::default()
         .header("vendor/wrapper.h")
         .clang_arg(format!("-I{}", ggml.join("include").display()))
+        .clang_arg(format!("-I{}", ggml.join("src").display()))
         .default_enum_style(bindgen::EnumVariation::NewType { is_bitfield: false, is_global: false })
         .derive_default(false)
         .generate_comments(false)
@@ -82,9 +83,11 @@ fn bind(ggml: &Path, out: &Path) {
         .allowlist_function("ggml_(graph_n_nodes|graph_node|threadpool_params_default|threadpool_new|threadpool_free)")
         .allowlist_function("ggml_gallocr_(new|free|alloc_graph|get_buffer_size)")
         .allowlist_function("ggml_backend_(free|graph_compute|tensor_set|tensor_get|tensor_memset|tensor_alloc)")
-        .allowlist_function("ggml_backend_(cpu_.*|buft_.*|buffer_.*|reg_.*|dev_supports_op)")
+        .allowlist_function("ggml_backend_(cpu_.*|buft_.*|buffer_.*|reg_.*|rpc_start_server)")
+        .allowlist_function("ggml_backend_dev_(supports_op|name|description|memory|init|buffer_type)")
+        .allowlist_function("ggml_(op_alloc_size_may_expand|op_desc)")
         .allowlist_type("ggml_backend_dev_get_extra_bufts_t")
-        .allowlist_var("GGML_ROPE_TYPE_NORMAL");
+        .allowlist_var("GGML_ROPE_TYPE_NORMAL|GGML_MAX_(DIMS|SRC|NAME|OP_PARAMS)|RPC_PROTO_MAJOR_VERSION");
     // The libclang wheel carries no builtin headers (stddef.h ...); the C compiler's own serve, searched last.
     if let Some(include) = compiler_include_dir() {
         builder = builder.clang_args(["-idirafter", &include]);
@@ -122,7 +125,13 @@ fn compile(ggml: &Path, out: &Path) {
     }
     let mut objects = Vec::new();
     for (section, flags) in
-        [("base", &[][..]), ("registry", &[]), ("cpu", &cpu_flags), (&format!("cpu-{arch}"), &cpu_flags)]
+        [
+            ("base", &[][..]),
+            ("registry", &[]),
+            ("rpc", &[]),
+            ("cpu", &cpu_flags),
+            (&format!("cpu-{arch}"), &cpu_flags),
+        ]
     {
         let files = section_files(section);
         for (extension, is_cpp) in [("c", false), ("cpp", true)] {

@@ -3,3 +3,5 @@
 #include "ggml-alloc.h"
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
+#include "ggml-rpc.h"
+#include "ggml-backend-impl.h"

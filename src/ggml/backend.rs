@@ -1,19 +1,41 @@
-//! Owns the device that computes: the CPU backend with its one thread pool. Refuses to run two graphs at once.
+//! Owns the devices that compute: the CPU with its one thread pool, accelerators, devices of other machines. Refuses to run
+//! two graphs of one device at once.
 
+use std::ffi::CStr;
+use std::fmt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
 use super::context::Context;
-use super::{Error, sys};
+use super::remote::Worker;
+use super::{Content, Error, sys};
 use crate::dtype::DType;
+
+/// Something that runs graphs, with the memory that they read.
+pub struct Device {
+    name: String,
+    n_threads: usize,
+    kind: Kind,
+}
+
+enum Kind {
+    Cpu(Mutex<CpuBackend>),
+    #[cfg(feature = "cuda")]
+    Cuda(super::cuda::Cuda),
+    Remote(Arc<Worker>, u32),
+}
+
+/// Free and total memory of a device, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// What is left.
+    pub free: u64,
+    /// All there is.
+    pub total: u64,
+}
 
 /// The CPU with a pool of threads that lives as long as the device: without an attached pool, ggml starts threads
 /// anew for every graph.
-pub struct Device {
-    n_threads: usize,
-    backend: Mutex<CpuBackend>,
-}
-
 struct CpuBackend {
     raw: NonNull<sys::ggml_backend>,
     pool: NonNull<sys::ggml_threadpool>,
@@ -40,7 +62,61 @@ impl Device {
             sys::ggml_backend_cpu_set_n_threads(raw.as_ptr(), n_threads as i32);
             sys::ggml_backend_cpu_set_threadpool(raw.as_ptr(), pool.as_ptr());
         }
-        Ok(Arc::new(Device { n_threads, backend: Mutex::new(CpuBackend { raw, pool }) }))
+        let kind = Kind::Cpu(Mutex::new(CpuBackend { raw, pool }));
+        Ok(Arc::new(Device { name: "CPU".to_owned(), n_threads, kind }))
+    }
+
+    /// The devices that the worker at `host:port` offers.
+    pub fn remote(endpoint: &str) -> Result<Vec<Arc<Device>>, Error> {
+        super::init();
+        let worker = Worker::connect(endpoint)?;
+        let device = |i: usize| {
+            let name = format!("RPC{i}[{endpoint}]");
+            Arc::new(Device { name, n_threads: 1, kind: Kind::Remote(worker.clone(), i as u32) })
+        };
+        Ok((0..worker.n_devices()).map(device).collect())
+    }
+
+    /// The CUDA devices of this machine; none without a driver or without a GPU.
+    #[cfg(feature = "cuda")]
+    pub fn cuda() -> Result<Vec<Arc<Device>>, Error> {
+        super::init();
+        let device = |cuda: super::cuda::Cuda| {
+            Arc::new(Device { name: cuda.name(), n_threads: 1, kind: Kind::Cuda(cuda) })
+        };
+        Ok(super::cuda::devices()?.into_iter().map(device).collect())
+    }
+
+    /// Its name in flags and messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it is.
+    pub fn description(&self) -> String {
+        match &self.kind {
+            Kind::Remote(worker, _) => format!("a device of the worker at {}", worker.endpoint()),
+            _ => self.as_local().map_or_else(String::new, description_of),
+        }
+    }
+
+    /// Its memory; `None` where it does not say.
+    pub fn memory(&self) -> Option<Memory> {
+        let [free, total] = match &self.kind {
+            Kind::Remote(worker, device) => worker.memory(*device)?,
+            _ => memory_of(self.as_local()?),
+        };
+        (total > 0).then_some(Memory { free, total })
+    }
+
+    /// Whether it is this machine's processor: the one that runs nodes of our own, and reads and writes this process's memory.
+    pub fn is_cpu(&self) -> bool {
+        matches!(self.kind, Kind::Cpu(_))
+    }
+
+    /// Whether it belongs to another machine.
+    pub fn is_remote(&self) -> bool {
+        matches!(self.kind, Kind::Remote(..))
     }
 
     /// Threads that compute, the calling one included.
@@ -48,19 +124,125 @@ impl Device {
         self.n_threads
     }
 
-    /// Runs a graph whose tensors all have data.
-    pub(super) fn compute(&self, graph: NonNull<sys::ggml_cgraph>) -> Result<(), Error> {
-        let backend = self.backend.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        // SAFETY: backend and graph are alive, and the lock makes this the only computation.
-        let status = unsafe { sys::ggml_backend_graph_compute(backend.raw.as_ptr(), graph.as_ptr()) };
+    /// Why what was done with the device since the last check is worth nothing, if it is: reads, writes and graphs of a
+    /// worker that is lost do nothing.
+    pub fn check(&self) -> Result<(), Error> {
+        match &self.kind {
+            Kind::Remote(worker, _) => worker.check(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a lost device usable again: weights are back afterwards, everything else in its memory is zero.
+    pub fn revive(&self) -> Result<(), Error> {
+        match &self.kind {
+            Kind::Remote(worker, _) => worker.revive(),
+            _ => Ok(()),
+        }
+    }
+
+    /// How often the device was revived: whoever remembers another number has lost what was in its memory.
+    pub fn generation(&self) -> u64 {
+        match &self.kind {
+            Kind::Remote(worker, _) => worker.generation(),
+            _ => 0,
+        }
+    }
+
+    /// Whether the device can compute a node; a worker is not asked.
+    pub(super) fn supports(&self, node: NonNull<sys::ggml_tensor>) -> bool {
+        match (&self.kind, self.as_local()) {
+            // SAFETY: the device is static, the node alive.
+            (_, Some(device)) => unsafe { sys::ggml_backend_dev_supports_op(device, node.as_ptr()) },
+            _ => true,
+        }
+    }
+
+    /// Runs a graph whose tensors all have data. `id` is the graph's alone.
+    pub(super) fn compute(&self, graph: NonNull<sys::ggml_cgraph>, id: u64) -> Result<(), Error> {
+        match &self.kind {
+            Kind::Cpu(backend) => {
+                let backend = backend.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                self.compute_on(backend.raw, graph)
+            }
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(cuda) => cuda.with(|backend| self.compute_on(backend, graph)),
+            Kind::Remote(worker, device) => {
+                // SAFETY: the graph is alive, and keeps its stores.
+                unsafe { worker.compute(*device, graph, id) };
+                worker.check()
+            }
+        }
+    }
+
+    /// Runs a graph, by one caller at a time.
+    fn compute_on(&self, backend: NonNull<sys::ggml_backend>, graph: NonNull<sys::ggml_cgraph>) -> Result<(), Error> {
+        // SAFETY: backend and graph are alive, and the caller's lock makes this the only computation.
+        let status = unsafe { sys::ggml_backend_graph_compute(backend.as_ptr(), graph.as_ptr()) };
         match status {
             sys::ggml_status::GGML_STATUS_SUCCESS => Ok(()),
             sys::ggml_status::GGML_STATUS_ALLOC_FAILED => {
-                Err(Error::OutOfMemory { what: "scratch of the CPU backend", bytes: 0 })
+                Err(Error::OutOfMemory { what: "scratch of a device", bytes: 0 })
             }
-            other => Err(Error::Device(format!("ggml stopped a graph with status {}", other.0))),
+            other => Err(Error::Device(format!("{}: ggml stopped a graph with status {}", self.name, other.0))),
         }
     }
+
+    /// What the device's memory is allocated as.
+    pub(super) fn buffer_type(&self) -> sys::ggml_backend_buffer_type_t {
+        match &self.kind {
+            Kind::Cpu(_) => default_buffer_type(),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(cuda) => cuda.buffer_type(),
+            Kind::Remote(worker, device) => worker.buffer_type(*device),
+        }
+    }
+
+    /// Fills a tensor in the device's memory. A worker is given it again when it is revived.
+    pub(super) fn fill(&self, tensor: NonNull<sys::ggml_tensor>, content: Content) {
+        if let Kind::Remote(worker, _) = &self.kind {
+            // SAFETY: the tensor is alive, and was allocated on this device.
+            return worker.fill(unsafe { tensor.as_ref() }, content);
+        }
+        let mut offset = 0;
+        content(&mut |piece| {
+            // SAFETY: the tensor is allocated; its content is no longer than it is.
+            unsafe {
+                assert!(offset + piece.len() <= sys::ggml_nbytes(tensor.as_ptr()), "content and shape differ");
+                sys::ggml_backend_tensor_set(tensor.as_ptr(), piece.as_ptr().cast(), offset, piece.len());
+            }
+            offset += piece.len();
+        });
+    }
+
+    /// ggml's object for a device of this machine.
+    pub(super) fn as_local(&self) -> Option<sys::ggml_backend_dev_t> {
+        match &self.kind {
+            Kind::Cpu(_) => Some(cpu_device()),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(cuda) => Some(cuda.device()),
+            Kind::Remote(..) => None,
+        }
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+fn description_of(device: sys::ggml_backend_dev_t) -> String {
+    // SAFETY: the device is static, and so is its text.
+    unsafe { CStr::from_ptr(sys::ggml_backend_dev_description(device)) }.to_string_lossy().trim().to_owned()
+}
+
+/// Free and total bytes.
+fn memory_of(device: sys::ggml_backend_dev_t) -> [u64; 2] {
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: the device is static, and there is room for both numbers.
+    unsafe { sys::ggml_backend_dev_memory(device, &mut free, &mut total) };
+    [free as u64, total as u64]
 }
 
 impl Drop for CpuBackend {

@@ -1,16 +1,19 @@
 //! Owns finished graphs, their scratch memory and their runs. Refuses to run a graph whose scratch has moved.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::hash::Hash;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::context::{Context, Tensor};
 use super::node::{Node, Nodes};
 use super::ops::Ops;
 use super::store::Store;
-use super::{Device, Error, backend, sys};
+use super::{Device, Error, sys};
 use crate::dtype::DType;
 
 /// Names a tensor of a finished graph: an input to fill or an output to read.
@@ -65,6 +68,8 @@ struct Graph<S> {
     slots: S,
     tensors: Vec<NonNull<sys::ggml_tensor>>,
     raw: NonNull<sys::ggml_cgraph>,
+    /// This graph's alone.
+    id: u64,
     _ctx: Context,
     _nodes: Vec<Box<dyn Node>>,
     _stores: Vec<Arc<Store>>,
@@ -75,6 +80,7 @@ unsafe impl<S: Send> Send for Graph<S> {}
 
 impl<S> Graph<S> {
     fn build(n_tensors: usize, stores: &[&Arc<Store>], build: impl for<'g> FnOnce(&Builder<'g>) -> S) -> Graph<S> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let ctx = Context::with_graph(n_tensors, n_tensors);
         // SAFETY: the context is alive and was made with room for a graph of this size.
         let raw = unsafe { sys::ggml_new_graph_custom(ctx.as_ptr(), n_tensors, false) };
@@ -86,6 +92,7 @@ impl<S> Graph<S> {
             slots,
             tensors: tensors.into_inner(),
             raw,
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             _nodes: nodes.into_inner(),
             _stores: stores.iter().map(|&s| s.clone()).collect(),
             _ctx: ctx,
@@ -112,11 +119,42 @@ impl<S> Graph<S> {
     }
 }
 
+impl<S> Graph<S> {
+    /// Every node is one that the device can compute.
+    fn check_for(&self, device: &Device) -> Result<(), Error> {
+        // SAFETY: the graph and its nodes are alive.
+        let nodes = unsafe {
+            let n = sys::ggml_graph_n_nodes(self.raw.as_ptr());
+            (0..n).filter_map(|i| NonNull::new(sys::ggml_graph_node(self.raw.as_ptr(), i)))
+        };
+        for node in nodes {
+            if !device.supports(node) {
+                // SAFETY: the node lies in this graph's context.
+                let node = unsafe { describe(Tensor::from_raw(node)) };
+                return Err(Error::Unsupported { device: device.name().to_owned(), node });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An operation with its result and its operands.
+fn describe(node: Tensor<'_>) -> String {
+    let raw = node.get();
+    // SAFETY: ggml gives a static text; sources are null or alive as long as the node.
+    let (op, sources) = unsafe {
+        let op = CStr::from_ptr(sys::ggml_op_desc(node.as_ptr())).to_string_lossy();
+        let sources = raw.src.iter().filter_map(|&source| NonNull::new(source)).map(|raw| Tensor::from_raw(raw));
+        (op, sources.map(|source| format!("{source:?}")).collect::<Vec<_>>())
+    };
+    format!("`{op}` ({node:?} of {})", sources.join(", "))
+}
+
 /// Runs graphs on one device, keeps them for reuse by key, and owns the scratch memory that they share.
 pub struct Runner<K, S> {
-    device: Arc<Device>,
-    scratch: Scratch,
     cached: HashMap<K, (Graph<S>, u64)>,
+    scratch: Scratch,
+    device: Arc<Device>,
     uses: u64,
 }
 
@@ -126,7 +164,7 @@ const MAX_CACHED: usize = 64;
 impl<K: Hash + Eq + Copy, S: Copy> Runner<K, S> {
     /// A runner without graphs.
     pub fn new(device: Arc<Device>) -> Runner<K, S> {
-        Runner { device, scratch: Scratch::new(), cached: HashMap::new(), uses: 0 }
+        Runner { cached: HashMap::new(), scratch: Scratch::new(&device), device, uses: 0 }
     }
 
     /// The device that computes.
@@ -151,7 +189,14 @@ impl<K: Hash + Eq + Copy, S: Copy> Runner<K, S> {
         self.uses += 1;
         if !self.cached.contains_key(&key) {
             let graph = Graph::build(n_tensors, stores, build);
-            if self.scratch.place(&graph)? {
+            if !self.device.is_cpu() {
+                graph.check_for(&self.device)?;
+            }
+            let placed = self.scratch.place(&graph);
+            if placed.is_err() {
+                self.device.check()?;
+            }
+            if placed? {
                 self.cached.clear(); // they point into the scratch that was replaced
             }
             self.evict_oldest();
@@ -229,14 +274,15 @@ impl<'r, S: Copy> Run<'r, S> {
     /// }
     /// ```
     pub fn compute(self) -> Result<Computed<'r, S>, Error> {
-        self.device.compute(self.graph.raw)?;
-        Ok(Computed { graph: self.graph })
+        self.device.compute(self.graph.raw, self.graph.id)?;
+        Ok(Computed { graph: self.graph, device: self.device })
     }
 }
 
 /// The results of a run, readable until the runner is used again.
 pub struct Computed<'r, S> {
     graph: &'r Graph<S>,
+    device: &'r Device,
 }
 
 impl<'r, S: Copy> Computed<'r, S> {
@@ -245,11 +291,26 @@ impl<'r, S: Copy> Computed<'r, S> {
         self.graph.slots
     }
 
-    /// An f32 output.
+    /// An f32 output: where it lies on the CPU, a copy from elsewhere.
+    #[track_caller]
+    pub fn read(&self, slot: Slot) -> Result<Cow<'r, [f32]>, Error> {
+        if self.device.is_cpu() {
+            return Ok(Cow::Borrowed(self.f32(slot)));
+        }
+        let tensor = tensor(self.graph, slot);
+        assert_eq!(tensor.dtype(), DType::F32, "output {tensor:?}");
+        let mut values = vec![0f32; tensor.nbytes() / size_of::<f32>()];
+        // SAFETY: the tensor has data of exactly this size, and any bytes are numbers.
+        unsafe { sys::ggml_backend_tensor_get(tensor.as_ptr(), values.as_mut_ptr().cast(), 0, tensor.nbytes()) };
+        self.device.check()?;
+        Ok(Cow::Owned(values))
+    }
+
+    /// An f32 output of a graph that ran on the CPU.
     #[track_caller]
     pub fn f32(&self, slot: Slot) -> &'r [f32] {
         let tensor = tensor(self.graph, slot);
-        assert_eq!(tensor.dtype(), DType::F32, "output {tensor:?}");
+        assert!(tensor.dtype() == DType::F32 && self.device.is_cpu(), "output {tensor:?}");
         // SAFETY: on the CPU the data is memory of this process, f32 and contiguous, and stays while the runner is
         // borrowed.
         unsafe { std::slice::from_raw_parts((*tensor.as_ptr()).data.cast(), tensor.nbytes() / size_of::<f32>()) }
@@ -270,9 +331,9 @@ struct Scratch {
 unsafe impl Send for Scratch {}
 
 impl Scratch {
-    fn new() -> Scratch {
-        // SAFETY: the buffer type is static.
-        let raw = unsafe { sys::ggml_gallocr_new(backend::default_buffer_type()) };
+    fn new(device: &Device) -> Scratch {
+        // SAFETY: the buffer type lives as long as the device, which the runner keeps longer than its scratch.
+        let raw = unsafe { sys::ggml_gallocr_new(device.buffer_type()) };
         Scratch { raw: NonNull::new(raw).expect("ggml_gallocr_new finds memory") }
     }
 

@@ -7,22 +7,26 @@
 mod attention;
 mod backend;
 mod context;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod graph;
 mod linear;
 mod node;
 mod ops;
 mod packed;
+mod remote;
 mod shortlist;
 mod store;
 mod sys;
 
 pub use attention::{Heads, Order};
-pub use backend::Device;
+pub use backend::{Device, Memory};
 pub use context::{Context, Tensor};
 pub use graph::{Builder, Computed, Run, Runner, Slot};
 pub use linear::{Around, Weight};
 pub use ops::{Ops, Rope};
-pub use store::{PendingWeight, Store, StoreBuilder, Stored};
+pub use remote::serve;
+pub use store::{Content, PendingWeight, Store, StoreBuilder, Stored};
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::Once;
@@ -45,6 +49,22 @@ pub enum Error {
     /// The backend failed.
     #[error("{0}")]
     Device(String),
+    /// Another machine is out of reach.
+    #[error("worker `{worker}` is lost: {why}")]
+    Lost {
+        /// Its address.
+        worker: String,
+        /// What happened.
+        why: String,
+    },
+    /// An operation that a device has no code for.
+    #[error("{device} cannot compute {node}")]
+    Unsupported {
+        /// The device.
+        device: String,
+        /// The operation with its result and its operands.
+        node: String,
+    },
 }
 
 /// The numbers in a row of blocks, as f32.

@@ -9,7 +9,7 @@ use memmap2::MmapMut;
 use super::context::{Context, Tensor};
 use super::linear::Weight;
 use super::packed::Packing;
-use super::{Error, backend, sys};
+use super::{Device, Error, backend, sys};
 use crate::dtype::DType;
 
 /// Tensors with data, shared by everything that reads them. Made by a [`StoreBuilder`].
@@ -44,6 +44,12 @@ impl Stored {
     /// The store that holds the data.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// Whether the data lies in this process's memory.
+    pub fn is_host(&self) -> bool {
+        // SAFETY: the tensor has a buffer, which the store keeps.
+        unsafe { sys::ggml_backend_buffer_is_host((*self.t().as_ptr()).buffer) }
     }
 
     /// Copies bytes out of the tensor, from byte `offset` on.
@@ -88,9 +94,14 @@ impl PendingWeight {
     }
 }
 
+/// Hands out bytes piece by piece, as often as they are asked for.
+pub type Content = Arc<dyn Fn(&mut dyn FnMut(&[u8])) + Send + Sync>;
+
 /// Collects tensors, then allocates them all.
 pub struct StoreBuilder {
     store: Store,
+    /// Where tensors go, if not into this process's memory.
+    device: Option<Arc<Device>>,
     /// Bytes left in the last arena.
     room: usize,
 }
@@ -106,7 +117,40 @@ impl StoreBuilder {
             _mapped: Vec::new(),
             _arenas: Vec::new(),
         };
-        StoreBuilder { store, room: 0 }
+        StoreBuilder { store, device: None, room: 0 }
+    }
+
+    /// Tensors from now on lie in a device's memory.
+    pub fn place_on(&mut self, device: &Arc<Device>) {
+        self.device = (!device.is_cpu()).then(|| device.clone());
+    }
+
+    /// Whether tensors go into this process's memory.
+    pub fn is_host(&self) -> bool {
+        self.device.is_none()
+    }
+
+    /// A tensor whose bytes `content` gives, in the device's memory. As a matrix to multiply by it keeps the type that it has.
+    pub fn add_content(
+        &mut self,
+        name: &str,
+        dtype: DType,
+        shape: &[usize],
+        content: Content,
+    ) -> Result<PendingWeight, Error> {
+        let raw = self.allocate(name, dtype, shape, self.buffer_type())?;
+        match self.device.clone() {
+            Some(device) => {
+                device.fill(raw, content);
+                device.check()?;
+            }
+            None => {
+                let mut bytes = Vec::new();
+                content(&mut |piece| bytes.extend_from_slice(piece));
+                set(raw, &bytes);
+            }
+        }
+        Ok(self.as_weight(self.store.tensors.len() - 1))
     }
 
     /// A tensor whose data stays where it is, inside `owner`. False if ggml cannot use it there (its alignment);
@@ -168,16 +212,30 @@ impl StoreBuilder {
         Packing::of(dtype, shape).is_some() || backend::repack_buffer_type(dtype, shape).is_some()
     }
 
-    /// A tensor in plain memory, readable by every operation, with this content.
+    /// A tensor readable by every operation, with this content.
     pub fn add_plain(&mut self, name: &str, dtype: DType, shape: &[usize], data: &[u8]) -> Result<(), Error> {
+        if !self.is_host() {
+            let data = data.to_vec();
+            return self.add_content(name, dtype, shape, Arc::new(move |sink| sink(&data))).map(drop);
+        }
         let raw = self.allocate(name, dtype, shape, backend::default_buffer_type())?;
         set(raw, data);
         Ok(())
     }
 
-    /// A tensor in plain memory whose content is not defined yet.
+    /// A tensor whose content is not defined yet; on a device that is not the CPU it begins as zeros.
     pub fn add_empty(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Result<(), Error> {
-        self.allocate(name, dtype, shape, backend::default_buffer_type()).map(drop)
+        let raw = self.allocate(name, dtype, shape, self.buffer_type())?;
+        if let Some(device) = &self.device {
+            // SAFETY: the tensor was just allocated.
+            unsafe { sys::ggml_backend_tensor_memset(raw.as_ptr(), 0, 0, sys::ggml_nbytes(raw.as_ptr())) };
+            device.check()?;
+        }
+        Ok(())
+    }
+
+    fn buffer_type(&self) -> sys::ggml_backend_buffer_type_t {
+        self.device.as_ref().map_or_else(backend::default_buffer_type, |device| device.buffer_type())
     }
 
     /// The finished store: its tensors in the order they were added.
@@ -232,7 +290,11 @@ impl StoreBuilder {
             let bytes = sys::ggml_backend_buft_get_alloc_size(buft, raw);
             let buffer = NonNull::new(sys::ggml_backend_buft_alloc_buffer(buft, bytes))
                 .map(Buffer)
-                .ok_or(Error::OutOfMemory { what: "tensor data", bytes })?;
+                .ok_or(Error::OutOfMemory { what: "tensor data", bytes });
+            if let (Err(_), Some(device)) = (&buffer, &self.device) {
+                device.check()?;
+            }
+            let buffer = buffer?;
             let base = sys::ggml_backend_buffer_get_base(buffer.0.as_ptr());
             sys::ggml_backend_tensor_alloc(buffer.0.as_ptr(), raw, base);
             self.store._buffers.push(buffer);

@@ -1,0 +1,353 @@
+//! Owns one worker: its connection, what lies in its memory, and why it was lost. Refuses to go on after a failure until it is
+//! revived.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::buffer::{self, BufferType};
+use super::link::{Command, Link};
+use super::wire::{self, Description, Place};
+use crate::ggml::{Content, Error, sys};
+
+/// Another machine that computes, reached by ggml's RPC protocol.
+pub(in crate::ggml) struct Worker {
+    endpoint: String,
+    buffer_types: Vec<BufferType>,
+    state: Mutex<State>,
+}
+
+struct State {
+    link: Option<Link>,
+    failure: String,
+    /// How often everything was given anew.
+    generation: u64,
+    /// By their first address.
+    buffers: BTreeMap<usize, Held>,
+    /// The last graph that each device ran: it keeps it.
+    last_graphs: Vec<Option<u64>>,
+}
+
+/// A buffer on the worker.
+struct Held {
+    device: u32,
+    bytes: usize,
+    /// Its name there, and its first address there.
+    there: Place,
+    /// What must be in it; without any, it begins as zeros.
+    contents: Vec<Kept>,
+}
+
+/// The content of a tensor.
+struct Kept {
+    description: Description,
+    offset: usize,
+    is_padded: bool,
+    content: Content,
+}
+
+impl Worker {
+    /// Connects to `host:port`.
+    pub(in crate::ggml) fn connect(endpoint: &str) -> Result<Arc<Worker>, Error> {
+        let lost = |error: io::Error| Error::Lost { worker: endpoint.to_owned(), why: error.to_string() };
+        let mut link = Link::open(endpoint).map_err(lost)?;
+        let devices = device_count(&mut link).map_err(lost)?;
+        let mut sizes = Vec::new();
+        for device in 0..devices {
+            let body = device.to_le_bytes();
+            let [alignment] = link.ask_numbers(Command::GetAlignment, &[&body]).map_err(lost)?;
+            let [most] = link.ask_numbers(Command::GetMaxSize, &[&body]).map_err(lost)?;
+            sizes.push((alignment as usize, most as usize));
+        }
+        Ok(Arc::new_cyclic(|worker| Worker {
+            endpoint: endpoint.to_owned(),
+            buffer_types: (0..)
+                .zip(sizes)
+                .map(|(device, (alignment, most))| {
+                    BufferType::new(worker.clone(), endpoint, device, alignment, most)
+                })
+                .collect(),
+            state: Mutex::new(State {
+                link: Some(link),
+                failure: String::new(),
+                generation: 0,
+                buffers: BTreeMap::new(),
+                last_graphs: vec![None; devices as usize],
+            }),
+        }))
+    }
+
+    /// `host:port`
+    pub(in crate::ggml) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Devices that it offers.
+    pub(in crate::ggml) fn n_devices(&self) -> usize {
+        self.buffer_types.len()
+    }
+
+    pub(in crate::ggml) fn buffer_type(&self, device: u32) -> sys::ggml_backend_buffer_type_t {
+        self.buffer_types[device as usize].as_ptr()
+    }
+
+    /// Free and total bytes of a device's memory.
+    pub(in crate::ggml) fn memory(&self, device: u32) -> Option<[u64; 2]> {
+        self.attempt(|state| state.link().ask_numbers(Command::GetDeviceMemory, &[&device.to_le_bytes()]))
+    }
+
+    /// Why it was lost, if it was.
+    pub(in crate::ggml) fn check(&self) -> Result<(), Error> {
+        let state = self.lock();
+        if state.link.is_some() {
+            return Ok(());
+        }
+        Err(Error::Lost { worker: self.endpoint.clone(), why: state.failure.clone() })
+    }
+
+    pub(in crate::ggml) fn generation(&self) -> u64 {
+        self.lock().generation
+    }
+
+    /// Connects again if it was lost, and gives it everything anew: memory without content begins as zeros.
+    pub(in crate::ggml) fn revive(&self) -> Result<(), Error> {
+        let mut state = self.lock();
+        if state.link.is_some() {
+            return Ok(());
+        }
+        let lost = |error: io::Error| Error::Lost { worker: self.endpoint.clone(), why: error.to_string() };
+        let mut link = Link::open(&self.endpoint).map_err(lost)?;
+        let (expected, found) = (self.n_devices(), device_count(&mut link).map_err(lost)?);
+        if expected != found as usize {
+            return Err(lost(io::Error::other(format!("expected {expected} devices, found {found}"))));
+        }
+        for held in state.buffers.values_mut() {
+            held.give(&mut link).map_err(lost)?;
+        }
+        link.flush().map_err(lost)?;
+        state.last_graphs.fill(None);
+        state.link = Some(link);
+        state.generation += 1;
+        Ok(())
+    }
+
+    /// Takes memory on a device: its first address, one of ours. None without memory, or if the worker is lost.
+    pub(super) fn allocate(&self, device: u32, bytes: usize) -> Option<usize> {
+        let mut held = Held { device, bytes, there: Place::default(), contents: Vec::new() };
+        let placed = self.attempt(|state| held.allocate(state.link()))?;
+        if !placed {
+            return None;
+        }
+        let start = fresh_addresses(bytes);
+        self.lock().buffers.insert(start, held);
+        Some(start)
+    }
+
+    pub(super) fn free(&self, start: usize) {
+        let held = self.lock().buffers.remove(&start);
+        self.attempt(|state| {
+            state.last_graphs.fill(None); // the server forgets them: they may read this buffer
+            held.map_or(Ok(()), |held| state.link().send(Command::FreeBuffer, &[&held.there.buffer.to_le_bytes()]))
+        });
+    }
+
+    /// Bytes that a tensor needs on a device, where that is more than its own.
+    pub(super) fn alloc_size(&self, device: u32, tensor: &sys::ggml_tensor) -> Option<u64> {
+        self.attempt(|state| {
+            let mut body = device.to_le_bytes().to_vec();
+            body.extend_from_slice(&state.describe(tensor));
+            for &source in &tensor.src {
+                // SAFETY: sources are null or alive as long as the tensor.
+                match unsafe { source.as_ref() } {
+                    Some(source) => body.extend_from_slice(&state.describe(source)),
+                    None => body.extend_from_slice(&[0; wire::TENSOR_BYTES]),
+                }
+            }
+            let [bytes] = state.link().ask_numbers(Command::GetAllocSize, &[&body])?;
+            Ok(bytes)
+        })
+    }
+
+    /// Sets up a tensor whose data a device may pad.
+    pub(super) fn init(&self, tensor: &sys::ggml_tensor) {
+        self.attempt(|state| {
+            let description = state.describe(tensor);
+            state.link().send(Command::InitTensor, &[&description])
+        });
+    }
+
+    pub(super) fn set(&self, tensor: &sys::ggml_tensor, data: &[u8], offset: usize) {
+        self.attempt(|state| {
+            let description = state.describe(tensor);
+            set(state.link(), &description, data, offset)
+        });
+    }
+
+    /// Fills a tensor, now and whenever the worker is revived.
+    pub(in crate::ggml) fn fill(&self, tensor: &sys::ggml_tensor, content: Content) {
+        self.attempt(|state| {
+            let mut description = state.describe(tensor);
+            let address = tensor.data as usize;
+            let (&start, _) = state.buffers.range(..=address).next_back().expect("the tensor lies in a buffer");
+            let kept =
+                Kept { description, offset: address - start, is_padded: buffer::is_padded(tensor), content };
+            let result = kept.send(state.link(), &mut description);
+            state.buffers.get_mut(&start).expect("just found").contents.push(kept);
+            result
+        });
+    }
+
+    pub(super) fn memset(&self, tensor: &sys::ggml_tensor, value: u8, offset: usize, len: usize) {
+        self.attempt(|state| {
+            let description = state.describe(tensor);
+            let [offset, len] = [offset, len].map(|n| (n as u64).to_le_bytes());
+            state.link().send(Command::MemsetTensor, &[&description, &offset, &len, &[value]])
+        });
+    }
+
+    /// Copies data out of a tensor; zeros if the worker is lost.
+    pub(super) fn get(&self, tensor: &sys::ggml_tensor, data: &mut [u8], offset: usize) {
+        let done = self.attempt(|state| {
+            let description = state.describe(tensor);
+            let [offset, len] = [offset, data.len()].map(|n| (n as u64).to_le_bytes());
+            state.link().ask_into(Command::GetTensor, &[&description, &offset, &len], data)
+        });
+        if done.is_none() {
+            data.fill(0);
+        }
+    }
+
+    pub(super) fn clear(&self, start: usize, value: u8) {
+        self.attempt(|state| {
+            let buffer = state.buffers.get(&start).map_or(0, |held| held.there.buffer);
+            state.link().send(Command::BufferClear, &[&buffer.to_le_bytes(), &[value]])
+        });
+    }
+
+    /// Runs a graph on a device. `id` is the graph's alone: the one that ran last need not be sent again.
+    ///
+    /// # Safety
+    /// The graph and all that it reads are alive.
+    pub(in crate::ggml) unsafe fn compute(&self, device: u32, graph: NonNull<sys::ggml_cgraph>, id: u64) {
+        self.attempt(|state| {
+            let last = &mut state.last_graphs[device as usize];
+            if last.replace(id) == Some(id) {
+                state.link().send(Command::GraphRecompute, &[&device.to_le_bytes()])?;
+            } else {
+                // SAFETY: as promised by the caller.
+                let bytes = unsafe { wire::describe_graph(device, graph, |tensor| state.place(tensor)) };
+                state.link().send(Command::GraphCompute, &[&bytes])?;
+            }
+            state.link().flush()
+        });
+    }
+
+    /// Does something with the connection. A failure ends the connection; without one nothing is done.
+    fn attempt<T>(&self, request: impl FnOnce(&mut State) -> io::Result<T>) -> Option<T> {
+        let mut state = self.lock();
+        state.link.as_ref()?;
+        match request(&mut state) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                state.link = None;
+                state.failure = error.to_string();
+                None
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl State {
+    /// The connection, while a request is attempted.
+    fn link(&mut self) -> &mut Link {
+        self.link.as_mut().expect("a request is attempted on a connection")
+    }
+
+    /// Where the worker finds a tensor; nowhere if it lies in no buffer of it.
+    fn place(&self, tensor: &sys::ggml_tensor) -> Place {
+        let address = tensor.data as usize;
+        match self.buffers.range(..=address).next_back() {
+            Some((start, held)) if address - start < held.bytes => {
+                Place { buffer: held.there.buffer, data: held.there.data + (address - start) as u64 }
+            }
+            _ => Place::default(),
+        }
+    }
+
+    fn describe(&self, tensor: &sys::ggml_tensor) -> Description {
+        wire::describe(tensor, self.place(tensor), 0)
+    }
+}
+
+impl Held {
+    /// Takes memory for it; false if there is not enough.
+    fn allocate(&mut self, link: &mut Link) -> io::Result<bool> {
+        let body = [&self.device.to_le_bytes()[..], &(self.bytes as u64).to_le_bytes()];
+        let [buffer, bytes] = link.ask_numbers(Command::AllocBuffer, &body)?;
+        if buffer == 0 {
+            return Ok(false);
+        }
+        self.bytes = bytes as usize;
+        let [data] = link.ask_numbers(Command::BufferGetBase, &[&buffer.to_le_bytes()])?;
+        self.there = Place { buffer, data };
+        Ok(true)
+    }
+
+    /// Puts it on a worker that knows nothing of it.
+    fn give(&mut self, link: &mut Link) -> io::Result<()> {
+        if !self.allocate(link)? {
+            return Err(io::Error::other(format!("out of memory for {} bytes", self.bytes)));
+        }
+        if self.contents.is_empty() {
+            return link.send(Command::BufferClear, &[&self.there.buffer.to_le_bytes(), &[0]]);
+        }
+        for kept in &self.contents {
+            let mut description = kept.description;
+            let data = self.there.data + kept.offset as u64;
+            wire::put_at(&mut description, Place { buffer: self.there.buffer, data });
+            kept.send(link, &mut description)?;
+        }
+        Ok(())
+    }
+}
+
+impl Kept {
+    fn send(&self, link: &mut Link, description: &mut Description) -> io::Result<()> {
+        if self.is_padded {
+            link.send(Command::InitTensor, &[&description[..]])?;
+        }
+        let (mut offset, mut result) = (0, Ok(()));
+        (self.content)(&mut |piece| {
+            if result.is_ok() {
+                result = set(link, description, piece, offset);
+            }
+            offset += piece.len();
+        });
+        result
+    }
+}
+
+fn set(link: &mut Link, description: &Description, data: &[u8], offset: usize) -> io::Result<()> {
+    const DO_NOT_KEEP: u8 = 0; // in a cache on the worker's disk
+    link.send(Command::SetTensor, &[&description[..], &[DO_NOT_KEEP], &(offset as u64).to_le_bytes(), data])
+}
+
+fn device_count(link: &mut Link) -> io::Result<u32> {
+    let answer = link.ask(Command::DeviceCount, &[], 4)?;
+    Ok(u32::from_le_bytes(answer.try_into().expect("four bytes")))
+}
+
+/// Addresses that no other buffer has, and this process never reads.
+fn fresh_addresses(bytes: usize) -> usize {
+    const FIRST: usize = 1 << 44;
+    /// More than any alignment.
+    const STEP: usize = 1 << 20;
+    static NEXT: AtomicUsize = AtomicUsize::new(FIRST);
+    NEXT.fetch_add((bytes + 1).next_multiple_of(STEP), Ordering::Relaxed)
+}
