@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Config, Rows};
+use super::{Config, Placement, Rows};
 use crate::dtype::DType;
 use crate::ggml::{self, Builder, Heads, Store, StoreBuilder, Stored, Tensor};
 
@@ -16,7 +16,7 @@ pub enum ValueLayout {
     Columns,
 }
 
-/// The key-value cache of one session. Memory is touched as rows come into use.
+/// The key-value cache of one session, each layer's on the layer's device. Memory is touched as rows come into use.
 pub struct Cache {
     k: Vec<Stored>,
     v: Vec<Stored>,
@@ -29,6 +29,7 @@ impl Cache {
     /// A cache of `n_rows` positions for every layer.
     pub fn new(
         config: &Config,
+        placement: &Placement,
         n_rows: usize,
         type_k: DType,
         type_v: DType,
@@ -40,6 +41,7 @@ impl Cache {
         };
         let mut builder = StoreBuilder::new(2 * config.n_layer);
         for il in 0..config.n_layer {
+            builder.place_on(&placement.devices()[placement.of_layer(il)]);
             builder.add_empty(&format!("cache_k-{il}"), type_k, &[config.n_embd_k(), n_rows])?;
             builder.add_empty(&format!("cache_v-{il}"), type_v, &shape_v)?;
         }
@@ -64,7 +66,11 @@ impl Cache {
             return;
         }
         let first = self.n_clear;
+        // Elsewhere all rows begin as zeros.
         for il in 0..self.k.len() {
+            if !self.k[il].is_host() {
+                continue;
+            }
             for (offset, len) in chunks(&self.k[il], ValueLayout::Rows, first..n) {
                 self.k[il].clear(offset, len);
             }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::weights::{Linear, Loader, Stack};
-use super::{Cache, Config, Error, LayerStep, Rows};
+use super::{Cache, Config, Error, LayerStep, Placement, Rows};
 use crate::dtype::DType;
 use crate::ggml::{Around, Builder, Store, Stored, Tensor, Weight};
 use crate::gguf::File;
@@ -18,8 +18,6 @@ pub(super) struct Llama {
     output: Weight,
     /// A low-bit copy of the output head, made when first asked for.
     sketch: OnceLock<Option<Weight>>,
-    /// Llama 3 divides the rotary frequencies by these.
-    rope_freqs: Option<Stored>,
 }
 
 struct Layer {
@@ -29,17 +27,25 @@ struct Layer {
     ffn_norm: Stored,
     ffn_gate_up: Stack,
     ffn_down: Linear,
+    /// Llama 3 divides the rotary frequencies by these.
+    rope_freqs: Option<Stored>,
 }
 
 impl Llama {
-    pub(super) fn load(file: &Arc<File>, config: &Config) -> Result<(Llama, usize), Error> {
+    pub(super) fn load(
+        file: &Arc<File>,
+        config: &Config,
+        placement: &Placement,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<(Llama, usize), Error> {
         let Config { n_embd, n_ff, n_vocab, .. } = *config;
         let (n_q, n_k, n_v) = (config.n_embd_q(), config.n_embd_k(), config.n_embd_v());
-        let mut w = Loader::new(file.clone());
+        let mut w = Loader::new(file.clone(), placement, progress);
         let token_embd = w.table("token_embd.weight", [n_embd, n_vocab])?;
         let mut layers = Vec::new();
         for il in 0..config.n_layer {
             let blk = format!("blk.{il}");
+            w.at_layer(il);
             layers.push((
                 w.vector(&format!("{blk}.attn_norm.weight"), n_embd)?,
                 w.stack(&blk, &[("attn_q", n_q), ("attn_k", n_k), ("attn_v", n_v)], n_embd)?,
@@ -47,20 +53,22 @@ impl Llama {
                 w.vector(&format!("{blk}.ffn_norm.weight"), n_embd)?,
                 w.stack(&blk, &[("ffn_gate", n_ff), ("ffn_up", n_ff)], n_embd)?,
                 w.linear(&blk, "ffn_down", [n_ff, n_embd])?,
+                w.shared_vector("rope_freqs.weight", config.rope.n_dims / 2)?,
             ));
         }
+        w.at_output();
         let output_norm = w.vector("output_norm.weight", n_embd)?;
         let output = w.head([n_embd, n_vocab], token_embd)?;
-        let rope_freqs = w.optional_vector("rope_freqs.weight", config.rope.n_dims / 2)?;
         let (stored, weights_bytes) = w.finish();
         let layers =
-            layers.into_iter().map(|(attn_norm, attn_qkv, attn_output, ffn_norm, ffn_gate_up, ffn_down)| Layer {
+            layers.into_iter().map(|(attn_norm, attn_qkv, attn_output, ffn_norm, ffn_gate_up, ffn_down, freqs)| Layer {
                 attn_norm: attn_norm.get(&stored),
                 attn_qkv: attn_qkv.get(&stored),
                 attn_output: attn_output.get(&stored),
                 ffn_norm: ffn_norm.get(&stored),
                 ffn_gate_up: ffn_gate_up.get(&stored),
                 ffn_down: ffn_down.get(&stored),
+                rope_freqs: freqs.map(|f| f.get(&stored)),
             });
         let network = Llama {
             token_embd: token_embd.get(&stored),
@@ -68,7 +76,6 @@ impl Llama {
             output_norm: output_norm.get(&stored),
             output: output.get(&stored),
             sketch: OnceLock::new(),
-            rope_freqs: rope_freqs.map(|f| f.get(&stored)),
         };
         Ok((network, weights_bytes))
     }
@@ -179,7 +186,7 @@ impl Llama {
     ) -> (Tensor<'g>, Tensor<'g>, Tensor<'g>) {
         let (n_head, n_head_kv, head) = (config.n_head, config.n_head_kv, config.head_dim_k);
         let parts = stack(g, &layer.attn_qkv, x, norm);
-        let rope = |x| g.ops.rope(x, rows.positions, self.rope_freqs.as_ref().map(Stored::t), &config.rope);
+        let rope = |x| g.ops.rope(x, rows.positions, layer.rope_freqs.as_ref().map(Stored::t), &config.rope);
         let [q_part, .., v_part] = &parts[..] else {
             let qkv = parts[0];
             let v = columns(g, qkv, config.n_embd_q() + config.n_embd_k(), config.n_embd_v());

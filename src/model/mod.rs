@@ -4,10 +4,12 @@
 mod cache;
 mod config;
 mod llama;
+mod placement;
 mod weights;
 
 pub use cache::{Cache, ValueLayout};
 pub use config::{Config, SUPPORTED_ARCHITECTURES};
+pub use placement::Placement;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -123,17 +125,28 @@ pub struct Rows<'g> {
 pub struct Model {
     file: Arc<File>,
     config: Config,
-    device: Arc<Device>,
+    placement: Placement,
     network: Llama,
     weights_bytes: usize,
 }
 
 impl Model {
-    /// Loads the weights of a file onto a device.
-    pub fn load(file: Arc<File>, device: Arc<Device>) -> Result<Model, Error> {
+    /// Loads the weights of a file onto the CPU.
+    pub fn load(file: Arc<File>, cpu: Arc<Device>) -> Result<Model, Error> {
         let config = Config::from_gguf(&file)?;
-        let (network, weights_bytes) = Llama::load(&file, &config)?;
-        Ok(Model { file, config, device, network, weights_bytes })
+        Model::place(file, config, Placement::on_cpu(cpu), &mut |_| {})
+    }
+
+    /// Loads the weights of a file, whose configuration is at hand, onto devices. `progress` hears how many bytes went to
+    /// devices other than the CPU so far.
+    pub fn place(
+        file: Arc<File>,
+        config: Config,
+        placement: Placement,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Model, Error> {
+        let (network, weights_bytes) = Llama::load(&file, &config, &placement, progress)?;
+        Ok(Model { file, config, placement, network, weights_bytes })
     }
 
     /// The numbers that describe the model.
@@ -146,9 +159,14 @@ impl Model {
         &self.file
     }
 
-    /// The device that computes.
+    /// The CPU, which computes what no other device does.
     pub fn device(&self) -> &Arc<Device> {
-        &self.device
+        self.placement.cpu()
+    }
+
+    /// Which device holds what.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// Bytes of weights that one token reads at full depth.
@@ -161,7 +179,7 @@ impl Model {
         self.network.store()
     }
 
-    /// Whether attention over this cache needs no mask: a kernel tells from the positions what each row sees.
+    /// Whether attention over this cache needs no mask on the CPU: a kernel tells from the positions what each row sees.
     pub fn masks_by_position(&self, cache: &Cache) -> bool {
         cache.for_kernel(0, &self.config.heads()).is_some()
     }

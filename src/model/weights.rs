@@ -1,11 +1,12 @@
 //! Owns the loading of weights: each is fetched with the shape it must have, and lies where it multiplies fastest.
 //! After loading, shapes are facts.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Error;
+use super::{Error, Placement};
 use crate::dtype::DType;
-use crate::ggml::{PendingWeight, StoreBuilder, Stored, Tensor, Weight};
+use crate::ggml::{Content, PendingWeight, StoreBuilder, Stored, Tensor, Weight};
 use crate::gguf::{File, TensorInfo};
 
 /// A matrix with its optional bias.
@@ -22,8 +23,16 @@ pub(crate) struct Stack {
 }
 
 /// Collects the weights of a model file.
-pub(crate) struct Loader {
+pub(crate) struct Loader<'p> {
     file: Arc<File>,
+    placement: &'p Placement,
+    /// The device of what is loaded, by its place in the placement.
+    device: usize,
+    /// Hears how many bytes went to devices other than the CPU so far.
+    progress: &'p mut dyn FnMut(usize),
+    n_sent: usize,
+    /// Vectors that layers share, by device and name.
+    shared: HashMap<(usize, String), Pending>,
     builder: StoreBuilder,
     n_loaded: usize,
     weights_bytes: usize,
@@ -36,10 +45,38 @@ pub(crate) struct Pending(usize);
 pub(crate) struct PendingLinear(PendingWeight, Option<Pending>);
 pub(crate) struct PendingStack(Vec<(PendingLinear, usize)>);
 
-impl Loader {
-    pub(crate) fn new(file: Arc<File>) -> Loader {
-        let builder = StoreBuilder::new(file.tensors().len() + 1);
-        Loader { file, builder, n_loaded: 0, weights_bytes: 0 }
+impl<'p> Loader<'p> {
+    pub(crate) fn new(file: Arc<File>, placement: &'p Placement, progress: &'p mut dyn FnMut(usize)) -> Loader<'p> {
+        // Each device may have its copy of a vector that layers share.
+        let builder = StoreBuilder::new(file.tensors().len() + 1 + placement.devices().len());
+        let shared = HashMap::new();
+        Loader { file, placement, device: 0, progress, n_sent: 0, shared, builder, n_loaded: 0, weights_bytes: 0 }
+    }
+
+    /// What is loaded from now on goes to the device of a layer.
+    pub(crate) fn at_layer(&mut self, il: usize) {
+        self.go_to(self.placement.of_layer(il));
+    }
+
+    /// What is loaded from now on goes to the device of the output head.
+    pub(crate) fn at_output(&mut self) {
+        self.go_to(self.placement.of_output());
+    }
+
+    fn go_to(&mut self, device: usize) {
+        self.device = device;
+        self.builder.place_on(&self.placement.devices()[device]);
+    }
+
+    /// A vector that several layers read and a model may lack: once on each device.
+    pub(crate) fn shared_vector(&mut self, name: &str, n: usize) -> Result<Option<Pending>, Error> {
+        let key = (self.device, name.to_owned());
+        if let Some(&loaded) = self.shared.get(&key) {
+            return Ok(Some(loaded));
+        }
+        let loaded = self.optional_vector(name, n)?;
+        self.shared.extend(loaded.map(|loaded| (key, loaded)));
+        Ok(loaded)
     }
 
     /// A vector of f32, such as a norm's weight.
@@ -54,6 +91,7 @@ impl Loader {
         expect_shape(&file, info, &[n])?;
         let values = to_f32(&file, info)?;
         self.builder.add_plain(name, DType::F32, &[n], &values)?;
+        self.count_sent(values.len());
         Ok(Some(self.push(info.bytes)))
     }
 
@@ -74,7 +112,7 @@ impl Loader {
         let file = self.file.clone();
         let info = file.tensor("output.weight").or_else(|| file.tensor("token_embd.weight"));
         let info = info.ok_or_else(|| Error::missing(&file, "token_embd.weight"))?;
-        if info.name == "token_embd.weight" && !StoreBuilder::repacks(info.dtype, shape) {
+        if self.builder.is_host() && info.name == "token_embd.weight" && !StoreBuilder::repacks(info.dtype, shape) {
             self.weights_bytes += info.bytes;
             return Ok(self.builder.as_weight(token_embd.0));
         }
@@ -122,7 +160,12 @@ impl Loader {
         let n: usize = group.iter().map(|(_, n, _)| n).sum();
         let name = group.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join("+");
         let data: Vec<&[u8]> = group.iter().map(|(.., info)| file.data(info)).collect();
-        let weight = self.builder.add_weight(&format!("{prefix}.{name}"), group[0].2.dtype, [n_in, n], &data)?;
+        let label = format!("{prefix}.{name}");
+        let weight = if self.builder.is_host() {
+            self.builder.add_weight(&label, group[0].2.dtype, [n_in, n], &data)?
+        } else {
+            self.send(&label, &group.iter().map(|(.., info)| *info).collect::<Vec<_>>(), [n_in, n])?
+        };
         self.push(data.iter().map(|d| d.len()).sum());
         group.iter().for_each(|(.., info)| file.release(info)); // copied
         let bias = self.fused_bias(prefix, &name, group)?;
@@ -165,7 +208,9 @@ impl Loader {
         let info = file.tensor(name).ok_or_else(|| Error::missing(&file, name))?;
         expect_shape(&file, info, &shape)?;
         let repacks = StoreBuilder::repacks(info.dtype, shape);
-        let weight = if !repacks && self.builder.add_mapped(name, info.dtype, &shape, &file, |f| f.data(info)) {
+        let weight = if !self.builder.is_host() {
+            self.send(name, &[info], shape)?
+        } else if !repacks && self.builder.add_mapped(name, info.dtype, &shape, &file, |f| f.data(info)) {
             self.builder.as_weight(self.n_loaded)
         } else {
             let weight = self.builder.add_weight(name, info.dtype, shape, &[file.data(info)])?;
@@ -174,6 +219,27 @@ impl Loader {
         };
         self.push(info.bytes);
         Ok(weight)
+    }
+
+    /// Matrices of one type, one below the other, to a device other than the CPU.
+    fn send(&mut self, label: &str, infos: &[&TensorInfo], shape: [usize; 2]) -> Result<PendingWeight, Error> {
+        let (file, names) = (self.file.clone(), infos.iter().map(|info| info.name.clone()).collect::<Vec<_>>());
+        let content: Content = Arc::new(move |sink| {
+            names.iter().filter_map(|name| file.tensor(name)).for_each(|info| {
+                sink(file.data(info));
+                file.release(info); // copied
+            });
+        });
+        let weight = self.builder.add_content(label, infos[0].dtype, &shape, content)?;
+        self.count_sent(infos.iter().map(|info| info.bytes).sum());
+        Ok(weight)
+    }
+
+    fn count_sent(&mut self, bytes: usize) {
+        if !self.builder.is_host() {
+            self.n_sent += bytes;
+            (self.progress)(self.n_sent);
+        }
     }
 
     fn push(&mut self, bytes: usize) -> Pending {

@@ -71,6 +71,7 @@ impl Session {
     ) -> Result<(), Error> {
         check_cuts(cuts, self.n_steps())?;
         self.check(prefix)?;
+        self.revive()?;
         self.need(0);
         let mut live = self.place(prefix.len(), questions)?;
         self.rewind(self.common_prefix(prefix));
@@ -115,7 +116,7 @@ impl Session {
         let mut seen = Vec::new();
         for (question, cut) in live.iter().zip(&mut cuts) {
             for row in question.shown_rows() {
-                let hidden = self.machine.hidden_state(row);
+                let hidden = self.machine.hidden_state(row)?;
                 match view {
                     View::Hidden => {}
                     View::Logits => seen.extend(&hidden),

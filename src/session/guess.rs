@@ -52,12 +52,13 @@ impl Session {
     /// final norm: \[n_embd\]. What they owe to deeper layers is settled when somebody goes there.
     pub fn reach(&mut self, depth: usize) -> Result<Vec<f32>, Error> {
         super::check_cuts(&[depth], self.n_steps())?;
+        self.revive()?;
         let mut rows: Vec<&mut Row> = self.rows.iter_mut().collect();
         rows.extend(self.guesses.iter_mut().map(|guess| &mut guess.row));
         rows.retain(|row| row.depth < depth);
         self.machine.deepen(&mut rows, depth, &[], &mut |_, _| {})?;
         let last = self.guesses.back().map(|guess| &guess.row).or(self.rows.last()).ok_or(Error::Empty)?;
-        Ok(self.machine.hidden_state(last))
+        self.machine.hidden_state(last)
     }
 
     /// Ends the way of all tokens that wait: their keys and values for deeper layers come from the states they have. An
@@ -79,7 +80,8 @@ impl Session {
     /// What the draft plan makes of the last token of timeline and guesses: logits \[n_vocab\]. It has to be evaluated all
     /// the same.
     pub fn skim(&mut self) -> Result<Vec<f32>, Error> {
-        let row = self.guesses.back_mut().map(|guess| &mut guess.row).or(self.rows.last_mut()).ok_or(Error::Empty)?;
+        self.revive()?;
+        let row = self.guesses.back().map(|guess| &guess.row).or(self.rows.last()).ok_or(Error::Empty)?;
         self.machine.skim(row)
     }
 

@@ -1,15 +1,17 @@
 //! Takes rows through ranges of the plan. Owns the cache, the hidden states between two ranges, and the graphs; refuses to
 //! know which rows make a timeline.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use half::f16;
 
+use super::hidden::Hidden;
 use super::{Error, SessionParams, TokenId};
 use crate::dtype::DType;
-use crate::ggml::{Builder, Order, Runner, Slot, StoreBuilder, Stored, Tensor, Weight};
+use crate::ggml::{Builder, Order, Run, Runner, Slot, Stored, Tensor, Weight};
 use crate::model::{Cache, LayerStep, Model, Rows, ValueLayout};
 
 /// A token on its way through the layers.
@@ -50,7 +52,10 @@ pub(super) struct Machine {
     pub(super) params: SessionParams,
     pub(super) cache: Cache,
     hidden: Hidden,
-    runner: Runner<GraphKey, Slots>,
+    /// One for each device of the model's placement.
+    runners: Vec<Runner<GraphKey, Slots>>,
+    /// How often each device had been revived when it was last looked at.
+    generations: Vec<u64>,
     /// Rows times steps run so far; keys and values alone do not count.
     pub(super) n_run: usize,
     /// Of logits computed from now on.
@@ -93,6 +98,32 @@ struct GraphKey {
     keep: Keep,
 }
 
+/// Where the rows of a graph come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum From {
+    /// From their tokens.
+    Tokens,
+    /// From where they wait on the graph's device.
+    Waiting,
+    /// From elsewhere, through this process's memory.
+    Host,
+}
+
+/// Where the rows of a graph go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum To {
+    /// To where they wait on the graph's device.
+    Waiting,
+    /// To where they wait for another device.
+    Host,
+    /// Nowhere: they leave their keys and values.
+    Nowhere,
+    /// Those that are wanted: to the output head.
+    Head,
+    /// Those that are wanted: to the output head on another device.
+    HeadElsewhere,
+}
+
 #[derive(Clone, Copy, Default)]
 struct Slots {
     tokens: Option<Slot>,
@@ -102,6 +133,7 @@ struct Slots {
     sees: Option<Slot>,
     mask: Option<Slot>,
     hidden_from: Option<Slot>,
+    states: Option<Slot>,
     hidden_to: Option<Slot>,
     out_rows: Option<Slot>,
     hidden: Option<Slot>,
@@ -113,11 +145,72 @@ impl Machine {
         let config = model.config();
         let layout = if params.flash_attn { ValueLayout::Rows } else { ValueLayout::Columns };
         let n_rows = params.n_ctx.next_multiple_of(KV_STEP);
-        let cache = Cache::new(config, n_rows, params.type_k, params.type_v, layout)?;
-        let hidden = Hidden::new(config.n_embd, params.n_batch)?;
-        let runner = Runner::new(model.device().clone());
+        let placement = model.placement();
+        let cache = Cache::new(config, placement, n_rows, params.type_k, params.type_v, layout)?;
+        let hidden = Hidden::new(config.n_embd, placement.devices(), params.n_batch)?;
+        let runners = placement.devices().iter().map(|device| Runner::new(device.clone())).collect();
+        let generations = placement.devices().iter().map(|device| device.generation()).collect();
         let keys = params.plan.iter().map(|step| LayerStep::keys(step.il)).collect();
-        Ok(Machine { model, params, cache, hidden, runner, n_run: 0, keep: 0, keys, hidden_rows: Vec::new() })
+        let hidden_rows = Vec::new();
+        let mut machine =
+            Machine { model, params, cache, hidden, runners, generations, n_run: 0, keep: 0, keys, hidden_rows };
+        machine.rehearse()?;
+        Ok(machine)
+    }
+
+    /// Builds the largest and the smallest graph of every range on devices other than the CPU: what they cannot compute, or have
+    /// no memory for, is told before the first run.
+    fn rehearse(&mut self) -> Result<(), Error> {
+        for range in self.segments(Plan::Whole, 0..self.n_steps()) {
+            let device = self.device_at(Plan::Whole, range.start);
+            if device == 0 {
+                continue;
+            }
+            for (n_rows, n_kv) in [(self.params.n_batch, self.cache.n_rows()), (1, KV_STEP)] {
+                let n_out = usize::from(range.end == self.n_steps());
+                let order = if n_rows == 1 { Order::Token } else { Order::Prompt };
+                let (start, end) = (range.start, range.end);
+                let key = GraphKey { plan: Plan::Whole, start, end, n_rows, order, n_kv, n_out, keep: 0 };
+                self.prepare(device, key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes devices that were lost usable again. True if one has forgotten what was in its memory since the last look.
+    pub(super) fn revive(&mut self) -> Result<bool, Error> {
+        let mut forgot = false;
+        for (device, seen) in self.model.placement().devices().iter().zip(&mut self.generations).skip(1) {
+            device.revive()?;
+            forgot |= device.generation() != *seen;
+            *seen = device.generation();
+        }
+        Ok(forgot)
+    }
+
+    /// Why reads and writes since the last check are worth nothing, if they are.
+    pub(super) fn check_devices(&self) -> Result<(), Error> {
+        Ok(self.model.placement().devices().iter().try_for_each(|device| device.check())?)
+    }
+
+    /// The device that runs a step.
+    fn device_at(&self, plan: Plan, step: usize) -> usize {
+        self.model.placement().of_layer(steps_of(&self.params, &self.keys, plan)[step].il)
+    }
+
+    /// Where rows wait before a step: with the device that ran them so far and goes on with them, or on the CPU.
+    fn home(&self, plan: Plan, depth: usize) -> usize {
+        let before = self.device_at(plan, depth - 1);
+        if before == self.device_at(plan, depth) { before } else { 0 }
+    }
+
+    /// The parts of a range of steps that run on one device each.
+    fn segments(&self, plan: Plan, range: Range<usize>) -> Vec<Range<usize>> {
+        let borders = (range.start + 1..range.end)
+            .filter(|&step| self.device_at(plan, step - 1) != self.device_at(plan, step));
+        let ends: Vec<usize> = borders.chain([range.end]).collect();
+        let starts = [range.start].into_iter().chain(ends.iter().copied());
+        starts.zip(ends.iter().copied()).map(|(start, end)| start..end).collect()
     }
 
     pub(super) fn n_steps(&self) -> usize {
@@ -126,7 +219,7 @@ impl Machine {
 
     /// Gives back what a row holds.
     pub(super) fn forget(&mut self, row: &mut Row) {
-        self.hidden.free.extend(row.slot.take());
+        self.hidden.give_back(row.slot.take());
     }
 
     /// Makes the first `n` cache rows readable.
@@ -145,7 +238,9 @@ impl Machine {
         finish: &mut dyn FnMut(usize, Finished<'_>),
     ) -> Result<(), Error> {
         let missing = self.hidden_rows.iter().map(|&(_, depth)| depth);
-        let depths = rows.iter().map(|row| row.depth).chain(self.params.cuts.iter().copied()).chain(missing);
+        let borders = self.segments(Plan::Whole, 0..self.n_steps()).into_iter().map(|range| range.start);
+        let depths =
+            rows.iter().map(|row| row.depth).chain(self.params.cuts.iter().copied()).chain(missing).chain(borders);
         let starts: BTreeSet<usize> = depths.filter(|&depth| depth < to).chain([0]).collect();
         let ends: Vec<usize> = starts.iter().skip(1).copied().chain([to]).collect();
         for (start, end) in starts.into_iter().zip(ends) {
@@ -165,8 +260,11 @@ impl Machine {
     /// Fills the deeper layers' cache rows of waiting rows from the states that they have, and ends their way.
     pub(super) fn propagate(&mut self, rows: &mut [&mut Row]) -> Result<(), Error> {
         for i in 0..rows.len() {
-            self.run(Plan::Keys, rows[i].depth..self.n_steps(), rows, &[i], &[], &mut |_, _| {})?;
-            rows[i].depth = self.n_steps();
+            for range in self.segments(Plan::Keys, rows[i].depth..self.n_steps()) {
+                let end = range.end;
+                self.run(Plan::Keys, range, rows, &[i], &[], &mut |_, _| {})?;
+                rows[i].depth = end;
+            }
         }
         Ok(())
     }
@@ -181,13 +279,21 @@ impl Machine {
     }
 
     /// Takes a row through the draft plan, whose cache rows stand until the row is evaluated: its logits.
-    pub(super) fn skim(&mut self, row: &mut Row) -> Result<Vec<f32>, Error> {
+    pub(super) fn skim(&mut self, row: &Row) -> Result<Vec<f32>, Error> {
         let mut logits = Vec::new();
         let n_steps = self.params.draft_plan.len();
-        self.run(Plan::Draft, 0..n_steps, &mut [row], &[0], &[0], &mut |_, finished| {
-            logits.extend_from_slice(finished.logits);
-        })?;
-        Ok(logits)
+        // Its own hidden state waits somewhere else.
+        let mut row = Row { hole: row.hole.clone(), depth: 0, slot: None, ..*row };
+        let mut result = Ok(());
+        for range in self.segments(Plan::Draft, 0..n_steps) {
+            result = result.and_then(|()| {
+                self.run(Plan::Draft, range, &mut [&mut row], &[0], &[0], &mut |_, finished| {
+                    logits.extend_from_slice(finished.logits);
+                })
+            });
+        }
+        self.forget(&mut row);
+        result.map(|()| logits)
     }
 
     /// Takes the rows `batch` through a range of a plan.
@@ -208,29 +314,34 @@ impl Machine {
         }
         let n_seen = batch.iter().map(|&i| rows[i].cache_row + 1).max().unwrap_or(0);
         self.clear_up_to(n_seen);
-        let (model, cache, hidden) = (&self.model, &self.cache, &self.hidden.states);
-        let n_kv = n_seen.next_multiple_of(KV_STEP).min(cache.n_rows());
+        let device = self.device_at(plan, range.start);
+        let n_kv = n_seen.next_multiple_of(KV_STEP).min(self.cache.n_rows());
         let missing: Vec<usize> =
             self.hidden_rows.iter().filter(|(_, depth)| *depth <= range.start).map(|(row, _)| *row).collect();
-        let by_position = missing.is_empty() && model.masks_by_position(cache);
+        let by_position = device == 0 && missing.is_empty() && self.model.masks_by_position(&self.cache);
         let n_kv = if by_position { 0 } else { n_kv };
         // A row alone is added up in one way, whatever it is.
         let order = if n_rows == 1 { Order::Token } else { rows[batch[0]].order };
         let n_out = out_rows.len();
         let keep = if n_out > 0 { self.keep } else { 0 };
         let key = GraphKey { plan, start: range.start, end: range.end, n_rows, order, n_kv, n_out, keep };
-        let mut stores = vec![model.store(), cache.store(), hidden.store()];
-        stores.extend(sketch(model, keep).map(Weight::store));
-        let size = model.graph_size(range.len());
-        let steps = steps_of(&self.params, &self.keys, plan);
-        self.n_run += if plan == Plan::Keys { 0 } else { n_rows * range.len() };
-        let mut run = self.runner.prepare(key, size, &stores, |g| build(g, model, steps, cache, hidden, key))?;
-        let slots = run.slots();
+        let (from, to) = self.ends(key);
         let of = |value: fn(&Row) -> usize| batch.iter().map(|&i| value(rows[i])).collect::<Vec<_>>();
+        let tokens = of(|row| row.token as usize);
         let cache_rows = of(|row| row.cache_row);
         let places = of(|row| row.slot.unwrap_or(0));
+        let states = match from {
+            From::Host if range.start == 0 => self.embed(&tokens)?,
+            From::Host => self.hidden.read(0, &places),
+            From::Tokens | From::Waiting => Vec::new(),
+        };
+        let value_places = self.cache.transposes_values().then(|| self.cache.value_places(&cache_rows));
+        let mask = (n_kv > 0).then(|| mask(batch.iter().map(|&i| &*rows[i]), &missing, n_rows, n_kv));
+        self.n_run += if plan == Plan::Keys { 0 } else { n_rows * range.len() };
+        let mut run = self.prepare(device, key)?;
+        let slots = run.slots();
         for (slot, values) in [
-            (slots.tokens, of(|row| row.token as usize)),
+            (slots.tokens, tokens),
             (slots.positions, of(|row| row.position)),
             (slots.hidden_from, places.clone()),
             (slots.out_rows, out_rows.clone()),
@@ -245,51 +356,114 @@ impl Machine {
                 run.set_i64(slot, &values.iter().map(|&v| v as i64).collect::<Vec<_>>());
             }
         }
-        if let Some(slot) = slots.value_places {
-            run.set_i64(slot, &cache.value_places(&cache_rows));
+        if let Some(slot) = slots.states {
+            run.set_f32(slot, &states);
         }
-        if let Some(slot) = slots.mask {
-            run.set_f16(slot, &mask(batch.iter().map(|&i| &*rows[i]), &missing, n_rows, key.n_kv));
+        if let Some((slot, places)) = slots.value_places.zip(value_places) {
+            run.set_i64(slot, &places);
+        }
+        if let Some((slot, mask)) = slots.mask.zip(mask) {
+            run.set_f16(slot, &mask);
         }
         let computed = run.compute()?;
-        if let (Some(hidden), Some(logits)) = (slots.hidden, slots.logits) {
-            let parts = |slot, n_out: usize| {
-                let all: &[f32] = computed.f32(slot);
-                all.chunks_exact(all.len() / n_out)
-            };
-            for ((&row, hidden), logits) in out_rows.iter().zip(parts(hidden, n_out)).zip(parts(logits, n_out)) {
-                finish(batch[row], Finished { hidden, logits });
+        let read = |slot: Option<Slot>| slot.map_or(Ok(Cow::default()), |slot| computed.read(slot));
+        let hidden = read(slots.hidden)?;
+        match to {
+            To::Waiting | To::Nowhere => {}
+            To::Host => {
+                let states = hidden.into_owned();
+                self.hidden.write(&places, &states);
+            }
+            To::Head => {
+                let logits = read(slots.logits)?;
+                finish_rows(batch, &out_rows, &hidden, &logits, finish);
+            }
+            To::HeadElsewhere => {
+                let states = hidden.into_owned();
+                let logits = self.heads_of(&states)?;
+                finish_rows(batch, &out_rows, &states, &logits, finish);
             }
         }
         if is_last {
             for &i in batch {
-                self.hidden.free.extend(rows[i].slot.take());
+                self.hidden.give_back(rows[i].slot.take());
             }
         }
         Ok(())
     }
 
+    /// Where the rows of a graph come from, and where they go.
+    fn ends(&self, key: GraphKey) -> (From, To) {
+        let GraphKey { plan, start, end, n_out, .. } = key;
+        let device = self.device_at(plan, start);
+        let from = match start {
+            0 if device == 0 => From::Tokens,
+            0 => From::Host,
+            _ if self.home(plan, start) == device => From::Waiting,
+            _ => From::Host,
+        };
+        let to = if end < steps_of(&self.params, &self.keys, plan).len() {
+            if self.home(plan, end) == device { To::Waiting } else { To::Host }
+        } else if n_out == 0 {
+            To::Nowhere
+        } else if self.model.placement().of_output() == device {
+            To::Head
+        } else {
+            To::HeadElsewhere
+        };
+        (from, to)
+    }
+
+    /// The graph of a key on its device, ready for its inputs.
+    fn prepare(&mut self, device: usize, key: GraphKey) -> Result<Run<'_, Slots>, Error> {
+        let ends = self.ends(key);
+        let (model, cache, hidden) = (&self.model, &self.cache, self.hidden.states(device));
+        let mut stores = vec![model.store(), cache.store(), hidden.store()];
+        stores.extend(sketch(model, key.keep).map(Weight::store));
+        let steps = steps_of(&self.params, &self.keys, key.plan);
+        let size = model.graph_size(key.end - key.start);
+        Ok(self.runners[device].prepare(key, size, &stores, |g| build(g, model, steps, cache, hidden, key, ends))?)
+    }
+
+    /// Embeddings of tokens, made on the CPU: \[n_embd\] each.
+    fn embed(&mut self, tokens: &[usize]) -> Result<Vec<f32>, Error> {
+        let n_rows = tokens.len();
+        let order = Order::Token;
+        let key = GraphKey { plan: Plan::Whole, start: 0, end: 0, n_rows, order, n_kv: 0, n_out: 0, keep: 0 };
+        let model = &self.model;
+        let mut run = self.runners[0].prepare(key, model.graph_size(0), &[model.store()], |g| {
+            let (tokens, slot) = g.input("inp_tokens", DType::I32, &[n_rows]);
+            Slots { tokens: Some(slot), hidden: Some(g.output(model.embed(g, tokens))), ..Slots::default() }
+        })?;
+        let slots = run.slots();
+        if let Some(slot) = slots.tokens {
+            run.set_i32(slot, &tokens.iter().map(|&token| token as i32).collect::<Vec<_>>());
+        }
+        let computed = run.compute()?;
+        Ok(slots.hidden.map_or_else(Vec::new, |slot| computed.f32(slot).to_vec()))
+    }
+
     /// A place for the hidden state of every row of the batch.
     fn give_slots(&mut self, rows: &mut [&mut Row], batch: &[usize]) -> Result<(), Error> {
         let wanting = batch.iter().filter(|&&i| rows[i].slot.is_none()).count();
-        if self.hidden.free.len() < wanting {
-            self.hidden.grow(wanting)?;
-            self.runner.forget_all(); // its graphs use the old one
+        if self.hidden.n_free() < wanting {
+            self.hidden.grow(wanting, self.model.placement().devices())?;
+            self.runners.iter_mut().for_each(Runner::forget_all); // their graphs use the old ones
         }
         for &i in batch {
             if rows[i].slot.is_none() {
-                rows[i].slot = self.hidden.free.pop();
+                rows[i].slot = self.hidden.take();
             }
         }
         Ok(())
     }
 
     /// The waiting hidden state of a row: \[n_embd\].
-    pub(super) fn hidden_state(&self, row: &Row) -> Vec<f32> {
+    pub(super) fn hidden_state(&self, row: &Row) -> Result<Vec<f32>, Error> {
         let slot = row.slot.expect("a row between two ranges has a place");
-        let mut bytes = vec![0; self.model.config().n_embd * size_of::<f32>()];
-        self.hidden.states.read(slot * bytes.len(), &mut bytes);
-        bytes.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()
+        let state = self.hidden.read(self.home(Plan::Whole, row.depth), &[slot]);
+        self.check_devices()?;
+        Ok(state)
     }
 
     /// What the output head makes of hidden states, \[n_embd\] each: \[n_vocab\] each, one after the other.
@@ -311,17 +485,18 @@ impl Machine {
         };
         let model = &self.model;
         let stores: Vec<_> = std::iter::once(model.store()).chain(sketch(model, key.keep).map(Weight::store)).collect();
-        let mut run = self.runner.prepare(key, model.graph_size(0), &stores, |g| {
+        let runner = &mut self.runners[model.placement().of_output()];
+        let mut run = runner.prepare(key, model.graph_size(0), &stores, |g| {
             let (states, slot) = g.input("inp_hidden", DType::F32, &[n_embd, n_rows]);
             let logits = g.output(head(g, model, states, key.keep));
-            Slots { hidden: Some(slot), logits: Some(logits), ..Slots::default() }
+            Slots { states: Some(slot), logits: Some(logits), ..Slots::default() }
         })?;
         let slots = run.slots();
-        if let Some(slot) = slots.hidden {
+        if let Some(slot) = slots.states {
             run.set_f32(slot, states);
         }
         let computed = run.compute()?;
-        Ok(slots.logits.map_or_else(Vec::new, |slot| computed.f32(slot).to_vec()))
+        slots.logits.map_or(Ok(Vec::new()), |slot| Ok(computed.read(slot)?.into_owned()))
     }
 }
 
@@ -341,6 +516,7 @@ fn build<'g>(
     cache: &'g Cache,
     hidden: &'g Stored,
     key: GraphKey,
+    (from, to): (From, To),
 ) -> Slots {
     let GraphKey { start, end, n_rows, order, n_kv, n_out, keep, .. } = key;
     let mut slots = Slots::default();
@@ -358,14 +534,20 @@ fn build<'g>(
     let mask = (n_kv > 0).then(|| input("inp_mask", DType::F16, &[n_kv, n_rows], &mut slots.mask));
     let rows = Rows { positions, cache_rows, value_places, sees, mask, order };
 
-    let mut h = if start == 0 {
-        model.embed(g, input("inp_tokens", DType::I32, &[n_rows], &mut slots.tokens))
-    } else {
-        g.ops.get_rows(hidden.t(), input("inp_hidden_from", DType::I32, &[n_rows], &mut slots.hidden_from))
+    let mut h = match from {
+        From::Tokens => model.embed(g, input("inp_tokens", DType::I32, &[n_rows], &mut slots.tokens)),
+        From::Waiting => {
+            g.ops.get_rows(hidden.t(), input("inp_hidden_from", DType::I32, &[n_rows], &mut slots.hidden_from))
+        }
+        From::Host => input("inp_states", DType::F32, &[model.config().n_embd, n_rows], &mut slots.states),
     };
     let mut steps = plan[start..end].to_vec();
-    if end < plan.len() {
+    if matches!(to, To::Waiting | To::Host) {
         h = model.run(g, &steps, cache, &rows, h);
+        if to == To::Host {
+            slots.hidden = Some(g.output(h));
+            return slots;
+        }
         let places = input("inp_hidden_to", DType::I64, &[n_rows], &mut slots.hidden_to);
         g.effect(g.ops.set_rows(hidden.t(), h, places));
         return slots;
@@ -376,7 +558,7 @@ fn build<'g>(
         LayerStep { il: last.il, attention: false, feed_forward: true }
     });
     h = model.run(g, &steps, cache, &rows, h);
-    if n_out == 0 {
+    if to == To::Nowhere {
         g.effect(h);
         return slots;
     }
@@ -385,8 +567,25 @@ fn build<'g>(
     }
     h = model.run(g, finish.as_slice(), cache, &rows, h);
     slots.hidden = Some(g.output(h));
-    slots.logits = Some(g.output(head(g, model, h, keep)));
+    if to == To::Head {
+        slots.logits = Some(g.output(head(g, model, h, keep)));
+    }
     slots
+}
+
+/// Hands out what the rows `out_rows` of a batch have at full depth.
+fn finish_rows(
+    batch: &[usize],
+    out_rows: &[usize],
+    hidden: &[f32],
+    logits: &[f32],
+    finish: &mut dyn FnMut(usize, Finished<'_>),
+) {
+    let n = out_rows.len();
+    let parts = hidden.chunks_exact(hidden.len() / n).zip(logits.chunks_exact(logits.len() / n));
+    for (&row, (hidden, logits)) in out_rows.iter().zip(parts) {
+        finish(batch[row], Finished { hidden, logits });
+    }
 }
 
 fn head<'g>(g: &Builder<'g>, model: &'g Model, h: Tensor<'g>, keep: Keep) -> Tensor<'g> {
@@ -398,37 +597,6 @@ fn head<'g>(g: &Builder<'g>, model: &'g Model, h: Tensor<'g>, keep: Keep) -> Ten
 
 fn sketch(model: &Model, keep: Keep) -> Option<&Weight> {
     if keep > 0 { model.sketch() } else { None }
-}
-
-/// Hidden states of rows between two ranges, \[n_embd, places\].
-struct Hidden {
-    states: Stored,
-    free: Vec<usize>,
-}
-
-impl Hidden {
-    fn new(n_embd: usize, n_places: usize) -> Result<Hidden, Error> {
-        Ok(Hidden { states: hidden_states(n_embd, n_places)?, free: (0..n_places).rev().collect() })
-    }
-
-    /// Room for at least `n` more.
-    fn grow(&mut self, n: usize) -> Result<(), Error> {
-        let [n_embd, before, ..] = self.states.t().shape();
-        let after = (before + n).max(2 * before);
-        let mut states = hidden_states(n_embd, after)?;
-        let mut bytes = vec![0; n_embd * before * size_of::<f32>()];
-        self.states.read(0, &mut bytes);
-        states.write(0, &bytes);
-        self.states = states;
-        self.free.splice(0..0, (before..after).rev());
-        Ok(())
-    }
-}
-
-fn hidden_states(n_embd: usize, n_places: usize) -> Result<Stored, Error> {
-    let mut builder = StoreBuilder::new(1);
-    builder.add_empty("hidden", DType::F32, &[n_embd, n_places])?;
-    Ok(builder.finish().remove(0))
 }
 
 /// What [`crate::ggml::Ops::attention`] takes: the hole, and the last row seen.

@@ -11,6 +11,7 @@
 
 mod ask;
 mod guess;
+mod hidden;
 mod machine;
 mod state;
 
@@ -247,6 +248,7 @@ impl Session {
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Synced, Error> {
         self.check(tokens)?;
+        self.revive()?;
         self.forget_ahead();
         self.need(0); // of a prompt the whole head costs little
         self.rewind(self.common_prefix(tokens));
@@ -406,6 +408,7 @@ impl Session {
         if self.tokens.is_empty() {
             return Err(Error::Empty);
         }
+        self.revive()?;
         if !self.has_logits
             && let Some(last) = self.rows.last_mut()
         {
@@ -417,6 +420,20 @@ impl Session {
         while self.n_done() < self.tokens.len() {
             self.evaluate_rest(true)?;
         }
+        Ok(())
+    }
+
+    /// Makes devices that were lost usable again. What they have forgotten is evaluated anew.
+    fn revive(&mut self) -> Result<(), Error> {
+        if !self.machine.revive()? {
+            return Ok(());
+        }
+        for row in self.rows.iter_mut().chain(self.guesses.iter_mut().map(|guess| &mut guess.row)) {
+            self.machine.forget(row);
+            row.depth = 0;
+        }
+        self.machine.hidden_rows.clear();
+        (self.has_logits, self.is_ahead) = (false, false);
         Ok(())
     }
 

@@ -19,12 +19,13 @@ impl Session {
             out.write_all(&token.to_le_bytes())?;
         }
         self.machine.cache.read_rows(n_done, &mut |bytes| out.write_all(bytes))?;
-        Ok(())
+        self.machine.check_devices()
     }
 
     /// Replaces the timeline by one that [`Session::save_state`] wrote. On an error the timeline is empty.
     pub fn load_state(&mut self, input: &mut dyn Read) -> Result<(), Error> {
         self.rewind(0);
+        self.revive()?;
         let expected = self.fingerprint();
         let [header_bytes, n_tokens] = [read_u64(input)?, read_u64(input)?];
         let mut header = Vec::new();
@@ -45,6 +46,7 @@ impl Session {
         self.check(&tokens)?;
         self.machine.clear_up_to(tokens.len());
         self.machine.cache.write_rows(tokens.len(), &mut |bytes| input.read_exact(bytes))?;
+        self.machine.check_devices()?;
         self.extend(&tokens, Order::Prompt);
         let done = self.n_steps();
         self.rows.iter_mut().for_each(|row| row.depth = done);
