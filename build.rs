@@ -5,6 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
+#[path = "build/cuda.rs"]
+mod cuda;
+
 const PINNED_CRATE: &str = "llama-cpp-sys-2";
 const GGML_VERSION: &str = "0.26.0";
 
@@ -125,13 +128,7 @@ fn compile(ggml: &Path, out: &Path) {
     }
     let mut objects = Vec::new();
     for (section, flags) in
-        [
-            ("base", &[][..]),
-            ("registry", &[]),
-            ("rpc", &[]),
-            ("cpu", &cpu_flags),
-            (&format!("cpu-{arch}"), &cpu_flags),
-        ]
+        [("base", &[][..]), ("registry", &[]), ("rpc", &[]), ("cpu", &cpu_flags), (&format!("cpu-{arch}"), &cpu_flags)]
     {
         let files = section_files(section);
         for (extension, is_cpp) in [("c", false), ("cpp", true)] {
@@ -147,8 +144,15 @@ fn compile(ggml: &Path, out: &Path) {
             objects.extend(build.files(files).compile_intermediates());
         }
     }
+    let is_cuda = env::var_os("CARGO_FEATURE_CUDA").is_some();
+    if is_cuda {
+        objects.extend(cuda::compile(ggml, out));
+    }
     let mut archive = cc::Build::new();
     archive.cpp(true).objects(objects).compile("ggml");
+    if is_cuda {
+        cuda::link();
+    }
     println!("cargo:rustc-link-lib=m");
     println!("cargo:rustc-link-lib=pthread");
 }

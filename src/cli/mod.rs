@@ -1,6 +1,7 @@
 //! What the user may type: clap types and their value checks. Owns flag names and help texts; refuses to open,
 //! print or run anything.
 
+mod device;
 mod exits;
 mod generate;
 mod model;
@@ -12,6 +13,7 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
+pub use device::{DeviceArgs, DoctorArgs, GpuLayers, RpcServerArgs, Shares};
 pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg, Skip};
 pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs};
 pub use model::{CacheArgs, ContextArgs, LoadArgs, ModelArgs, Switch};
@@ -48,12 +50,31 @@ pub enum Command {
     TrainExit(TrainExitArgs),
     /// Measure an early stop on tasks with short answers, beside full depth
     Eval(EvalArgs),
+    /// Compute layers for another machine
+    RpcServer(RpcServerArgs),
+
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
 
+impl Command {
+    /// The devices that the command would compute on.
+    pub fn devices(&self) -> Option<&DeviceArgs> {
+        match self {
+            Command::Chat(args) => Some(&args.load.devices),
+            Command::Run(args) => Some(&args.load.devices),
+            Command::Logits(args) => Some(&args.load.devices),
+            Command::TrainExit(args) => Some(&args.load.devices),
+            Command::Eval(args) => Some(&args.load.devices),
+            Command::Bench(args) => Some(&args.devices),
+
+            Command::Inspect(_) | Command::Tokenize(_) | Command::RpcServer(_) | Command::Completions(_) => None,
+        }
+    }
+}
+
 /// llama.cpp's flags of several letters behind one dash, which clap would read as several flags.
-const ONE_DASH: [&str; 5] = ["-fa", "-ctk", "-ctv", "-sys", "-pg"];
+const ONE_DASH: [&str; 8] = ["-fa", "-ctk", "-ctv", "-sys", "-pg", "-ngl", "-ts", "-dev"];
 
 /// The command line with llama.cpp's long one-dash flags spelled as clap knows them. What stands behind a flag that
 /// takes a text is left alone.
@@ -106,6 +127,23 @@ mod tests {
         assert_eq!(args.load.context.cache.cache_type_k, DType::Q8_0);
         assert_eq!(args.generation.system.as_deref(), Some("hello"));
         assert_eq!(args.sampling.params().temperature, 0.0);
+    }
+
+    #[test]
+    fn devices_are_read() {
+        let cli = parse("curtail bench -ngl 12 -ts 3,1 -dev CUDA0,RPC0 --rpc a:1,b:2").unwrap();
+        let devices = cli.command.devices().unwrap();
+        assert_eq!(devices.gpu_layers, Some(GpuLayers::Last(12)));
+        assert_eq!(devices.tensor_split, Some(Shares(vec![3.0, 1.0])));
+        assert_eq!(
+            (&devices.device[..], &devices.rpc[..]),
+            (&["CUDA0", "RPC0"].map(String::from)[..], &["a:1", "b:2"].map(String::from)[..])
+        );
+        assert!(
+            ["-ngl -1", "-ngl some", "-ts 0,0", "-ts 1,-1"]
+                .iter()
+                .all(|bad| parse(&format!("curtail bench {bad}")).is_err())
+        );
     }
 
     #[test]

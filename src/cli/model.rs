@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
 
+use super::DeviceArgs;
 use super::value::{dtype, positive};
 use crate::dtype::DType;
 
@@ -28,6 +29,9 @@ pub struct LoadArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub context: ContextArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub devices: DeviceArgs,
 }
 
 /// The shape of the cache.

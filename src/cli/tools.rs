@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::value::{pair, positive};
-use super::{CacheArgs, ExitArgs, LoadArgs, ModelArgs, Range};
+use super::{CacheArgs, DeviceArgs, ExitArgs, LoadArgs, ModelArgs, Range};
 
 /// `inspect`.
 #[derive(Args, Debug)]
@@ -92,6 +92,9 @@ pub struct BenchArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub cache: CacheArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub devices: DeviceArgs,
     /// Leave out the warm-up runs
     #[arg(long)]
     pub no_warmup: bool,

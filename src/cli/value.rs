@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use super::device::Shares;
 use crate::dtype::DType;
 
 /// A number of tokens, or no limit.
@@ -120,4 +121,13 @@ pub fn above_zero(text: &str) -> Result<f32, String> {
 /// A number from 0 to 1.
 pub fn fraction(text: &str) -> Result<f32, String> {
     float(text, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1")
+}
+/// Shares such as `3,1`.
+pub(super) fn fraction_list(text: &str) -> Result<Shares, String> {
+    let share = |text: &str| text.trim().parse::<f64>().ok().filter(|share| share.is_finite() && *share >= 0.0);
+    let shares: Option<Vec<f64>> = text.split(',').map(share).collect();
+    shares
+        .filter(|shares| shares.iter().sum::<f64>() > 0.0)
+        .map(Shares)
+        .ok_or_else(|| "expected numbers such as 3,1, none negative and not all zero".to_owned())
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
+use super::devices::{self, Needs};
 use super::exits::Exits;
 use super::{Usage, note};
-use crate::cli::{CacheArgs, ContextArgs, ExitArgs, LoadArgs, ModelArgs};
+use crate::cli::{CacheArgs, ContextArgs, DeviceArgs, ExitArgs, LoadArgs, ModelArgs};
 use crate::decode::Decoder;
-use crate::ggml::Device;
 use crate::gguf::File;
-use crate::model::Model;
+use crate::model::{Config, Model};
 use crate::session::{Session, SessionParams};
 use crate::tokenizer::{ChatTemplate, Tokenizer};
 
@@ -26,7 +26,8 @@ impl Engine {
     /// Loads the model that the flags or the surroundings name.
     pub(super) fn open(args: &LoadArgs) -> anyhow::Result<Engine> {
         let (file, tokenizer, model) = open_model(&find_model(&args.model)?, args)?;
-        let session = Session::new(model, session_params(&args.context)).context("cannot make a session")?;
+        let params = session_params(&args.context);
+        let session = Session::new(model, params).context("cannot make a session")?;
         Ok(Engine { file, tokenizer, session })
     }
 
@@ -51,15 +52,30 @@ fn open_model(path: &Path, args: &LoadArgs) -> anyhow::Result<(Arc<File>, Tokeni
     let context = || format!("cannot load `{}`", path.display());
     let tokenizer = Tokenizer::from_gguf(file.metadata()).with_context(context)?;
     tokenizer.notice().iter().for_each(|notice| note(format_args!("note: {notice}")));
-    let model = load_model(&file, args.threads.map_or_else(default_threads, |n| n as usize))?;
+    let n_threads = args.threads.map_or_else(default_threads, |n| n as usize);
+    let model = load_model(&file, n_threads, &args.devices, &session_params(&args.context))?;
+    if let Some(summary) = devices::summary(model.placement(), model.config().n_layer) {
+        note(summary);
+    }
     Ok((file, tokenizer, model))
 }
 
-/// Loads the weights of a file, to be computed by `n_threads` threads.
-pub(super) fn load_model(file: &Arc<File>, n_threads: usize) -> anyhow::Result<Arc<Model>> {
-    let device = Device::cpu(n_threads).context("cannot use the processor")?;
-    let model = Model::load(Arc::clone(file), device);
-    Ok(Arc::new(model.with_context(|| format!("cannot load `{}`", file.path().display()))?))
+/// Loads the weights of a file onto the devices that the flags name, with room for sessions like this. The CPU computes with
+/// `n_threads` threads.
+pub(super) fn load_model(
+    file: &Arc<File>,
+    n_threads: usize,
+    args: &DeviceArgs,
+    params: &SessionParams,
+) -> anyhow::Result<Arc<Model>> {
+    let context = || format!("cannot load `{}`", file.path().display());
+    let config = Config::from_gguf(file).with_context(context)?;
+    let needs = Needs::new(file, &config, params);
+    let placement = devices::place(args, devices::find(args, n_threads)?, &needs)?;
+    let bar = devices::progress(&placement, &needs);
+    let model = Model::place(Arc::clone(file), config, placement, &mut |sent| bar.set_position(sent as u64));
+    bar.finish_and_clear();
+    Ok(Arc::new(model.with_context(context)?))
 }
 
 /// The model file: the one named, else the one in `models/`.

@@ -6,6 +6,7 @@ mod batch;
 mod bench;
 mod chat;
 mod completions;
+mod devices;
 mod drafts;
 mod engine;
 mod eval;
@@ -15,6 +16,7 @@ mod inspect;
 mod interrupt;
 mod logits;
 mod output;
+mod rpc_server;
 mod run;
 mod stats;
 mod stop;
@@ -54,6 +56,9 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
          hint: build it on this machine, or with `--features portable`",
         missing.join(", ")
     );
+    if let Some(devices) = cli.command.devices().filter(|devices| devices.list_devices) {
+        return devices::list(devices);
+    }
     match cli.command {
         Command::Chat(args) => chat::run(&args),
         Command::Run(args) => run::run(&args),
@@ -61,6 +66,8 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logits(args) => logits::run(&args),
         Command::TrainExit(args) => train_exit::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::RpcServer(args) => rpc_server::run(&args),
+
         Command::Completions(args) => completions::run(&args),
         Command::Inspect(args) => show_file(&args),
         Command::Tokenize(args) => show_tokens(&args),

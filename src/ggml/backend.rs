@@ -66,12 +66,12 @@ impl Device {
         Ok(Arc::new(Device { name: "CPU".to_owned(), n_threads, kind }))
     }
 
-    /// The devices that the worker at `host:port` offers.
-    pub fn remote(endpoint: &str) -> Result<Vec<Arc<Device>>, Error> {
+    /// The devices that the worker at `host:port` offers; their names are numbered from `first` on.
+    pub fn remote(endpoint: &str, first: usize) -> Result<Vec<Arc<Device>>, Error> {
         super::init();
         let worker = Worker::connect(endpoint)?;
         let device = |i: usize| {
-            let name = format!("RPC{i}[{endpoint}]");
+            let name = format!("RPC{}", first + i);
             Arc::new(Device { name, n_threads: 1, kind: Kind::Remote(worker.clone(), i as u32) })
         };
         Ok((0..worker.n_devices()).map(device).collect())
@@ -81,9 +81,8 @@ impl Device {
     #[cfg(feature = "cuda")]
     pub fn cuda() -> Result<Vec<Arc<Device>>, Error> {
         super::init();
-        let device = |cuda: super::cuda::Cuda| {
-            Arc::new(Device { name: cuda.name(), n_threads: 1, kind: Kind::Cuda(cuda) })
-        };
+        let device =
+            |cuda: super::cuda::Cuda| Arc::new(Device { name: cuda.name(), n_threads: 1, kind: Kind::Cuda(cuda) });
         Ok(super::cuda::devices()?.into_iter().map(device).collect())
     }
 
@@ -95,7 +94,7 @@ impl Device {
     /// What it is.
     pub fn description(&self) -> String {
         match &self.kind {
-            Kind::Remote(worker, _) => format!("a device of the worker at {}", worker.endpoint()),
+            Kind::Remote(worker, _) => format!("worker at {}", worker.endpoint()),
             _ => self.as_local().map_or_else(String::new, description_of),
         }
     }

@@ -22,6 +22,8 @@ mod sys;
 pub use attention::{Heads, Order};
 pub use backend::{Device, Memory};
 pub use context::{Context, Tensor};
+#[cfg(feature = "cuda")]
+pub use cuda::{CudaStatus, cuda_status};
 pub use graph::{Builder, Computed, Run, Runner, Slot};
 pub use linear::{Around, Weight};
 pub use ops::{Ops, Rope};
@@ -50,7 +52,9 @@ pub enum Error {
     #[error("{0}")]
     Device(String),
     /// Another machine is out of reach.
-    #[error("worker `{worker}` is lost: {why}")]
+    #[error(
+        "worker `{worker}` is lost: {why}\nhint: once it runs again, the conversation can go on; it is evaluated anew"
+    )]
     Lost {
         /// Its address.
         worker: String,

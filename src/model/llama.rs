@@ -61,14 +61,16 @@ impl Llama {
         let output = w.head([n_embd, n_vocab], token_embd)?;
         let (stored, weights_bytes) = w.finish();
         let layers =
-            layers.into_iter().map(|(attn_norm, attn_qkv, attn_output, ffn_norm, ffn_gate_up, ffn_down, freqs)| Layer {
-                attn_norm: attn_norm.get(&stored),
-                attn_qkv: attn_qkv.get(&stored),
-                attn_output: attn_output.get(&stored),
-                ffn_norm: ffn_norm.get(&stored),
-                ffn_gate_up: ffn_gate_up.get(&stored),
-                ffn_down: ffn_down.get(&stored),
-                rope_freqs: freqs.map(|f| f.get(&stored)),
+            layers.into_iter().map(|(attn_norm, attn_qkv, attn_output, ffn_norm, ffn_gate_up, ffn_down, freqs)| {
+                Layer {
+                    attn_norm: attn_norm.get(&stored),
+                    attn_qkv: attn_qkv.get(&stored),
+                    attn_output: attn_output.get(&stored),
+                    ffn_norm: ffn_norm.get(&stored),
+                    ffn_gate_up: ffn_gate_up.get(&stored),
+                    ffn_down: ffn_down.get(&stored),
+                    rope_freqs: freqs.map(|f| f.get(&stored)),
+                }
             });
         let network = Llama {
             token_embd: token_embd.get(&stored),

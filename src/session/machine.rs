@@ -206,8 +206,8 @@ impl Machine {
 
     /// The parts of a range of steps that run on one device each.
     fn segments(&self, plan: Plan, range: Range<usize>) -> Vec<Range<usize>> {
-        let borders = (range.start + 1..range.end)
-            .filter(|&step| self.device_at(plan, step - 1) != self.device_at(plan, step));
+        let borders =
+            (range.start + 1..range.end).filter(|&step| self.device_at(plan, step - 1) != self.device_at(plan, step));
         let ends: Vec<usize> = borders.chain([range.end]).collect();
         let starts = [range.start].into_iter().chain(ends.iter().copied());
         starts.zip(ends.iter().copied()).map(|(start, end)| start..end).collect()

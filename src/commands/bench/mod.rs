@@ -66,7 +66,8 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let n_hows = hows(args).len();
     let progress = progress(threads.len() * tests.len() * args.repetitions * n_hows);
     for n_threads in threads {
-        let model = engine::load_model(&file, n_threads)?;
+        let params = SessionParams { n_ctx: most_tokens(&tests), ..session_params(args) };
+        let model = engine::load_model(&file, n_threads, &args.devices, &params)?;
         for &test in &tests {
             let mut runners = runners(&model, &file, test, args)?;
             let samples = time(&mut runners, test, args, &progress)?;
@@ -178,6 +179,15 @@ fn weights_read(model: &Model, test: Test, args: &BenchArgs) -> f64 {
     (test.n_prompt.div_ceil(args.batch_size) + test.n_gen) as f64 * model.weights_bytes() as f64
 }
 
+fn session_params(args: &BenchArgs) -> SessionParams {
+    SessionParams { n_batch: args.batch_size, ..engine::cache_params(&args.cache) }
+}
+
+/// Tokens that the longest test takes: one to start from where there is no prompt, and one sampled ahead of the clock.
+fn most_tokens(tests: &[Test]) -> usize {
+    tests.iter().map(|test| test.n_prompt + test.n_gen + 2).max().unwrap_or(0)
+}
+
 struct Runner {
     how: How,
     session: Session,
@@ -194,9 +204,7 @@ impl Runner {
         let off = ExitArgs { exit: Some(ExitArg::Off), ..args.exits.clone() };
         let exits = if matches!(how, How::Exit(_)) { &args.exits } else { &off };
         let exits = Exits::new(exits, file, model.config())?;
-        // One token to start from where there is no prompt, and one sampled ahead of the clock.
-        let n_ctx = test.n_prompt + test.n_gen + 2;
-        let params = SessionParams { n_ctx, n_batch: args.batch_size, ..engine::cache_params(&args.cache) };
+        let params = SessionParams { n_ctx: most_tokens(&[test]), ..session_params(args) };
         let session =
             Session::new(Arc::clone(model), exits.params(params)).with_context(|| format!("cannot run {test}"))?;
         let sampler = Sampler::new(SamplerParams { temperature: 0.0, seed: Some(0), ..SamplerParams::default() });

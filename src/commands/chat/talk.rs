@@ -82,7 +82,8 @@ impl<'a> Talk<'a> {
                 return Err(error);
             }
         }
-        let answer = self.generate()?;
+        // Half an answer is none.
+        let answer = self.generate().inspect_err(|_| _ = self.conversation.undo())?;
         let end = answer.end;
         self.tell_end(end);
         self.keep(answer);

@@ -65,7 +65,9 @@ impl Link {
         let mut link = Link { stream, out: Vec::new() };
         let hello = link.ask(Command::Hello, &[&[0; CAPABILITIES]], 4 + CAPABILITIES).map_err(|error| {
             if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
-                io::Error::other("it accepts the connection, but does not answer: it serves another program, or is no worker")
+                io::Error::other(
+                    "it accepts the connection, but does not answer: it serves another program, or is no worker",
+                )
             } else {
                 error
             }

@@ -51,7 +51,10 @@ struct Kept {
 impl Worker {
     /// Connects to `host:port`.
     pub(in crate::ggml) fn connect(endpoint: &str) -> Result<Arc<Worker>, Error> {
-        let lost = |error: io::Error| Error::Lost { worker: endpoint.to_owned(), why: error.to_string() };
+        let lost = |error: io::Error| {
+            const HINT: &str = "hint: `curtail rpc-server` starts a worker";
+            Error::Device(format!("cannot use the worker at `{endpoint}`: {error}\n{HINT}"))
+        };
         let mut link = Link::open(endpoint).map_err(lost)?;
         let devices = device_count(&mut link).map_err(lost)?;
         let mut sizes = Vec::new();
@@ -65,9 +68,7 @@ impl Worker {
             endpoint: endpoint.to_owned(),
             buffer_types: (0..)
                 .zip(sizes)
-                .map(|(device, (alignment, most))| {
-                    BufferType::new(worker.clone(), endpoint, device, alignment, most)
-                })
+                .map(|(device, (alignment, most))| BufferType::new(worker.clone(), endpoint, device, alignment, most))
                 .collect(),
             state: Mutex::new(State {
                 link: Some(link),
@@ -191,8 +192,7 @@ impl Worker {
             let mut description = state.describe(tensor);
             let address = tensor.data as usize;
             let (&start, _) = state.buffers.range(..=address).next_back().expect("the tensor lies in a buffer");
-            let kept =
-                Kept { description, offset: address - start, is_padded: buffer::is_padded(tensor), content };
+            let kept = Kept { description, offset: address - start, is_padded: buffer::is_padded(tensor), content };
             let result = kept.send(state.link(), &mut description);
             state.buffers.get_mut(&start).expect("just found").contents.push(kept);
             result

@@ -1,0 +1,218 @@
+//! Owns which devices there are and what each of them holds. Refuses to let a layer go elsewhere than it was told to.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::Usage;
+use crate::cli::{DeviceArgs, GpuLayers};
+use crate::ggml::{Device, Memory};
+use crate::gguf::File;
+use crate::model::{Config, Placement};
+use crate::session::SessionParams;
+
+/// The accelerators of this machine; none where the program was built without one.
+pub(super) fn local() -> anyhow::Result<Vec<Arc<Device>>> {
+    #[cfg(feature = "cuda")]
+    return Device::cuda().context("cannot use the GPUs");
+    #[cfg(not(feature = "cuda"))]
+    Ok(Vec::new())
+}
+
+/// Every device that the flags reach, the CPU first, then workers, then the accelerators of this machine, next to the output
+/// head.
+pub(super) fn find(args: &DeviceArgs, n_threads: usize) -> anyhow::Result<Vec<Arc<Device>>> {
+    let mut devices = vec![Device::cpu(n_threads).context("cannot use the processor")?];
+    for endpoint in &args.rpc {
+        let n_before = devices.len() - 1;
+        devices.extend(Device::remote(endpoint, n_before)?);
+    }
+    devices.extend(local()?);
+    if !args.device.is_empty() {
+        let chosen = choose(&devices, &args.device)?;
+        devices.retain(|device| device.is_cpu() || chosen.iter().any(|other| Arc::ptr_eq(other, device)));
+    }
+    Ok(devices)
+}
+
+/// The devices with these names; for `none`, none.
+pub(super) fn choose(devices: &[Arc<Device>], names: &[String]) -> anyhow::Result<Vec<Arc<Device>>> {
+    if names == ["none"] {
+        return Ok(Vec::new());
+    }
+    let find = |name: &String| {
+        devices.iter().find(|device| device.name().eq_ignore_ascii_case(name)).cloned().ok_or_else(|| {
+            let known: Vec<_> = devices.iter().map(|device| format!("`{}`", device.name())).collect();
+            Usage(format!("--device: expected none or some of {}, found `{name}`", known.join(", "))).into()
+        })
+    };
+    names.iter().map(find).collect()
+}
+
+/// Prints the devices.
+pub(super) fn list(args: &DeviceArgs) -> anyhow::Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "Available devices:")?;
+    for device in find(args, 1)? {
+        writeln!(out, "  {}", describe(&device))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line about a device, as llama.cpp writes it.
+fn describe(device: &Device) -> String {
+    let memory = device
+        .memory()
+        .map_or_else(String::new, |Memory { free, total }| format!(" ({} MiB, {} MiB free)", total >> 20, free >> 20));
+    format!("{}: {}{memory}", device.name(), device.description())
+}
+
+/// What a layer needs of a device's memory, in bytes.
+pub(super) struct Needs {
+    /// Weights of each layer.
+    pub(super) layers: Vec<u64>,
+    /// Cache rows of one layer.
+    pub(super) cache: u64,
+    /// Results in between.
+    pub(super) scratch: u64,
+    /// Final norm and output head.
+    pub(super) output: u64,
+}
+
+impl Needs {
+    pub(super) fn new(file: &File, config: &Config, params: &SessionParams) -> Needs {
+        let bytes = |prefix: &str| -> u64 {
+            file.tensors().iter().filter(|t| t.name.starts_with(prefix)).map(|t| t.bytes as u64).sum()
+        };
+        let head = bytes("output.");
+        let head = if head > 0 { head } else { bytes("token_embd.") };
+        let n_ctx = if params.n_ctx == 0 { config.n_ctx_train } else { params.n_ctx };
+        let row = |n, dtype: crate::dtype::DType| dtype.row_bytes(n).unwrap_or(0) as u64;
+        let n_batch = params.n_batch.clamp(1, n_ctx.max(1)) as u64;
+        // Normed rows, products of both halves of a layer, and attention over the whole context where it is not fused.
+        let row_floats = 6 * config.n_embd + 3 * config.n_ff + config.n_vocab;
+        let attention = if params.flash_attn { n_ctx } else { config.n_head * n_ctx };
+        Needs {
+            layers: (0..config.n_layer).map(|il| bytes(&format!("blk.{il}."))).collect(),
+            cache: n_ctx as u64 * (row(config.n_embd_k(), params.type_k) + row(config.n_embd_v(), params.type_v)),
+            scratch: n_batch * 4 * (row_floats + attention) as u64,
+            output: head + bytes("output_norm."),
+        }
+    }
+
+    /// Layers that this much memory holds. A part stays free: drivers and other programs need some.
+    fn fit(&self, memory: Memory) -> usize {
+        let room = (memory.free - memory.free / 20).saturating_sub(self.scratch + self.output);
+        let one = self.layers.iter().max().copied().unwrap_or(0) + self.cache;
+        (room / one.max(1)) as usize
+    }
+}
+
+/// Where the flags want the layers.
+pub(super) fn place(args: &DeviceArgs, devices: Vec<Arc<Device>>, needs: &Needs) -> anyhow::Result<Placement> {
+    let (others, n_layer) = (&devices[1..], needs.layers.len());
+    if others.is_empty() {
+        if let Some(GpuLayers::Last(1..) | GpuLayers::All) = args.gpu_layers {
+            bail!(Usage("-ngl: there is no device but the CPU\nhint: --list-devices shows what there is".into()));
+        }
+        return Ok(Placement::new(devices, Vec::new(), 0));
+    }
+    let fits: Vec<usize> = others.iter().map(|d| d.memory().map_or(n_layer, |m| needs.fit(m).min(n_layer))).collect();
+    let wanted = match args.gpu_layers.unwrap_or(GpuLayers::Auto) {
+        GpuLayers::Auto => fits.iter().sum::<usize>().min(n_layer),
+        GpuLayers::All => n_layer,
+        GpuLayers::Last(n) => n.min(n_layer),
+    };
+    let shares = match &args.tensor_split {
+        Some(shares) => {
+            let (expected, found) = (others.len(), shares.0.len());
+            ensure!(expected == found, Usage(format!("--tensor-split: expected {expected} shares, found {found}")));
+            shares.0.clone()
+        }
+        None if fits.iter().any(|&n| n > 0) => fits.iter().map(|&n| n as f64).collect(),
+        None => vec![1.0; others.len()],
+    };
+    let layers: Vec<usize> = (0..n_layer - wanted).map(|_| 0).chain(spread(wanted, &shares)).collect();
+    // What the head makes is wanted here: of another machine it would come over the network for every token.
+    let last = layers.last().copied().filter(|&last| !devices[last].is_remote());
+    Ok(Placement::new(devices, layers, last.unwrap_or(0)))
+}
+
+/// Spreads `n` layers by shares: the device of each, counted from 1.
+fn spread(n: usize, shares: &[f64]) -> Vec<usize> {
+    let total: f64 = shares.iter().sum();
+    let mut bounds = Vec::new();
+    shares.iter().fold(0.0, |sum, share| {
+        bounds.push((n as f64 * (sum + share) / total).round() as usize);
+        sum + share
+    });
+    (0..n).map(|i| 1 + bounds.iter().take_while(|&&bound| bound <= i).count()).collect()
+}
+
+/// A bar for the weights that leave this machine's memory; none where nobody watches.
+pub(super) fn progress(placement: &Placement, needs: &Needs) -> ProgressBar {
+    let elsewhere = (0..needs.layers.len()).filter(|&il| placement.of_layer(il) > 0).map(|il| needs.layers[il]);
+    let output = if placement.of_output() > 0 { needs.output } else { 0 };
+    let total = elsewhere.sum::<u64>() + output;
+    let shows = total > 0 && io::stderr().is_terminal();
+    let target = if shows { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("sending weights {bytes}/{total_bytes} {bytes_per_sec}");
+    ProgressBar::with_draw_target(Some(total), target).with_style(style.expect("the template is constant"))
+}
+
+/// Which device holds what, in one line; none where everything is on the CPU.
+pub(super) fn summary(placement: &Placement, n_layer: usize) -> Option<String> {
+    let layers: Vec<usize> = (0..n_layer).map(|il| placement.of_layer(il)).collect();
+    if layers.iter().all(|&device| device == 0) {
+        return None;
+    }
+    let mut first = 0;
+    let mut parts = Vec::new();
+    for run in layers.chunk_by(|a, b| a == b) {
+        let device = &placement.devices()[run[0]];
+        let name = if device.is_remote() {
+            format!("{} ({})", device.name(), device.description())
+        } else {
+            device.name().to_owned()
+        };
+        parts.push(format!("layers {first} to {} on {name}", first + run.len() - 1));
+        first += run.len();
+    }
+    parts.push(format!("output head on {}", placement.devices()[placement.of_output()].name()));
+    Some(parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_spread_by_shares() {
+        assert_eq!(spread(4, &[3.0, 1.0]), [1, 1, 1, 2]);
+        assert_eq!(spread(5, &[0.0, 1.0, 1.0]), [2, 2, 2, 3, 3]);
+        assert_eq!(spread(3, &[1.0]), [1, 1, 1]);
+        assert_eq!(spread(0, &[1.0]), []);
+    }
+
+    #[test]
+    fn memory_holds_layers_with_their_caches() {
+        let needs = Needs { layers: vec![90; 4], cache: 10, scratch: 50, output: 50 };
+        let fit = |free| needs.fit(Memory { free, total: 2000 });
+        assert_eq!([fit(0), fit(200), fit(210), fit(1000)], [0, 0, 1, 8]);
+    }
+
+    #[test]
+    fn without_another_device_nothing_can_be_asked_of_one() {
+        let cpu = || vec![Device::cpu(1).unwrap()];
+        let needs = Needs { layers: vec![1; 4], cache: 1, scratch: 1, output: 1 };
+        let of = |gpu_layers| place(&DeviceArgs { gpu_layers, ..DeviceArgs::default() }, cpu(), &needs);
+        assert!(of(Some(GpuLayers::All)).is_err() && of(Some(GpuLayers::Last(2))).is_err());
+        for possible in [None, Some(GpuLayers::Auto), Some(GpuLayers::Last(0))] {
+            assert!(summary(&of(possible).unwrap(), 4).is_none());
+        }
+        assert!(choose(&cpu(), &["CUDA7".to_owned()]).is_err_and(|e| e.is::<Usage>()));
+    }
+}
