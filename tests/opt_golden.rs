@@ -17,7 +17,8 @@ const FOLDER: &str = "opt_golden";
 /// Norms before each half of a layer; behind it, with maps to narrower embeddings, as opt-350m; GELU without biases.
 const VARIANTS: [&str; 3] = ["pre-norm", "post-norm", "galactica"];
 
-/// With an f32 cache only the order of sums differs, and queries are scaled after the product, not before it.
+/// With an f32 cache only the order of sums differs, and queries are scaled after the product, not before it: measured
+/// 5.4e-6 at most, with logits between -3.9 and 3.7. GELU's approximation would be 1.8e-3 off.
 const F32_TOLERANCE: f32 = 1e-4;
 
 fn load(name: &str) -> Arc<Model> {
@@ -44,9 +45,7 @@ fn logits_equal_those_of_transformers() {
             let found = logits(&model, &tokens, SessionParams { flash_attn, ..f32_cache() });
             let difference = largest_difference(&found, &reference);
             println!("{name}, flash attention {flash_attn}: largest difference {difference:e}");
-            // Flash attention reads queries as f16 whatever the cache holds.
-            let tolerance = if flash_attn { 2e-2 } else { F32_TOLERANCE };
-            assert!(difference < tolerance, "{name}: {difference}");
+            assert!(difference < F32_TOLERANCE, "{name}: {difference}");
         }
     }
 }
