@@ -22,8 +22,13 @@ VARIANTS = {
     "pre-norm": {"num_hidden_layers": 3},
     # As opt-350m.
     "post-norm": {"num_hidden_layers": 2, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
-    # As Galactica: GELU, and no biases, those of the norms included.
-    "galactica": {"num_hidden_layers": 2, "enable_bias": False, "activation_function": "gelu"},
+    # As Galactica: GELU and no biases; norms without weights.
+    "galactica": {
+        "num_hidden_layers": 2,
+        "enable_bias": False,
+        "activation_function": "gelu",
+        "layer_norm_elementwise_affine": False,
+    },
 }
 
 MODULES = {
@@ -69,7 +74,7 @@ def make_model(seed, options):
             if name.endswith("norm.weight"):
                 parameter.copy_(1.0 + 0.2 * noise)
             elif parameter.dim() == 1:
-                parameter.copy_(0.2 * noise if config.enable_bias else 0.0 * noise)
+                parameter.copy_(0.2 * noise)
             else:
                 # Queries and keys are larger, or attention would be nearly even and positions would not show.
                 gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.0
@@ -149,10 +154,10 @@ def tensors(model):
 
 
 def parts(state, module, name):
-    """Weight and bias, those that are there; a bias of zeros is none."""
+    """Weight and bias, those that are there."""
     for kind in ("weight", "bias"):
         data = state.get(f"{module}.{kind}")
-        if data is not None and data.any():
+        if data is not None:
             yield f"{name}.{kind}", data
 
 
