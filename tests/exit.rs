@@ -2,15 +2,15 @@
 
 mod common;
 
-use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use common::golden::cut_model;
 use common::{curtail, demo_model};
 use curtail::eval::Task;
 use curtail::ggml::Device;
-use curtail::gguf::{self, File, Writer};
+use curtail::gguf::File;
 use curtail::model::{LayerStep, Model};
 use curtail::session::{Cut, Question, Session, SessionParams, TokenId, View};
 use serde_json::{Value, json};
@@ -25,26 +25,6 @@ fn session(path: &Path, n_batch: usize) -> Session {
     let file = Arc::new(File::open(path).expect("a model file"));
     let model = Arc::new(Model::load(file, Device::cpu(1).expect("a CPU")).expect("it loads"));
     Session::new(model, SessionParams { n_batch, ..SessionParams::default() }).expect("a session")
-}
-
-/// A copy of a model file with its first `n_layer` layers only.
-fn cut_model(path: &Path, n_layer: usize, to: &Path) {
-    let file = File::open(path).expect("a model file");
-    let mut metadata = file.metadata().clone();
-    metadata.insert("llama.block_count", n_layer as u32);
-    let mut writer = Writer::new(metadata);
-    let stays = |name: &str| {
-        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-        layer.is_none_or(|il| il < n_layer)
-    };
-    for tensor in file.tensors().iter().filter(|t| stays(&t.name)) {
-        writer.tensor(&tensor.name, tensor.dims(), tensor.dtype).expect("it was read");
-    }
-    writer
-        .write(to, |tensor| {
-            Ok::<_, gguf::Error>(Cow::Borrowed(file.data(file.tensor(&tensor.name).expect("it was there"))))
-        })
-        .expect("written");
 }
 
 fn full_depth(path: &Path, n_batch: usize) -> Vec<f32> {

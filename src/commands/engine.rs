@@ -15,6 +15,10 @@ use crate::model::Model;
 use crate::session::{Session, SessionParams};
 use crate::tokenizer::{ChatTemplate, Tokenizer};
 
+/// What is said of a model without a chat template: it is never given another model's.
+pub(super) const NO_TEMPLATE: &str =
+    "note: the model brings no chat template. Completion mode: it continues the text that it is given.";
+
 /// A model ready to answer.
 pub(super) struct Engine {
     pub(super) file: Arc<File>,

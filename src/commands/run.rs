@@ -9,7 +9,7 @@ use anyhow::{anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::answer::{self, Answer, End, Finder, Limits};
-use super::engine::{Engine, find_model};
+use super::engine::{Engine, NO_TEMPLATE, find_model};
 use super::output::write_whole;
 use super::stats::Stats;
 use super::{INTERRUPTED, batch, input, interrupt, note, print_line};
@@ -30,6 +30,9 @@ fn run_one(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let text = input::text(args.prompt.as_deref(), args.file.as_deref())?;
     let (mut engine, mut decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
     let template = if args.raw { None } else { engine.template()? };
+    if template.is_none() && !args.raw {
+        note(NO_TEMPLATE);
+    }
     let tokens = encode(&engine.tokenizer, template.as_ref(), args.generation.system.as_deref(), &text)?;
     interrupt::install()?;
     let mut stats = Stats::new(engine.session.model().config().n_layer);

@@ -38,7 +38,8 @@ pub(crate) struct PendingStack(Vec<(PendingLinear, usize)>);
 
 impl Loader {
     pub(crate) fn new(file: Arc<File>) -> Loader {
-        let builder = StoreBuilder::new(file.tensors().len() + 1);
+        // Some matrices are stored twice, and what a file leaves out takes a place too.
+        let builder = StoreBuilder::new(2 * file.tensors().len() + 1);
         Loader { file, builder, n_loaded: 0, weights_bytes: 0 }
     }
 
@@ -55,6 +56,12 @@ impl Loader {
         let values = to_f32(&file, info)?;
         self.builder.add_plain(name, DType::F32, &[n], &values)?;
         Ok(Some(self.push(info.bytes)))
+    }
+
+    /// A vector of ones, where a model has no weights of its own.
+    pub(crate) fn ones(&mut self, name: &str, n: usize) -> Result<Pending, Error> {
+        self.builder.add_plain(name, DType::F32, &[n], &1f32.to_le_bytes().repeat(n))?;
+        Ok(self.push(n * size_of::<f32>()))
     }
 
     /// A matrix whose rows are looked up: it stays in the file's map where it can.
@@ -99,9 +106,9 @@ impl Loader {
     }
 
     /// One matrix with its optional bias.
-    pub(crate) fn linear(&mut self, prefix: &str, name: &str, shape: [usize; 2]) -> Result<PendingLinear, Error> {
-        let weight = self.matrix(&format!("{prefix}.{name}.weight"), shape)?;
-        let bias = self.optional_vector(&format!("{prefix}.{name}.bias"), shape[1])?;
+    pub(crate) fn linear(&mut self, name: &str, shape: [usize; 2]) -> Result<PendingLinear, Error> {
+        let weight = self.matrix(&format!("{name}.weight"), shape)?;
+        let bias = self.optional_vector(&format!("{name}.bias"), shape[1])?;
         Ok(PendingLinear(weight, bias))
     }
 
@@ -116,7 +123,7 @@ impl Loader {
         n_in: usize,
     ) -> Result<(PendingLinear, usize), Error> {
         if let [(name, n, _)] = group {
-            return Ok((self.linear(prefix, name, [n_in, *n])?, *n));
+            return Ok((self.linear(&format!("{prefix}.{name}"), [n_in, *n])?, *n));
         }
         let file = self.file.clone();
         let n: usize = group.iter().map(|(_, n, _)| n).sum();
@@ -160,7 +167,8 @@ impl Loader {
         Ok(Some(self.push(values.len())))
     }
 
-    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<PendingWeight, Error> {
+    /// One matrix.
+    pub(crate) fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<PendingWeight, Error> {
         let file = self.file.clone();
         let info = file.tensor(name).ok_or_else(|| Error::missing(&file, name))?;
         expect_shape(&file, info, &shape)?;

@@ -359,7 +359,7 @@ fn build<'g>(
     let rows = Rows { positions, cache_rows, value_places, sees, mask, order };
 
     let mut h = if start == 0 {
-        model.embed(g, input("inp_tokens", DType::I32, &[n_rows], &mut slots.tokens))
+        model.embed(g, input("inp_tokens", DType::I32, &[n_rows], &mut slots.tokens), positions)
     } else {
         g.ops.get_rows(hidden.t(), input("inp_hidden_from", DType::I32, &[n_rows], &mut slots.hidden_from))
     };

@@ -176,6 +176,10 @@ impl Session {
         if params.n_ctx == 0 {
             params.n_ctx = config.n_ctx_train;
         }
+        if let Some(most) = config.n_ctx_max().filter(|&most| params.n_ctx > most) {
+            let expected = format!("at most {most} tokens: this model has learned no positions beyond");
+            return Err(Error::Parameter { name: "ctx-size", expected, found: params.n_ctx.to_string() });
+        }
         check_cache_type("cache-type-k", params.type_k, config.head_dim_k)?;
         check_cache_type("cache-type-v", params.type_v, config.head_dim_v)?;
         if params.type_v.is_quantized() && !params.flash_attn {
