@@ -237,8 +237,7 @@ fn choices_open_answers_and_own_answers_stop_early_too() {
     let (model, exit) = (demo_model(), folder.path().join("demo.exit.gguf"));
     let exit = exit.to_str().expect("UTF-8");
     let common = ["-m", &model, "-t", "1"];
-    let train =
-        ["train-exit", "--task", &choices, &open, "self", "-o", exit, "--from-layer", "27", "--rule", "logistic"];
+    let train = ["train-exit", "--task", &choices, &open, "-o", exit, "--from-layer", "27", "--rule", "logistic"];
     let trained = run(&[&train, &common[..], &["--rows", "60"]].concat());
     assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
     let measured = run(&[&["eval", "--task", &choices, &open, "--exit", exit, "--json"][..], &common].concat());
@@ -248,9 +247,8 @@ fn choices_open_answers_and_own_answers_stop_early_too() {
         assert!(row["accuracy_dense"].as_f64().expect("a number") >= 0.6, "{row}");
         assert!(row["agreement"].as_f64().expect("a number") >= 0.9, "{row}");
     }
-    let own =
-        run(&[&["train-exit", "--task", "self", "-o", exit, "--from-layer", "27", "--rows", "60"], &common[..]]
-            .concat());
+    let own = ["train-exit", "--task", "self", "-o", exit, "--from-layer", "27", "--rows", "60", "--prompts", "24"];
+    let own = run(&[&own, &common[..]].concat());
     assert!(own.status.success(), "{}", String::from_utf8_lossy(&own.stderr));
     let measured = run(&[&["eval", "--task", &open, "--exit", exit, "--json"][..], &common].concat());
     assert!(String::from_utf8_lossy(&measured.stderr).contains("taking `self`"));
