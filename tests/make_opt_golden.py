@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import gguf
+import numpy as np
 import torch
 from transformers import OPTConfig, OPTForCausalLM
 
@@ -22,7 +23,7 @@ VARIANTS = {
     "pre-norm": {"num_hidden_layers": 3},
     # As opt-350m.
     "post-norm": {"num_hidden_layers": 2, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
-    # As Galactica: GELU and no biases; norms without weights.
+    # As Galactica: GELU and no biases; norms that do not scale.
     "galactica": {
         "num_hidden_layers": 2,
         "enable_bias": False,
@@ -148,7 +149,11 @@ def tensors(model):
     for il in range(config.num_hidden_layers):
         for module, name in MODULES.items():
             yield from parts(state, f"layers.{il}.{module}", f"blk.{il}.{name}")
+            if name.endswith("norm") and not config.layer_norm_elementwise_affine:
+                yield f"blk.{il}.{name}.weight", np.ones(config.hidden_size, dtype=np.float32)
     yield from parts(state, "final_layer_norm", "output_norm")
+    if not config.layer_norm_elementwise_affine:
+        yield "output_norm.weight", np.ones(config.hidden_size, dtype=np.float32)
     if "project_out.weight" in state:
         yield "token_embd_proj_out.weight", state["project_out.weight"]
 

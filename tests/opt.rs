@@ -343,6 +343,10 @@ fn a_model_without_a_template_visibly_continues_the_text() {
     let too_long = run(&["run", "-m", model, "-p", "the sky", "-c", "513"]);
     let expected = "`ctx-size`: expected at most 512 tokens: this model has learned no positions beyond, found 513";
     assert!(!too_long.status.success() && stderr(&too_long).contains(expected), "{}", stderr(&too_long));
+    // -c cannot help where there is no position beyond.
+    let too_long = run(&["run", "-m", model, "-p", &"the sky ".repeat(100)]);
+    let said = stderr(&too_long);
+    assert!(!too_long.status.success() && said.contains("the context only 512\n"), "{said}");
     let inspected = run(&["inspect", model]);
     assert!(String::from_utf8_lossy(&inspected.stdout).contains("\narchitecture     opt\n"));
 }

@@ -15,7 +15,7 @@ use curtail::session::{Cut, Question, Session, SessionParams, TokenId, View};
 const FOLDER: &str = "opt_golden";
 
 /// Norms before each half of a layer; behind it, with maps to narrower embeddings, as opt-350m; GELU, no biases, norms
-/// without weights.
+/// that do not scale.
 const VARIANTS: [&str; 3] = ["pre-norm", "post-norm", "galactica"];
 
 /// With an f32 cache only the order of sums differs, and queries are scaled after the product, not before it: measured

@@ -17,6 +17,7 @@ use crate::cli::{Count, RunArgs};
 use crate::decode::Decoder;
 use crate::eval::Depths;
 use crate::sample::Sampler;
+use crate::session::Session;
 use crate::tokenizer::{ChatTemplate, Message, Special, TokenId, Tokenizer};
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -82,8 +83,8 @@ fn answer_one(
     stats: &mut Stats,
 ) -> anyhow::Result<End> {
     let Engine { session, tokenizer, .. } = engine;
-    let n_ctx = session.n_ctx();
-    check_length(tokens, n_ctx)?;
+    let (n_ctx, may_grow) = (session.n_ctx(), session.may_grow());
+    check_length(tokens, session)?;
     if answer::prompt(session, tokens, stats)? {
         return Ok(End::Interrupted);
     }
@@ -114,7 +115,8 @@ fn answer_one(
     }
     if answer.end == End::ContextFull {
         note(format_args!("stopped: the context of {n_ctx} tokens is full"));
-        note("hint: -c makes it larger, --context-shift forgets the older half and goes on");
+        let larger = if may_grow { "-c makes it larger, " } else { "" };
+        note(format_args!("hint: {larger}--context-shift forgets the older half and goes on"));
     }
     Ok(answer.end)
 }
@@ -130,13 +132,11 @@ fn limit(args: &RunArgs) -> usize {
     args.generation.n_predict.unwrap_or(Count::All).limit()
 }
 
-fn check_length(tokens: &[TokenId], n_ctx: usize) -> anyhow::Result<()> {
+fn check_length(tokens: &[TokenId], session: &Session) -> anyhow::Result<()> {
+    let n_ctx = session.n_ctx();
+    let hint = if session.may_grow() { "\nhint: -c makes it larger" } else { "" };
     ensure!(!tokens.is_empty(), "the prompt is empty");
-    ensure!(
-        tokens.len() <= n_ctx,
-        "the prompt has {} tokens, the context only {n_ctx}\nhint: -c makes it larger",
-        tokens.len()
-    );
+    ensure!(tokens.len() <= n_ctx, "the prompt has {} tokens, the context only {n_ctx}{hint}", tokens.len());
     Ok(())
 }
 
@@ -200,7 +200,7 @@ fn answer_line(
     };
     batch::check_ids("prompt", &tokens, engine.session.model().config().n_vocab)?;
     let Engine { session, tokenizer, .. } = engine;
-    check_length(&tokens, session.n_ctx())?;
+    check_length(&tokens, session)?;
     session.rewind(0);
     if answer::prompt(session, &tokens, stats)? {
         return Ok(End::Interrupted);

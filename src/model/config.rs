@@ -57,8 +57,6 @@ pub struct OptConfig {
     pub activation: Activation,
     /// Whether a norm comes before each half of a layer, not behind it as in opt-350m.
     pub norm_first: bool,
-    /// Whether norms have weights to multiply by.
-    pub norms_have_weights: bool,
     /// Whether there is a norm before the output head.
     pub has_output_norm: bool,
 }
@@ -200,16 +198,12 @@ impl Keys<'_> {
         if let Some(n) = self.optional_size("vocab_size")?.filter(|&n| n != n_vocab) {
             return Err(self.invalid("vocab_size", &format!("the {n_vocab} rows of `token_embd.weight`"), n));
         }
-        let has = |name: &str| self.file.tensor(name).is_some();
-        let norm_first = self.meta.bool(&self.key("do_layer_norm_before"))?.unwrap_or(true);
-        let norms_have_weights = has("blk.0.attn_norm.weight");
         Ok(OptConfig {
             n_embd_word: self.optional_size("word_embed_proj_dim")?.unwrap_or(n_embd),
             activation,
-            norm_first,
-            norms_have_weights,
+            norm_first: self.meta.bool(&self.key("do_layer_norm_before"))?.unwrap_or(true),
             // Early fine-tuned checkpoints lack it although they norm first.
-            has_output_norm: has("output_norm.weight") || (norm_first && !norms_have_weights),
+            has_output_norm: self.file.tensor("output_norm.weight").is_some(),
         })
     }
 

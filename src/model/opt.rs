@@ -51,10 +51,8 @@ impl LayerNorm {
 struct PendingNorm(Pending, Option<Pending>);
 
 impl PendingNorm {
-    fn load(w: &mut Loader, opt: &OptConfig, name: &str, n: usize) -> Result<PendingNorm, Error> {
-        let weight = format!("{name}.weight");
-        let weight = if opt.norms_have_weights { w.vector(&weight, n)? } else { w.ones(&weight, n)? };
-        Ok(PendingNorm(weight, w.optional_vector(&format!("{name}.bias"), n)?))
+    fn load(w: &mut Loader, name: &str, n: usize) -> Result<PendingNorm, Error> {
+        Ok(PendingNorm(w.vector(&format!("{name}.weight"), n)?, w.optional_vector(&format!("{name}.bias"), n)?))
     }
 
     fn get(&self, stored: &[Stored]) -> LayerNorm {
@@ -77,16 +75,15 @@ impl Opt {
         for il in 0..config.n_layer {
             let blk = format!("blk.{il}");
             layers.push((
-                PendingNorm::load(&mut w, opt, &format!("{blk}.attn_norm"), n_embd)?,
+                PendingNorm::load(&mut w, &format!("{blk}.attn_norm"), n_embd)?,
                 w.stack(&blk, &[("attn_q", n_q), ("attn_k", n_k), ("attn_v", n_v)], n_embd)?,
                 w.linear(&format!("{blk}.attn_output"), [config.n_head * config.head_dim_v, n_embd])?,
-                PendingNorm::load(&mut w, opt, &format!("{blk}.ffn_norm"), n_embd)?,
+                PendingNorm::load(&mut w, &format!("{blk}.ffn_norm"), n_embd)?,
                 w.linear(&format!("{blk}.ffn_up"), [n_embd, n_ff])?,
                 w.linear(&format!("{blk}.ffn_down"), [n_ff, n_embd])?,
             ));
         }
-        let output_norm =
-            opt.has_output_norm.then(|| PendingNorm::load(&mut w, opt, "output_norm", n_embd)).transpose()?;
+        let output_norm = opt.has_output_norm.then(|| PendingNorm::load(&mut w, "output_norm", n_embd)).transpose()?;
         let proj_out = project(&mut w, "token_embd_proj_out.weight", [n_embd, n_word])?;
         let head = w.head([n_word, n_vocab], token_embd)?;
         let (stored, weights_bytes) = w.finish();

@@ -53,7 +53,7 @@ pub(super) fn output_rows(file: &File, config: &Config, tokens: &[u32]) -> Resul
     if config.final_norm() == FinalNorm::None {
         return Ok(rows.into_iter().map(|row| (row, 0.0)).collect());
     }
-    let weight = file.tensor("output_norm.weight").map_or_else(|| vec![1.0; config.n_embd], values);
+    let weight = values(find("output_norm.weight")?);
     let bias = match config.final_norm() {
         FinalNorm::Layer(_) => file.tensor("output_norm.bias").map(values),
         FinalNorm::Rms(_) | FinalNorm::None => None,

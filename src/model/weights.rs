@@ -38,8 +38,7 @@ pub(crate) struct PendingStack(Vec<(PendingLinear, usize)>);
 
 impl Loader {
     pub(crate) fn new(file: Arc<File>) -> Loader {
-        // Some matrices are stored twice, and what a file leaves out takes a place too.
-        let builder = StoreBuilder::new(2 * file.tensors().len() + 1);
+        let builder = StoreBuilder::new(file.tensors().len() + 1);
         Loader { file, builder, n_loaded: 0, weights_bytes: 0 }
     }
 
@@ -56,12 +55,6 @@ impl Loader {
         let values = to_f32(&file, info)?;
         self.builder.add_plain(name, DType::F32, &[n], &values)?;
         Ok(Some(self.push(info.bytes)))
-    }
-
-    /// A vector of ones, where a model has no weights of its own.
-    pub(crate) fn ones(&mut self, name: &str, n: usize) -> Result<Pending, Error> {
-        self.builder.add_plain(name, DType::F32, &[n], &1f32.to_le_bytes().repeat(n))?;
-        Ok(self.push(n * size_of::<f32>()))
     }
 
     /// A matrix whose rows are looked up: it stays in the file's map where it can.

@@ -80,7 +80,7 @@ pub enum Error {
 /// How a session runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionParams {
-    /// Tokens of context; 0 for as many as the model was trained with.
+    /// Tokens of context; 0 for as many as the model was trained with. A model with learned positions takes no more.
     pub n_ctx: usize,
     /// Rows that run at once while a prompt is read.
     pub n_batch: usize,
@@ -240,6 +240,11 @@ impl Session {
     /// Tokens there is room for.
     pub fn n_ctx(&self) -> usize {
         self.machine.params.n_ctx
+    }
+
+    /// Whether a session of this model could have room for more.
+    pub fn may_grow(&self) -> bool {
+        self.model().config().n_ctx_max().is_none_or(|most| self.n_ctx() < most)
     }
 
     /// Makes the timeline equal to `tokens` and evaluates it: keeps the common prefix, forgets the rest, runs the new

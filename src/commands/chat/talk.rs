@@ -181,7 +181,8 @@ impl<'a> Talk<'a> {
         }
     }
 
-    fn room_hint(&self) -> &'static str {
-        "hint: /clear begins anew, -c makes the context larger, --context-shift forgets what is oldest"
+    fn room_hint(&self) -> String {
+        let larger = if self.engine.session.may_grow() { "-c makes the context larger, " } else { "" };
+        format!("hint: /clear begins anew, {larger}--context-shift forgets what is oldest")
     }
 }
