@@ -1,6 +1,6 @@
 //! Owns Ctrl-C while something runs: the first asks it to stop, a second ends the program.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::Context;
 
@@ -8,14 +8,27 @@ use super::INTERRUPTED;
 
 static PRESSED: AtomicUsize = AtomicUsize::new(0);
 
-/// Takes over Ctrl-C for the rest of the program.
+/// Whether the handler is there, and whether somebody looks at what it counts.
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+static WATCHED: AtomicBool = AtomicBool::new(false);
+
+/// Takes over Ctrl-C for the rest of the program, or until `release`.
 pub(super) fn install() -> anyhow::Result<()> {
+    WATCHED.store(true, Ordering::SeqCst);
+    if INSTALLED.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
     ctrlc::set_handler(|| {
-        if PRESSED.fetch_add(1, Ordering::SeqCst) > 0 {
+        if PRESSED.fetch_add(1, Ordering::SeqCst) > 0 || !WATCHED.load(Ordering::SeqCst) {
             std::process::exit(i32::from(INTERRUPTED));
         }
     })
     .context("cannot handle Ctrl-C")
+}
+
+/// From now on the first Ctrl-C ends the program.
+pub(super) fn release() {
+    WATCHED.store(false, Ordering::SeqCst);
 }
 
 /// Whether Ctrl-C was pressed since the last `reset`.
