@@ -10,7 +10,7 @@ use crate::dtype::DType;
 /// Which model.
 #[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
-    /// Model file (GGUF), or ORG/REPO[:QUANT] of the hub, as `pull` takes it [default: the one in models/]
+    /// Model file (GGUF), or a model of the hub as `pull` takes it: ORG/REPO or ORG/REPO:QUANT [default: the one in models/]
     #[arg(short, long, value_name = "MODEL", env = "CURTAIL_MODEL", value_hint = ValueHint::FilePath)]
     pub model: Option<PathBuf>,
 }

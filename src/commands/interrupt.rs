@@ -12,7 +12,7 @@ static PRESSED: AtomicUsize = AtomicUsize::new(0);
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 static WATCHED: AtomicBool = AtomicBool::new(false);
 
-/// Takes over Ctrl-C for the rest of the program, or until `release`.
+/// Takes over Ctrl-C for the rest of the program.
 pub(super) fn install() -> anyhow::Result<()> {
     WATCHED.store(true, Ordering::SeqCst);
     if INSTALLED.swap(true, Ordering::SeqCst) {
@@ -26,9 +26,13 @@ pub(super) fn install() -> anyhow::Result<()> {
     .context("cannot handle Ctrl-C")
 }
 
-/// From now on the first Ctrl-C ends the program.
-pub(super) fn release() {
-    WATCHED.store(false, Ordering::SeqCst);
+/// Takes over Ctrl-C while `work` runs, which looks at `requested`. Where nobody looks afterwards, the first one ends the program.
+pub(super) fn during<T>(work: impl FnOnce() -> T) -> anyhow::Result<T> {
+    let watched = WATCHED.load(Ordering::SeqCst);
+    install()?;
+    let done = work();
+    WATCHED.store(watched, Ordering::SeqCst);
+    Ok(done)
 }
 
 /// Whether Ctrl-C was pressed since the last `reset`.

@@ -61,14 +61,13 @@ fn is_path(path: &Path, spec: &Spec) -> bool {
 
 /// Downloads what is missing, with progress on stderr. Ctrl-C ends it, and what has come so far is kept.
 fn pull(hub: &Hub, spec: &Spec, revision: &str) -> anyhow::Result<Pulled> {
-    interrupt::install()?;
     let mut display = Display::new(spec);
-    let pulled = hub::pull(hub, spec, revision, &mut |event| {
+    let mut watch = |event: Event| {
         display.show(event);
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    };
+    let pulled = interrupt::during(|| hub::pull(hub, spec, revision, &mut watch))?;
     display.bar.finish_and_clear();
-    interrupt::release();
     Ok(pulled?)
 }
 

@@ -5,10 +5,10 @@
 //! The cache is the one of Python's `huggingface_hub`, folder for folder, so that programs share what each has
 //! downloaded. Reading it needs no network, and no client is made before something is downloaded.
 //!
-//! Why not the crate `hf-hub`: 1.0.0, current when this was written, is asynchronous inside (tokio, reqwest, hyper and
-//! hf-xet: 326 locked packages with rustls, against 50 with ureq), cannot resume a download (its issue 196) and compares no
-//! checksum; the blocking 0.5.0 is no longer developed and compares none either. What is needed of the protocol is three requests:
-//! a list of files, the head of a file, the file.
+//! Why not the crate `hf-hub`: 1.0.0, current when this was written, is asynchronous inside (tokio, reqwest, hyper and hf-xet: 326
+//! locked packages with rustls, against 50 with ureq), cannot resume a download (its issue 196) and compares no checksum; the
+//! blocking 0.5.0, which it replaces, compares none either. What is needed of the protocol is three requests: a list of
+//! files, the head of a file, the file.
 
 mod cache;
 mod choose;
