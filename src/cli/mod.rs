@@ -3,6 +3,7 @@
 
 mod exits;
 mod generate;
+mod hub;
 mod model;
 mod tools;
 mod train;
@@ -14,6 +15,7 @@ use clap::{Parser, Subcommand};
 
 pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg, Skip};
 pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs};
+pub use hub::{ListArgs, PullArgs, RmArgs};
 pub use model::{CacheArgs, ContextArgs, LoadArgs, ModelArgs, Switch};
 pub use tools::{BenchArgs, BenchFormat, CompletionsArgs, InspectArgs, LogitsArgs, TokenizeArgs};
 pub use train::{EvalArgs, InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
@@ -48,6 +50,12 @@ pub enum Command {
     TrainExit(TrainExitArgs),
     /// Measure an early stop on tasks with short answers, beside full depth
     Eval(EvalArgs),
+    /// Download a model of the hub into the cache
+    Pull(PullArgs),
+    /// List the models in the cache and in models/
+    List(ListArgs),
+    /// Remove models from the cache
+    Rm(RmArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

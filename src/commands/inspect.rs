@@ -135,13 +135,13 @@ fn total_rows(tensors: &[TensorInfo], all: &Total) -> Vec<[String; 5]> {
 
 /// How a column is aligned.
 #[derive(Clone, Copy, PartialEq)]
-enum Align {
+pub(super) enum Align {
     Left,
     Right,
 }
 use Align::{Left, Right};
 
-fn columns<const N: usize>(text: &mut String, indent: &str, rows: &[[String; N]], align: [Align; N]) {
+pub(super) fn columns<const N: usize>(text: &mut String, indent: &str, rows: &[[String; N]], align: [Align; N]) {
     let width = |c: usize| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     for row in rows {
