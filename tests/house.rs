@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module of the library may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("dtype", &[]),
     ("gguf", &["dtype"]),
+    ("hub", &[]),
     ("tokenizer", &["gguf"]),
     ("ggml", &["dtype"]),
     ("model", &["dtype", "gguf", "ggml"]),
@@ -19,7 +20,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("cli", &["dtype", "sample"]),
     (
         "commands",
-        &["cli", "decode", "dtype", "eval", "exit", "ggml", "gguf", "model", "sample", "session", "tokenizer"],
+        &["cli", "decode", "dtype", "eval", "exit", "ggml", "gguf", "hub", "model", "sample", "session", "tokenizer"],
     ),
 ];
 

@@ -4,6 +4,7 @@
 mod device;
 mod exits;
 mod generate;
+mod hub;
 mod model;
 mod tools;
 mod train;
@@ -16,6 +17,7 @@ use clap::{Parser, Subcommand};
 pub use device::{DeviceArgs, DoctorArgs, GpuLayers, RpcServerArgs, Shares};
 pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg, Skip};
 pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs};
+pub use hub::{ListArgs, PullArgs, RmArgs};
 pub use model::{CacheArgs, ContextArgs, LoadArgs, ModelArgs, Switch};
 pub use tools::{BenchArgs, BenchFormat, CompletionsArgs, InspectArgs, LogitsArgs, TokenizeArgs};
 pub use train::{EvalArgs, InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
@@ -52,7 +54,14 @@ pub enum Command {
     Eval(EvalArgs),
     /// Compute layers for another machine
     RpcServer(RpcServerArgs),
-
+    /// Show the devices, and which of them would run which part of a model
+    Doctor(DoctorArgs),
+    /// Download a model of the hub into the cache
+    Pull(PullArgs),
+    /// List the models in the cache and in models/
+    List(ListArgs),
+    /// Remove models from the cache
+    Rm(RmArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -67,8 +76,9 @@ impl Command {
             Command::TrainExit(args) => Some(&args.load.devices),
             Command::Eval(args) => Some(&args.load.devices),
             Command::Bench(args) => Some(&args.devices),
+            Command::Doctor(args) => Some(&args.devices),
 
-            Command::Inspect(_) | Command::Tokenize(_) | Command::RpcServer(_) | Command::Completions(_) => None,
+            _ => None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Owns which devices there are and what each of them holds. Refuses to let a layer go elsewhere than it was told to.
 
 use std::io::{self, IsTerminal, Write};
+use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -163,26 +164,30 @@ pub(super) fn progress(placement: &Placement, needs: &Needs) -> ProgressBar {
     ProgressBar::with_draw_target(Some(total), target).with_style(style.expect("the template is constant"))
 }
 
+/// Runs of layers that lie on one device, with the device's place in the placement.
+pub(super) fn ranges(placement: &Placement, n_layer: usize) -> Vec<(Range<usize>, usize)> {
+    let layers: Vec<usize> = (0..n_layer).map(|il| placement.of_layer(il)).collect();
+    let mut end = 0;
+    let range = |run: &[usize]| {
+        end += run.len();
+        (end - run.len()..end, run[0])
+    };
+    layers.chunk_by(|a, b| a == b).map(range).collect()
+}
+
 /// Which device holds what, in one line; none where everything is on the CPU.
 pub(super) fn summary(placement: &Placement, n_layer: usize) -> Option<String> {
-    let layers: Vec<usize> = (0..n_layer).map(|il| placement.of_layer(il)).collect();
-    if layers.iter().all(|&device| device == 0) {
+    let ranges = ranges(placement, n_layer);
+    if ranges.iter().all(|(_, device)| *device == 0) {
         return None;
     }
-    let mut first = 0;
-    let mut parts = Vec::new();
-    for run in layers.chunk_by(|a, b| a == b) {
-        let device = &placement.devices()[run[0]];
-        let name = if device.is_remote() {
-            format!("{} ({})", device.name(), device.description())
-        } else {
-            device.name().to_owned()
-        };
-        parts.push(format!("layers {first} to {} on {name}", first + run.len() - 1));
-        first += run.len();
-    }
-    parts.push(format!("output head on {}", placement.devices()[placement.of_output()].name()));
-    Some(parts.join(", "))
+    let part = |(range, device): &(Range<usize>, usize)| {
+        let device = &placement.devices()[*device];
+        let what = if device.is_remote() { format!(" ({})", device.description()) } else { String::new() };
+        format!("layers {} to {} on {}{what}", range.start, range.end - 1, device.name())
+    };
+    let parts: Vec<String> = ranges.iter().map(part).collect();
+    Some(format!("{}, output head on {}", parts.join(", "), placement.devices()[placement.of_output()].name()))
 }
 
 #[cfg(test)]

@@ -102,7 +102,6 @@ impl Search<'_> {
         let n_layer = self.engine.session.n_steps();
         let (draft_plan, of_decoder): (Vec<LayerStep>, _) = exits::resolve(source, n_layer)?;
         let mut session = self.session(SessionParams { draft_plan, ..self.engine.session.params().clone() })?;
-        let eps = session.model().config().norm_eps;
         let options = |most| Options {
             mode: Mode::Verified(of_decoder),
             source: of_decoder,
@@ -110,10 +109,10 @@ impl Search<'_> {
             kv: Kv::Deferred,
             most,
         };
-        race(&mut session, &options(1), eps, &self.prompts[..1], TOKENS)?; // graphs are built, copies are made
+        race(&mut session, &options(1), &self.prompts[..1], TOKENS)?; // graphs are built, copies are made
         let mut best: Option<(usize, Raced)> = None;
         for most in AT_ONCE {
-            let raced = race(&mut session, &options(most), eps, &self.prompts, TOKENS)?;
+            let raced = race(&mut session, &options(most), &self.prompts, TOKENS)?;
             if best.is_some_and(|(_, before)| before.speed > raced.speed) {
                 break;
             }

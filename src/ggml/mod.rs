@@ -12,6 +12,7 @@ mod cuda;
 mod graph;
 mod linear;
 mod node;
+mod norm;
 mod ops;
 mod packed;
 mod remote;
@@ -25,7 +26,8 @@ pub use context::{Context, Tensor};
 #[cfg(feature = "cuda")]
 pub use cuda::{CudaStatus, cuda_status};
 pub use graph::{Builder, Computed, Run, Runner, Slot};
-pub use linear::{Around, Weight};
+pub use linear::{Activation, Around, Weight};
+pub use norm::Norm;
 pub use ops::{Ops, Rope};
 pub use remote::serve;
 pub use store::{Content, PendingWeight, Store, StoreBuilder, Stored};

@@ -331,7 +331,7 @@ impl Machine {
         let cache_rows = of(|row| row.cache_row);
         let places = of(|row| row.slot.unwrap_or(0));
         let states = match from {
-            From::Host if range.start == 0 => self.embed(&tokens)?,
+            From::Host if range.start == 0 => self.embed(&tokens, &of(|row| row.position))?,
             From::Host => self.hidden.read(0, &places),
             From::Tokens | From::Waiting => Vec::new(),
         };
@@ -425,19 +425,24 @@ impl Machine {
         Ok(self.runners[device].prepare(key, size, &stores, |g| build(g, model, steps, cache, hidden, key, ends))?)
     }
 
-    /// Embeddings of tokens, made on the CPU: \[n_embd\] each.
-    fn embed(&mut self, tokens: &[usize]) -> Result<Vec<f32>, Error> {
+    /// Embeddings of tokens at their positions, made on the CPU: \[n_embd\] each.
+    fn embed(&mut self, tokens: &[usize], positions: &[usize]) -> Result<Vec<f32>, Error> {
         let n_rows = tokens.len();
         let order = Order::Token;
         let key = GraphKey { plan: Plan::Whole, start: 0, end: 0, n_rows, order, n_kv: 0, n_out: 0, keep: 0 };
         let model = &self.model;
         let mut run = self.runners[0].prepare(key, model.graph_size(0), &[model.store()], |g| {
-            let (tokens, slot) = g.input("inp_tokens", DType::I32, &[n_rows]);
-            Slots { tokens: Some(slot), hidden: Some(g.output(model.embed(g, tokens))), ..Slots::default() }
+            let (tokens, tokens_slot) = g.input("inp_tokens", DType::I32, &[n_rows]);
+            let (positions, positions_slot) = g.input("inp_pos", DType::I32, &[n_rows]);
+            let hidden = g.output(model.embed(g, tokens, positions));
+            let (tokens, positions) = (Some(tokens_slot), Some(positions_slot));
+            Slots { tokens, positions, hidden: Some(hidden), ..Slots::default() }
         })?;
         let slots = run.slots();
-        if let Some(slot) = slots.tokens {
-            run.set_i32(slot, &tokens.iter().map(|&token| token as i32).collect::<Vec<_>>());
+        for (slot, values) in [(slots.tokens, tokens), (slots.positions, positions)] {
+            if let Some(slot) = slot {
+                run.set_i32(slot, &values.iter().map(|&v| v as i32).collect::<Vec<_>>());
+            }
         }
         let computed = run.compute()?;
         Ok(slots.hidden.map_or_else(Vec::new, |slot| computed.f32(slot).to_vec()))
@@ -535,7 +540,7 @@ fn build<'g>(
     let rows = Rows { positions, cache_rows, value_places, sees, mask, order };
 
     let mut h = match from {
-        From::Tokens => model.embed(g, input("inp_tokens", DType::I32, &[n_rows], &mut slots.tokens)),
+        From::Tokens => model.embed(g, input("inp_tokens", DType::I32, &[n_rows], &mut slots.tokens), positions),
         From::Waiting => {
             g.ops.get_rows(hidden.t(), input("inp_hidden_from", DType::I32, &[n_rows], &mut slots.hidden_from))
         }

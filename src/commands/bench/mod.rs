@@ -183,9 +183,11 @@ fn session_params(args: &BenchArgs) -> SessionParams {
     SessionParams { n_batch: args.batch_size, ..engine::cache_params(&args.cache) }
 }
 
-/// Tokens that the longest test takes: one to start from where there is no prompt, and one sampled ahead of the clock.
+/// Tokens that the longest test takes: one to start from where there is no prompt; and where some are generated, one sampled
+/// ahead of the clock.
 fn most_tokens(tests: &[Test]) -> usize {
-    tests.iter().map(|test| test.n_prompt + test.n_gen + 2).max().unwrap_or(0)
+    let of = |test: &Test| if test.n_gen > 0 { test.n_prompt + test.n_gen + 2 } else { test.n_prompt };
+    tests.iter().map(of).max().unwrap_or(0)
 }
 
 struct Runner {
@@ -290,7 +292,7 @@ fn blind(layers: &[usize], config: &Config) -> anyhow::Result<Decoder> {
     let look = |layer| Checkpoint { layer, lens: None, probe: Some(probe.clone()), scorer: Scorer::Top, least: 2.0 };
     let checkpoints = layers.into_iter().map(look).collect();
     let options = Options { mode: Mode::Fast, source: Source::Checkpoints, checkpoints, kv: Kv::Deferred, most: 1 };
-    Ok(Decoder::new(options, config.norm_eps))
+    Ok(Decoder::new(options))
 }
 
 /// The same tokens in every run, so that runs can be compared.

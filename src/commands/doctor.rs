@@ -1,0 +1,172 @@
+//! `doctor`: shows what there is to compute with, and which of it would run which part of a model. Owns the report.
+
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::{devices, engine};
+use crate::cli::DoctorArgs;
+use crate::ggml::{self, Device};
+use crate::gguf::File;
+use crate::model::{Model, Placement};
+use crate::sample::{Sampler, SamplerParams};
+use crate::session::{Session, SessionParams};
+
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    ggml: &'static str,
+    threads: usize,
+    devices: Vec<DeviceReport>,
+    cuda: Option<Cuda>,
+    model: Option<ModelReport>,
+}
+
+#[derive(Serialize)]
+struct DeviceReport {
+    name: String,
+    description: String,
+    memory_bytes: Option<u64>,
+    free_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Cuda {
+    runtime: String,
+    driver: Option<String>,
+    problem: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ModelReport {
+    path: String,
+    embeddings: String,
+    layers: Vec<Layers>,
+    output: String,
+    tokens_per_second: f64,
+}
+
+#[derive(Serialize)]
+struct Layers {
+    first: usize,
+    last: usize,
+    device: String,
+}
+
+pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    let n_threads = args.threads.map_or_else(engine::default_threads, |n| n as usize);
+    // A model that nobody names is no reason to fail.
+    let path = match &args.model.model {
+        Some(_) => Some(engine::find_model(&args.model)?),
+        None => engine::find_model(&args.model).ok(),
+    };
+    let (devices, model) = match path {
+        Some(path) => {
+            let file = Arc::new(File::open(&path)?);
+            let params = SessionParams { n_ctx: args.ctx_size, ..engine::cache_params(&args.cache) };
+            let model = engine::load_model(&file, n_threads, &args.devices, &params)?;
+            let devices = model.placement().devices().iter().map(|device| device_report(device)).collect();
+            (devices, Some(model_report(&file, model, params)?))
+        }
+        None => {
+            let found = devices::find(&args.devices, n_threads)?;
+            (found.iter().map(|device| device_report(device)).collect(), None)
+        }
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let report = Report { version, ggml: ggml::version(), threads: n_threads, devices, cuda: cuda(), model };
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        write_text(&report, &mut out)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Driver and runtime, where the program was built for CUDA.
+fn cuda() -> Option<Cuda> {
+    #[cfg(feature = "cuda")]
+    {
+        let ggml::CudaStatus { runtime, driver, problem } = ggml::cuda_status();
+        Some(Cuda { runtime, driver, problem })
+    }
+    #[cfg(not(feature = "cuda"))]
+    None
+}
+
+fn device_report(device: &Device) -> DeviceReport {
+    let memory = device.memory();
+    DeviceReport {
+        name: device.name().to_owned(),
+        description: device.description(),
+        memory_bytes: memory.map(|memory| memory.total),
+        free_bytes: memory.map(|memory| memory.free),
+    }
+}
+
+fn model_report(file: &File, model: Arc<Model>, params: SessionParams) -> anyhow::Result<ModelReport> {
+    let placement: &Placement = model.placement();
+    let name = |device: usize| placement.devices()[device].name().to_owned();
+    let layers = devices::ranges(placement, model.config().n_layer);
+    let layers = layers.into_iter().map(|(range, device)| Layers {
+        first: range.start,
+        last: range.end - 1,
+        device: name(device),
+    });
+    Ok(ModelReport {
+        path: file.path().display().to_string(),
+        embeddings: name(0),
+        layers: layers.collect(),
+        output: name(placement.of_output()),
+        tokens_per_second: measure(&model, params)?,
+    })
+}
+
+/// Tokens per second at full depth and the beginning of a context.
+fn measure(model: &Arc<Model>, params: SessionParams) -> anyhow::Result<f64> {
+    const TOKENS: usize = 16;
+    let mut session = Session::new(Arc::clone(model), params).context("cannot make a session")?;
+    let mut sampler = Sampler::new(SamplerParams { temperature: 0.0, seed: Some(0), ..SamplerParams::default() });
+    let n_tokens = TOKENS.min(session.n_ctx().saturating_sub(3));
+    session.sync(&[0], &mut |_, _| ControlFlow::Continue(()))?;
+    // The first needs no evaluation, the second builds the graphs.
+    (0..2).try_for_each(|_| session.step(&mut sampler).map(drop))?;
+    let start = Instant::now();
+    for _ in 0..n_tokens {
+        session.step(&mut sampler)?;
+    }
+    Ok(n_tokens as f64 / start.elapsed().as_secs_f64())
+}
+
+fn write_text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "curtail {}, ggml {}, {} threads", report.version, report.ggml, report.threads)?;
+    for device in &report.devices {
+        let memory = match (device.memory_bytes, device.free_bytes) {
+            (Some(total), Some(free)) => format!(", {} MiB, {} MiB free", total >> 20, free >> 20),
+            _ => String::new(),
+        };
+        writeln!(out, "{}: {}{memory}", device.name, device.description)?;
+    }
+    match &report.cuda {
+        None => writeln!(out, "CUDA: not built in (feature `cuda`)")?,
+        Some(Cuda { runtime, driver, problem }) => {
+            let driver = driver.as_ref().map_or("no driver".to_owned(), |version| format!("driver for {version}"));
+            let problem = problem.as_ref().map_or(String::new(), |problem| format!(": {problem}"));
+            writeln!(out, "CUDA: runtime {runtime}, {driver}{problem}")?;
+        }
+    }
+    let Some(model) = &report.model else { return Ok(()) };
+    writeln!(out, "{}:", model.path)?;
+    writeln!(out, "  embeddings: {}", model.embeddings)?;
+    for Layers { first, last, device } in &model.layers {
+        writeln!(out, "  layers {first} to {last}: {device}")?;
+    }
+    writeln!(out, "  output head: {}", model.output)?;
+    writeln!(out, "  about {:.1} tokens per second at full depth (16 measured)", model.tokens_per_second)
+}
