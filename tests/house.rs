@@ -5,21 +5,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module of the library may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("dtype", &[]),
     ("gguf", &["dtype"]),
     ("tokenizer", &["gguf"]),
     ("ggml", &["dtype"]),
-    ("model", &["dtype", "gguf", "ggml"]),
+    ("plan", &[]),
+    ("model", &["dtype", "gguf", "ggml", "plan"]),
     ("exit", &["dtype", "gguf"]),
     ("sample", &[]),
-    ("session", &["dtype", "ggml", "model", "sample"]),
+    ("session", &["dtype", "ggml", "model", "plan", "sample"]),
     ("decode", &["exit", "sample", "session"]),
-    ("eval", &["exit", "model", "sample", "session", "tokenizer"]),
-    ("cli", &["dtype", "sample"]),
+    ("eval", &["exit", "model", "plan", "sample", "session", "tokenizer"]),
+    ("cli", &["dtype", "plan", "sample"]),
     (
         "commands",
-        &["cli", "decode", "dtype", "eval", "exit", "ggml", "gguf", "model", "sample", "session", "tokenizer"],
+        &["cli", "decode", "dtype", "eval", "exit", "ggml", "gguf", "model", "plan", "sample", "session", "tokenizer"],
     ),
 ];
 

@@ -3,6 +3,7 @@
 
 mod exits;
 mod generate;
+mod layers;
 mod model;
 mod tools;
 mod train;
@@ -12,8 +13,9 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
-pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg, Skip};
+pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg};
 pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs};
+pub use layers::{LayersArg, LayersArgs, LayersCommand, MeasureArgs, MethodArg, PartsArg, PruneArgs, ScanArgs};
 pub use model::{CacheArgs, ContextArgs, LoadArgs, ModelArgs, Switch};
 pub use tools::{BenchArgs, BenchFormat, CompletionsArgs, InspectArgs, LogitsArgs, TokenizeArgs};
 pub use train::{EvalArgs, InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
@@ -48,6 +50,8 @@ pub enum Command {
     TrainExit(TrainExitArgs),
     /// Measure an early stop on tasks with short answers, beside full depth
     Eval(EvalArgs),
+    /// Measure what layers do, and leave some out for good
+    Layers(LayersArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use super::exits::Exits;
-use super::{Usage, note};
+use super::{Usage, note, plan};
 use crate::cli::{CacheArgs, ContextArgs, ExitArgs, LoadArgs, ModelArgs};
 use crate::decode::Decoder;
 use crate::ggml::Device;
@@ -26,15 +26,18 @@ impl Engine {
     /// Loads the model that the flags or the surroundings name.
     pub(super) fn open(args: &LoadArgs) -> anyhow::Result<Engine> {
         let (file, tokenizer, model) = open_model(&find_model(&args.model)?, args)?;
-        let session = Session::new(model, session_params(&args.context)).context("cannot make a session")?;
+        let plan = plan::steps(args.layers.as_ref(), &model)?;
+        let params = session_params(&args.context).with_plan(plan);
+        let session = Session::new(model, params).context("cannot make a session")?;
         Ok(Engine { file, tokenizer, session })
     }
 
     /// Loads the model at `path` to generate with; everything else is as the flags say.
     pub(super) fn load(path: &Path, args: &LoadArgs, exits: &ExitArgs) -> anyhow::Result<(Engine, Decoder)> {
         let (file, tokenizer, model) = open_model(path, args)?;
-        let exits = Exits::new(exits, &file, model.config())?;
-        let params = exits.params(session_params(&args.context));
+        let plan = plan::steps(args.layers.as_ref(), &model)?;
+        let exits = Exits::new(exits, &file, &model, &plan)?;
+        let params = exits.params(session_params(&args.context).with_plan(plan));
         let session = Session::new(model, params).context("cannot make a session")?;
         Ok((Engine { file, tokenizer, session }, exits.decoder))
     }

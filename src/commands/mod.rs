@@ -13,8 +13,10 @@ mod exits;
 mod input;
 mod inspect;
 mod interrupt;
+mod layers;
 mod logits;
 mod output;
+mod plan;
 mod run;
 mod stats;
 mod stop;
@@ -61,6 +63,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logits(args) => logits::run(&args),
         Command::TrainExit(args) => train_exit::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Layers(args) => layers::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Inspect(args) => show_file(&args),
         Command::Tokenize(args) => show_tokens(&args),

@@ -1,10 +1,11 @@
 //! Owns tasks with one short answer: their rows and prompts, what full depth and an early stop make of them, and how
-//! long both take.
+//! long both take; and what layers are worth ([`layers`]).
 
 mod agreement;
 mod collect;
 mod depth;
 mod eye;
+pub mod layers;
 mod measure;
 mod questions;
 mod report;

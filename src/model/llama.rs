@@ -22,46 +22,65 @@ pub(super) struct Llama {
     rope_freqs: Option<Stored>,
 }
 
+/// A pruned file lacks halves; its plan, and every plan made of it, leaves them out.
 struct Layer {
-    attn_norm: Stored,
-    attn_qkv: Stack,
-    attn_output: Linear,
-    ffn_norm: Stored,
-    ffn_gate_up: Stack,
-    ffn_down: Linear,
+    attention: Option<Attention>,
+    feed_forward: Option<FeedForward>,
+}
+
+struct Attention {
+    norm: Stored,
+    qkv: Stack,
+    output: Linear,
+}
+
+struct FeedForward {
+    norm: Stored,
+    gate_up: Stack,
+    down: Linear,
 }
 
 impl Llama {
-    pub(super) fn load(file: &Arc<File>, config: &Config) -> Result<(Llama, usize), Error> {
+    pub(super) fn load(file: &Arc<File>, config: &Config, plan: &[LayerStep]) -> Result<(Llama, usize), Error> {
         let Config { n_embd, n_ff, n_vocab, .. } = *config;
         let (n_q, n_k, n_v) = (config.n_embd_q(), config.n_embd_k(), config.n_embd_v());
         let mut w = Loader::new(file.clone());
         let token_embd = w.table("token_embd.weight", [n_embd, n_vocab])?;
         let mut layers = Vec::new();
-        for il in 0..config.n_layer {
-            let blk = format!("blk.{il}");
+        for step in plan {
+            let blk = format!("blk.{}", step.il);
+            let attention = |w: &mut Loader| {
+                let norm = w.vector(&format!("{blk}.attn_norm.weight"), n_embd)?;
+                let qkv = w.stack(&blk, &[("attn_q", n_q), ("attn_k", n_k), ("attn_v", n_v)], n_embd)?;
+                let output = w.linear(&blk, "attn_output", [config.n_head * config.head_dim_v, n_embd])?;
+                Ok::<_, Error>((norm, qkv, output))
+            };
+            let feed_forward = |w: &mut Loader| {
+                let norm = w.vector(&format!("{blk}.ffn_norm.weight"), n_embd)?;
+                let gate_up = w.stack(&blk, &[("ffn_gate", n_ff), ("ffn_up", n_ff)], n_embd)?;
+                Ok::<_, Error>((norm, gate_up, w.linear(&blk, "ffn_down", [n_ff, n_embd])?))
+            };
             layers.push((
-                w.vector(&format!("{blk}.attn_norm.weight"), n_embd)?,
-                w.stack(&blk, &[("attn_q", n_q), ("attn_k", n_k), ("attn_v", n_v)], n_embd)?,
-                w.linear(&blk, "attn_output", [config.n_head * config.head_dim_v, n_embd])?,
-                w.vector(&format!("{blk}.ffn_norm.weight"), n_embd)?,
-                w.stack(&blk, &[("ffn_gate", n_ff), ("ffn_up", n_ff)], n_embd)?,
-                w.linear(&blk, "ffn_down", [n_ff, n_embd])?,
+                step.attention.then(|| attention(&mut w)).transpose()?,
+                step.feed_forward.then(|| feed_forward(&mut w)).transpose()?,
             ));
         }
         let output_norm = w.vector("output_norm.weight", n_embd)?;
         let output = w.head([n_embd, n_vocab], token_embd)?;
         let rope_freqs = w.optional_vector("rope_freqs.weight", config.rope.n_dims / 2)?;
         let (stored, weights_bytes) = w.finish();
-        let layers =
-            layers.into_iter().map(|(attn_norm, attn_qkv, attn_output, ffn_norm, ffn_gate_up, ffn_down)| Layer {
-                attn_norm: attn_norm.get(&stored),
-                attn_qkv: attn_qkv.get(&stored),
-                attn_output: attn_output.get(&stored),
-                ffn_norm: ffn_norm.get(&stored),
-                ffn_gate_up: ffn_gate_up.get(&stored),
-                ffn_down: ffn_down.get(&stored),
-            });
+        let layers = layers.into_iter().map(|(attention, feed_forward)| Layer {
+            attention: attention.map(|(norm, qkv, output)| Attention {
+                norm: norm.get(&stored),
+                qkv: qkv.get(&stored),
+                output: output.get(&stored),
+            }),
+            feed_forward: feed_forward.map(|(norm, gate_up, down)| FeedForward {
+                norm: norm.get(&stored),
+                gate_up: gate_up.get(&stored),
+                down: down.get(&stored),
+            }),
+        });
         let network = Llama {
             token_embd: token_embd.get(&stored),
             layers: layers.collect(),
@@ -92,19 +111,23 @@ impl Llama {
     ) -> Tensor<'g> {
         let layer = &self.layers[step.il];
         let norm = |weight: &'g Stored| Some((weight.t(), config.norm_eps));
-        if *step == LayerStep::keys(step.il) {
-            let (_, k, v) = self.rotated_qkv(g, config, layer, rows, h, norm(&layer.attn_norm));
-            cache.write(g, step.il, rows, flat(g, k), v);
+        let attention = || layer.attention.as_ref().expect("plans ask for halves that the file has");
+        if step.is_empty() {
+            let attention = attention();
+            let (_, k, v) = self.rotated_qkv(g, config, attention, rows, h, norm(&attention.norm));
+            cache.write(g, step, rows, flat(g, k), v);
         }
         if step.attention {
-            let mixed = self.attention(g, config, step.il, cache, rows, h, norm(&layer.attn_norm));
+            let attention = attention();
+            let mixed = self.attention(g, config, step, attention, cache, rows, h, norm(&attention.norm));
             let around = Around { residual: Some(h), ..Around::default() };
-            h = linear(g, &layer.attn_output, mixed, around).named("ffn_inp", step.il);
+            h = linear(g, &attention.output, mixed, around).named("ffn_inp", step.il);
         }
         if step.feed_forward {
-            let gated = gate_up(g, layer, h, norm(&layer.ffn_norm));
+            let network = layer.feed_forward.as_ref().expect("plans ask for halves that the file has");
+            let gated = gate_up(g, network, h, norm(&network.norm));
             let around = Around { residual: Some(h), ..Around::default() };
-            h = linear(g, &layer.ffn_down, gated, around).named("l_out", step.il);
+            h = linear(g, &network.down, gated, around).named("l_out", step.il);
         }
         h
     }
@@ -139,25 +162,26 @@ impl Llama {
         &'g self,
         g: &Builder<'g>,
         config: &Config,
-        il: usize,
+        step: &LayerStep,
+        attention: &'g Attention,
         cache: &'g Cache,
         rows: &Rows<'g>,
         x: Tensor<'g>,
         norm: Norm<'g>,
     ) -> Tensor<'g> {
-        let (layer, t) = (&self.layers[il], x.shape()[1]);
-        let (q, k, v) = self.rotated_qkv(g, config, layer, rows, x, norm);
-        cache.write(g, il, rows, flat(g, k), v);
+        let (il, t) = (step.il, x.shape()[1]);
+        let (q, k, v) = self.rotated_qkv(g, config, attention, rows, x, norm);
+        cache.write(g, step, rows, flat(g, k), v);
 
         let heads = config.heads();
         if let Some(sees) = rows.sees {
-            let (k, v) = cache.for_kernel(il, &heads).expect("the session asked for a kernel");
+            let (k, v) = cache.for_kernel(step, &heads).expect("the session asked for a kernel");
             return g.ops.attention(&heads, q, k, v, sees, rows.order).named("kqv_out", il);
         }
         let (mask, scale) = (rows.mask.expect("without a kernel there is a mask"), heads.scale);
         let q = g.ops.swap_1_2(q); // [head, t, n_head]
         let n_kv = mask.shape()[0];
-        let (k, v) = (cache.keys(g, config, il, n_kv), cache.values(g, config, il, n_kv));
+        let (k, v) = (cache.keys(g, config, step, n_kv), cache.values(g, config, step, n_kv));
         let mixed = if cache.transposes_values() {
             let weights = g.ops.soft_max(g.ops.mul_mat(k, q), mask, scale); // [n_kv, t, n_head]
             g.ops.contiguous(g.ops.swap_1_2(g.ops.mul_mat(v, weights))) // [head_v, n_head, t]
@@ -172,13 +196,13 @@ impl Llama {
         &'g self,
         g: &Builder<'g>,
         config: &Config,
-        layer: &'g Layer,
+        attention: &'g Attention,
         rows: &Rows<'g>,
         x: Tensor<'g>,
         norm: Norm<'g>,
     ) -> (Tensor<'g>, Tensor<'g>, Tensor<'g>) {
         let (n_head, n_head_kv, head) = (config.n_head, config.n_head_kv, config.head_dim_k);
-        let parts = stack(g, &layer.attn_qkv, x, norm);
+        let parts = stack(g, &attention.qkv, x, norm);
         let rope = |x| g.ops.rope(x, rows.positions, self.rope_freqs.as_ref().map(Stored::t), &config.rope);
         let [q_part, .., v_part] = &parts[..] else {
             let qkv = parts[0];
@@ -201,11 +225,11 @@ impl Llama {
 type Norm<'g> = Option<(Tensor<'g>, f32)>;
 
 /// silu(gate) * up of the normed rows: \[n_ff, t\].
-fn gate_up<'g>(g: &Builder<'g>, layer: &'g Layer, x: Tensor<'g>, norm: Norm<'g>) -> Tensor<'g> {
-    if let [(gate_up, _)] = &layer.ffn_gate_up.parts[..] {
+fn gate_up<'g>(g: &Builder<'g>, network: &'g FeedForward, x: Tensor<'g>, norm: Norm<'g>) -> Tensor<'g> {
+    if let [(gate_up, _)] = &network.gate_up.parts[..] {
         return linear(g, gate_up, x, Around { norm, swiglu: true, ..Around::default() });
     }
-    match stack(g, &layer.ffn_gate_up, x, norm)[..] {
+    match stack(g, &network.gate_up, x, norm)[..] {
         [gate, up] => g.ops.swiglu_split(gate, up),
         _ => unreachable!("gate and up are one or two parts"),
     }

@@ -4,10 +4,14 @@
 mod cache;
 mod config;
 mod llama;
+mod parts;
 mod weights;
 
 pub use cache::{Cache, ValueLayout};
 pub use config::{Config, SUPPORTED_ARCHITECTURES};
+
+pub use crate::plan::LayerStep;
+pub use parts::LACKS;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -78,30 +82,6 @@ impl Error {
     }
 }
 
-/// One step of a plan: which layer's weights, and which of its two halves run. With neither, the layer's keys and values are
-/// written, from the hidden state as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LayerStep {
-    /// The layer.
-    pub il: usize,
-    /// Whether its attention runs.
-    pub attention: bool,
-    /// Whether its feed-forward network runs.
-    pub feed_forward: bool,
-}
-
-impl LayerStep {
-    /// The whole layer `il`.
-    pub fn whole(il: usize) -> LayerStep {
-        LayerStep { il, attention: true, feed_forward: true }
-    }
-
-    /// Only the keys and values of layer `il`.
-    pub fn keys(il: usize) -> LayerStep {
-        LayerStep { il, attention: false, feed_forward: false }
-    }
-}
-
 /// What the rows of a forward pass share: their places, and what they may see.
 #[derive(Clone, Copy)]
 pub struct Rows<'g> {
@@ -125,6 +105,7 @@ pub struct Model {
     config: Config,
     device: Arc<Device>,
     network: Llama,
+    plan: Vec<LayerStep>,
     weights_bytes: usize,
 }
 
@@ -132,8 +113,9 @@ impl Model {
     /// Loads the weights of a file onto a device.
     pub fn load(file: Arc<File>, device: Arc<Device>) -> Result<Model, Error> {
         let config = Config::from_gguf(&file)?;
-        let (network, weights_bytes) = Llama::load(&file, &config)?;
-        Ok(Model { file, config, device, network, weights_bytes })
+        let plan = parts::plan(&file, config.n_layer)?;
+        let (network, weights_bytes) = Llama::load(&file, &config, &plan)?;
+        Ok(Model { file, config, device, network, plan, weights_bytes })
     }
 
     /// The numbers that describe the model.
@@ -151,6 +133,11 @@ impl Model {
         &self.device
     }
 
+    /// Full depth: every layer in order, with the halves that the file has.
+    pub fn plan(&self) -> &[LayerStep] {
+        &self.plan
+    }
+
     /// Bytes of weights that one token reads at full depth.
     pub fn weights_bytes(&self) -> usize {
         self.weights_bytes
@@ -163,7 +150,7 @@ impl Model {
 
     /// Whether attention over this cache needs no mask: a kernel tells from the positions what each row sees.
     pub fn masks_by_position(&self, cache: &Cache) -> bool {
-        cache.for_kernel(0, &self.config.heads()).is_some()
+        cache.has_kernel(&self.config.heads())
     }
 
     /// Rows of the output head, each times the final norm's weight: with a hidden state divided by its root mean square

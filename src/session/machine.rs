@@ -11,6 +11,7 @@ use super::{Error, SessionParams, TokenId};
 use crate::dtype::DType;
 use crate::ggml::{Builder, Order, Runner, Slot, StoreBuilder, Stored, Tensor, Weight};
 use crate::model::{Cache, LayerStep, Model, Rows, ValueLayout};
+use crate::plan::Half;
 
 /// A token on its way through the layers.
 #[derive(Debug)]
@@ -55,8 +56,6 @@ pub(super) struct Machine {
     pub(super) n_run: usize,
     /// Of logits computed from now on.
     pub(super) keep: Keep,
-    /// The plan's layers, keys and values only.
-    keys: Vec<LayerStep>,
     /// Rows that deeper layers do not see: cache row, and the depth from which on it is missing there.
     pub(super) hidden_rows: Vec<(usize, usize)>,
 }
@@ -72,7 +71,7 @@ enum Plan {
     Whole,
     /// The one that guesses.
     Draft,
-    /// Keys and values only.
+    /// The session's, keys and values only.
     Keys,
 }
 
@@ -111,17 +110,32 @@ struct Slots {
 impl Machine {
     pub(super) fn new(model: Arc<Model>, params: SessionParams) -> Result<Machine, Error> {
         let config = model.config();
-        let layout = if params.flash_attn { ValueLayout::Rows } else { ValueLayout::Columns };
-        let n_rows = params.n_ctx.next_multiple_of(KV_STEP);
-        let cache = Cache::new(config, n_rows, params.type_k, params.type_v, layout)?;
+        let cache = cache(&model, &params)?;
         let hidden = Hidden::new(config.n_embd, params.n_batch)?;
         let runner = Runner::new(model.device().clone());
-        let keys = params.plan.iter().map(|step| LayerStep::keys(step.il)).collect();
-        Ok(Machine { model, params, cache, hidden, runner, n_run: 0, keep: 0, keys, hidden_rows: Vec::new() })
+        Ok(Machine { model, params, cache, hidden, runner, n_run: 0, keep: 0, hidden_rows: Vec::new() })
     }
 
     pub(super) fn n_steps(&self) -> usize {
         self.params.plan.len()
+    }
+
+    /// Changes what runs; nothing may be on its way.
+    pub(super) fn replan(&mut self, plan: Vec<LayerStep>) -> Result<(), Error> {
+        self.params.plan = plan;
+        self.runner.forget_all();
+        if !self.cache.serves(&self.params.plan) {
+            self.cache = cache(&self.model, &self.params)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a row a hidden state \[n_embd\] to wait with.
+    pub(super) fn enter(&mut self, row: &mut Row, state: &[f32]) -> Result<(), Error> {
+        self.give_slots(&mut [row], &[0])?;
+        let (slot, bytes) = (row.slot.unwrap_or(0), state.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<u8>>());
+        self.hidden.states.write(slot * bytes.len(), &bytes);
+        Ok(())
     }
 
     /// Gives back what a row holds.
@@ -201,7 +215,7 @@ impl Machine {
         finish: &mut dyn FnMut(usize, Finished<'_>),
     ) -> Result<(), Error> {
         let n_rows = batch.len();
-        let is_last = range.end == steps_of(&self.params, &self.keys, plan).len();
+        let is_last = range.end == steps_of(&self.params, plan).len();
         let out_rows: Vec<usize> = (0..n_rows).filter(|&i| is_last && outs.contains(&batch[i])).collect();
         if !is_last {
             self.give_slots(rows, batch)?;
@@ -219,10 +233,11 @@ impl Machine {
         let n_out = out_rows.len();
         let keep = if n_out > 0 { self.keep } else { 0 };
         let key = GraphKey { plan, start: range.start, end: range.end, n_rows, order, n_kv, n_out, keep };
-        let mut stores = vec![model.store(), cache.store(), hidden.store()];
+        let mut stores = vec![model.store(), hidden.store()];
+        stores.extend(cache.store());
         stores.extend(sketch(model, keep).map(Weight::store));
         let size = model.graph_size(range.len());
-        let steps = steps_of(&self.params, &self.keys, plan);
+        let steps = steps_of(&self.params, plan);
         self.n_run += if plan == Plan::Keys { 0 } else { n_rows * range.len() };
         let mut run = self.runner.prepare(key, size, &stores, |g| build(g, model, steps, cache, hidden, key))?;
         let slots = run.slots();
@@ -292,6 +307,24 @@ impl Machine {
         bytes.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()
     }
 
+    /// What tokens are before the first step: \[n_embd\] each, one after the other.
+    pub(super) fn embeddings(&mut self, tokens: &[TokenId]) -> Result<Vec<f32>, Error> {
+        let (model, n_rows) = (&self.model, tokens.len());
+        let (plan, order) = (Plan::Whole, Order::Token);
+        let key = GraphKey { plan, start: 0, end: 0, n_rows, order, n_kv: 0, n_out: 0, keep: 0 };
+        let mut run = self.runner.prepare(key, model.graph_size(0), &[model.store()], |g| {
+            let (tokens, slot) = g.input("inp_tokens", DType::I32, &[n_rows]);
+            let hidden = g.output(model.embed(g, tokens));
+            Slots { tokens: Some(slot), hidden: Some(hidden), ..Slots::default() }
+        })?;
+        let slots = run.slots();
+        if let Some(slot) = slots.tokens {
+            run.set_i32(slot, &tokens.iter().map(|&token| token as i32).collect::<Vec<_>>());
+        }
+        let computed = run.compute()?;
+        Ok(slots.hidden.map_or_else(Vec::new, |slot| computed.f32(slot).to_vec()))
+    }
+
     /// What the output head makes of hidden states, \[n_embd\] each: \[n_vocab\] each, one after the other.
     pub(super) fn heads_of(&mut self, states: &[f32]) -> Result<Vec<f32>, Error> {
         let n_embd = self.model.config().n_embd;
@@ -325,11 +358,16 @@ impl Machine {
     }
 }
 
-fn steps_of<'a>(params: &'a SessionParams, keys: &'a [LayerStep], plan: Plan) -> &'a [LayerStep] {
+fn cache(model: &Model, params: &SessionParams) -> Result<Cache, Error> {
+    let layout = if params.flash_attn { ValueLayout::Rows } else { ValueLayout::Columns };
+    let n_rows = params.n_ctx.next_multiple_of(KV_STEP);
+    Ok(Cache::new(model.config(), &params.plan, n_rows, params.type_k, params.type_v, layout)?)
+}
+
+fn steps_of(params: &SessionParams, plan: Plan) -> &[LayerStep] {
     match plan {
-        Plan::Whole => &params.plan,
+        Plan::Whole | Plan::Keys => &params.plan,
         Plan::Draft => &params.draft_plan,
-        Plan::Keys => keys,
     }
 }
 
@@ -364,6 +402,9 @@ fn build<'g>(
         g.ops.get_rows(hidden.t(), input("inp_hidden_from", DType::I32, &[n_rows], &mut slots.hidden_from))
     };
     let mut steps = plan[start..end].to_vec();
+    if key.plan == Plan::Keys {
+        steps = steps.into_iter().filter(|step| step.attention).map(LayerStep::keys).collect();
+    }
     if end < plan.len() {
         h = model.run(g, &steps, cache, &rows, h);
         let places = input("inp_hidden_to", DType::I64, &[n_rows], &mut slots.hidden_to);
@@ -371,9 +412,9 @@ fn build<'g>(
         return slots;
     }
     // After the last attention only rows that give logits go on.
-    let finish = steps.last_mut().filter(|last| last.feed_forward).map(|last| {
-        last.feed_forward = false;
-        LayerStep { il: last.il, attention: false, feed_forward: true }
+    let finish = steps.pop_if(|last| last.feed_forward).map(|last| {
+        steps.extend(last.attention.then(|| last.only(Half::Attention)));
+        last.only(Half::FeedForward)
     });
     h = model.run(g, &steps, cache, &rows, h);
     if n_out == 0 {
