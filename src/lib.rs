@@ -3,12 +3,13 @@
 //! From prompt to token: [`gguf`] maps the file and checks it once; [`tokenizer`] turns text into ids and back;
 //! [`model`] holds the weights, immutable, and builds graphs for the steps of a [`plan`] with [`ggml`]; [`session`] owns one
 //! timeline of tokens with its cache; [`sample`] chooses the next token; [`commands`] owns text, terminals and files.
+//! A model that lies on a hub, [`hub`] brings into a cache on this machine.
 //! Tokens of a text may be found with less than all layers, or guessed and verified: [`decode`] decides how, and measures
 //! what pays. Where a single answer is wanted, [`session`] shows the hidden state between two ranges of layers, [`exit`] decides
 //! whether it is enough, and [`eval`] measures what that saves.
 //!
 //! Modules in reading order, each using only those the design lets it use:
-//! [`dtype`], [`gguf`], [`tokenizer`], [`ggml`], [`plan`], [`model`], [`exit`], [`sample`], [`session`], [`decode`],
+//! [`dtype`], [`gguf`], [`hub`], [`tokenizer`], [`ggml`], [`plan`], [`model`], [`exit`], [`sample`], [`session`], [`decode`],
 //! [`eval`], [`cli`], [`commands`].
 //!
 //! What holds everywhere: unsafe code lives in [`ggml`] and around the one mmap of [`gguf`]; a loaded model serves any
@@ -22,6 +23,7 @@ pub mod eval;
 pub mod exit;
 pub mod ggml;
 pub mod gguf;
+pub mod hub;
 pub mod model;
 pub mod plan;
 pub mod sample;

@@ -2,15 +2,15 @@
 
 mod common;
 
-use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use common::golden::cut_model;
 use common::{curtail, demo_model};
 use curtail::eval::Task;
 use curtail::ggml::Device;
-use curtail::gguf::{self, File, Writer};
+use curtail::gguf::File;
 use curtail::model::{LayerStep, Model};
 use curtail::session::{Cut, Question, Session, SessionParams, TokenId, View};
 use serde_json::{Value, json};
@@ -25,26 +25,6 @@ fn session(path: &Path, n_batch: usize) -> Session {
     let file = Arc::new(File::open(path).expect("a model file"));
     let model = Arc::new(Model::load(file, Device::cpu(1).expect("a CPU")).expect("it loads"));
     Session::new(model, SessionParams { n_batch, ..SessionParams::default() }).expect("a session")
-}
-
-/// A copy of a model file with its first `n_layer` layers only.
-fn cut_model(path: &Path, n_layer: usize, to: &Path) {
-    let file = File::open(path).expect("a model file");
-    let mut metadata = file.metadata().clone();
-    metadata.insert("llama.block_count", n_layer as u32);
-    let mut writer = Writer::new(metadata);
-    let stays = |name: &str| {
-        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-        layer.is_none_or(|il| il < n_layer)
-    };
-    for tensor in file.tensors().iter().filter(|t| stays(&t.name)) {
-        writer.tensor(&tensor.name, tensor.dims(), tensor.dtype).expect("it was read");
-    }
-    writer
-        .write(to, |tensor| {
-            Ok::<_, gguf::Error>(Cow::Borrowed(file.data(file.tensor(&tensor.name).expect("it was there"))))
-        })
-        .expect("written");
 }
 
 fn full_depth(path: &Path, n_batch: usize) -> Vec<f32> {
@@ -257,8 +237,7 @@ fn choices_open_answers_and_own_answers_stop_early_too() {
     let (model, exit) = (demo_model(), folder.path().join("demo.exit.gguf"));
     let exit = exit.to_str().expect("UTF-8");
     let common = ["-m", &model, "-t", "1"];
-    let train =
-        ["train-exit", "--task", &choices, &open, "self", "-o", exit, "--from-layer", "27", "--rule", "logistic"];
+    let train = ["train-exit", "--task", &choices, &open, "-o", exit, "--from-layer", "27", "--rule", "logistic"];
     let trained = run(&[&train, &common[..], &["--rows", "60"]].concat());
     assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
     let measured = run(&[&["eval", "--task", &choices, &open, "--exit", exit, "--json"][..], &common].concat());
@@ -268,9 +247,8 @@ fn choices_open_answers_and_own_answers_stop_early_too() {
         assert!(row["accuracy_dense"].as_f64().expect("a number") >= 0.6, "{row}");
         assert!(row["agreement"].as_f64().expect("a number") >= 0.9, "{row}");
     }
-    let own =
-        run(&[&["train-exit", "--task", "self", "-o", exit, "--from-layer", "27", "--rows", "60"], &common[..]]
-            .concat());
+    let own = ["train-exit", "--task", "self", "-o", exit, "--from-layer", "27", "--rows", "60", "--prompts", "24"];
+    let own = run(&[&own, &common[..]].concat());
     assert!(own.status.success(), "{}", String::from_utf8_lossy(&own.stderr));
     let measured = run(&[&["eval", "--task", &open, "--exit", exit, "--json"][..], &common].concat());
     assert!(String::from_utf8_lossy(&measured.stderr).contains("taking `self`"));

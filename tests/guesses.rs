@@ -129,7 +129,7 @@ fn verified_tokens_are_full_depths_whatever_guesses_them() {
             let (mut sampler_plain, mut sampler) = (Sampler::new(params.clone()), Sampler::new(params));
             let options =
                 Options { mode, source: Source::Lookup, checkpoints: checkpoints.clone(), kv: Kv::Deferred, most };
-            let mut decoder = Decoder::new(options, model.config().norm_eps);
+            let mut decoder = Decoder::new(options);
             let mut tokens = prompt.clone();
             for _ in 0..2 {
                 start(&mut plain, &tokens);
@@ -163,7 +163,7 @@ fn fast_tokens_stand_and_few_wait() {
         kv: Kv::Deferred,
         most: 3,
     };
-    let mut decoder = Decoder::new(options, model.config().norm_eps);
+    let mut decoder = Decoder::new(options);
     let mut session = session(&model, Vec::new());
     start(&mut session, &prompt(&mut rng));
     let mut sampler = Sampler::greedy();

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module of the library may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("dtype", &[]),
     ("gguf", &["dtype"]),
+    ("hub", &[]),
     ("tokenizer", &["gguf"]),
     ("ggml", &["dtype"]),
     ("plan", &[]),
@@ -20,7 +21,21 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("cli", &["dtype", "plan", "sample"]),
     (
         "commands",
-        &["cli", "decode", "dtype", "eval", "exit", "ggml", "gguf", "model", "plan", "sample", "session", "tokenizer"],
+        &[
+            "cli",
+            "decode",
+            "dtype",
+            "eval",
+            "exit",
+            "ggml",
+            "gguf",
+            "hub",
+            "model",
+            "plan",
+            "sample",
+            "session",
+            "tokenizer",
+        ],
     ),
 ];
 

@@ -1,70 +1,32 @@
 //! Logits of tiny Llamas against Hugging Face transformers, and of the graph's forms against each other.
 
+mod common;
+
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 
+use common::golden::{self, f32_cache, largest_difference, last_logits, logits};
 use curtail::dtype::DType;
-use curtail::ggml::Device;
-use curtail::gguf::File;
 use curtail::model::Model;
 use curtail::session::{Session, SessionParams, TokenId};
+
+const FOLDER: &str = "llama_golden";
 
 const VARIANTS: [&str; 7] = ["gqa-untied", "tied", "biases", "head-dim", "rope-linear", "rope-yarn", "rope-llama3"];
 
 /// With an f32 cache only the order of sums differs; llama.cpp differs by up to 1.6e-5 on the same files.
 const F32_TOLERANCE: f32 = 1e-4;
 
-fn folder() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/llama_golden"))
-}
-
-/// One thread: tests run beside each other, and waiting threads spin.
 fn load(name: &str) -> Arc<Model> {
-    load_with(name, 1)
-}
-
-fn load_with(name: &str, n_threads: usize) -> Arc<Model> {
-    let file = File::open(&folder().join(format!("{name}.gguf"))).expect("the golden file is whole");
-    Arc::new(Model::load(Arc::new(file), Device::cpu(n_threads).expect("a CPU")).expect("the golden model loads"))
+    golden::load(FOLDER, name, 1)
 }
 
 fn prompt(name: &str) -> Vec<TokenId> {
-    let text = std::fs::read_to_string(folder().join(format!("{name}.json"))).expect("the golden prompt");
-    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    json["tokens"].as_array().expect("a list").iter().map(|t| t.as_u64().expect("an id") as TokenId).collect()
+    golden::prompt(FOLDER, name)
 }
 
 fn reference(name: &str) -> Vec<f32> {
-    let bytes = std::fs::read(folder().join(format!("{name}.logits.f32"))).expect("the golden logits");
-    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect()
-}
-
-fn f32_cache() -> SessionParams {
-    SessionParams { type_k: DType::F32, type_v: DType::F32, ..SessionParams::default() }
-}
-
-/// Logits at every position, the tokens fed in batches of `n_batch`.
-fn logits(model: &Arc<Model>, tokens: &[TokenId], params: SessionParams) -> Vec<f32> {
-    let mut session = Session::new(model.clone(), params).expect("a session");
-    let mut all = Vec::new();
-    for end in 1..=tokens.len() {
-        session.sync(&tokens[..end], &mut |_, _| ControlFlow::Continue(())).expect("it runs");
-        all.extend_from_slice(session.logits().expect("logits"));
-    }
-    all
-}
-
-/// Logits after the whole prompt, run as batches.
-fn last_logits(model: &Arc<Model>, tokens: &[TokenId], params: SessionParams) -> Vec<f32> {
-    let mut session = Session::new(model.clone(), params).expect("a session");
-    session.sync(tokens, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
-    session.logits().expect("logits").to_vec()
-}
-
-fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    golden::reference(FOLDER, name)
 }
 
 #[test]
@@ -132,7 +94,7 @@ fn a_cache_of_blocks_needs_rows_of_whole_blocks() {
 #[test]
 fn two_threads_give_the_very_same_logits() {
     let tokens = prompt("gqa-untied");
-    let (one, two) = (load_with("gqa-untied", 1), load_with("gqa-untied", 2));
+    let (one, two) = (golden::load(FOLDER, "gqa-untied", 1), golden::load(FOLDER, "gqa-untied", 2));
     assert_eq!(logits(&one, &tokens, f32_cache()), logits(&two, &tokens, f32_cache()));
 }
 

@@ -3,6 +3,7 @@
 
 mod exits;
 mod generate;
+mod hub;
 mod layers;
 mod model;
 mod tools;
@@ -15,6 +16,7 @@ use clap::{Parser, Subcommand};
 
 pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg};
 pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs};
+pub use hub::{ListArgs, PullArgs, RmArgs};
 pub use layers::{LayersArg, LayersArgs, LayersCommand, MeasureArgs, MethodArg, PartsArg, PruneArgs, ScanArgs};
 pub use model::{CacheArgs, ContextArgs, LoadArgs, ModelArgs, Switch};
 pub use tools::{BenchArgs, BenchFormat, CompletionsArgs, InspectArgs, LogitsArgs, TokenizeArgs};
@@ -52,6 +54,12 @@ pub enum Command {
     Eval(EvalArgs),
     /// Measure what layers do, and leave some out for good
     Layers(LayersArgs),
+    /// Download a model of the hub into the cache
+    Pull(PullArgs),
+    /// List the models in the cache and in models/
+    List(ListArgs),
+    /// Remove models from the cache
+    Rm(RmArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

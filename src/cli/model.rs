@@ -9,11 +9,11 @@ use super::LayersArg;
 use super::value::{dtype, positive};
 use crate::dtype::DType;
 
-/// Which model file.
+/// Which model.
 #[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
-    /// Model file (GGUF) [default: the one in models/]
-    #[arg(short, long, value_name = "FILE", env = "CURTAIL_MODEL", value_hint = ValueHint::FilePath)]
+    /// Model file (GGUF), or a model of the hub as `pull` takes it: ORG/REPO or ORG/REPO:QUANT [default: the one in models/]
+    #[arg(short, long, value_name = "MODEL", env = "CURTAIL_MODEL", value_hint = ValueHint::FilePath)]
     pub model: Option<PathBuf>,
 }
 

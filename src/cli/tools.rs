@@ -11,8 +11,8 @@ use super::{CacheArgs, ExitArgs, LayersArg, LoadArgs, ModelArgs, Range};
 /// `inspect`.
 #[derive(Args, Debug)]
 pub struct InspectArgs {
-    /// The file; -m names it too
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "model")]
+    /// The model, as -m names it too
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath, conflicts_with = "model")]
     pub file: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -51,6 +51,9 @@ pub struct TrainExitArgs {
     /// Training rows per task at most
     #[arg(long, value_name = "N", default_value_t = 750, value_parser = positive)]
     pub rows: usize,
+    /// With `self`: built-in prompts to learn from at most; fewer are quicker on a large model [default: all]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub prompts: Option<usize>,
     /// With `self`: search also where guesses for `--exit verified` shall come from, by trying (takes minutes)
     #[arg(long)]
     pub search_drafts: bool,

@@ -109,7 +109,6 @@ impl Search<'_> {
     fn best_of(&mut self, source: &DraftArg) -> anyhow::Result<(usize, Raced)> {
         let (draft_plan, of_decoder) = self.resolve(source)?;
         let mut session = self.session(SessionParams { draft_plan, ..self.engine.session.params().clone() })?;
-        let eps = session.model().config().norm_eps;
         let options = |most| Options {
             mode: Mode::Verified(of_decoder),
             source: of_decoder,
@@ -117,10 +116,10 @@ impl Search<'_> {
             kv: Kv::Deferred,
             most,
         };
-        race(&mut session, &options(1), eps, &self.prompts[..1], TOKENS)?; // graphs are built, copies are made
+        race(&mut session, &options(1), &self.prompts[..1], TOKENS)?; // graphs are built, copies are made
         let mut best: Option<(usize, Raced)> = None;
         for most in AT_ONCE {
-            let raced = race(&mut session, &options(most), eps, &self.prompts, TOKENS)?;
+            let raced = race(&mut session, &options(most), &self.prompts, TOKENS)?;
             if best.is_some_and(|(_, before)| before.speed > raced.speed) {
                 break;
             }

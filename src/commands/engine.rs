@@ -6,14 +6,20 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use super::exits::Exits;
+use super::pull::named_model;
 use super::{Usage, note, plan};
 use crate::cli::{CacheArgs, ContextArgs, ExitArgs, LoadArgs, ModelArgs};
 use crate::decode::Decoder;
 use crate::ggml::Device;
 use crate::gguf::File;
+use crate::hub;
 use crate::model::Model;
 use crate::session::{Session, SessionParams};
 use crate::tokenizer::{ChatTemplate, Tokenizer};
+
+/// What is said of a model without a chat template: it is never given another model's.
+pub(super) const NO_TEMPLATE: &str =
+    "note: the model brings no chat template. Completion mode: it continues the text that it is given.";
 
 /// A model ready to answer.
 pub(super) struct Engine {
@@ -65,10 +71,10 @@ pub(super) fn load_model(file: &Arc<File>, n_threads: usize) -> anyhow::Result<A
     Ok(Arc::new(model.with_context(|| format!("cannot load `{}`", file.path().display()))?))
 }
 
-/// The model file: the one named, else the one in `models/`.
+/// The model file: the one named, which may be pulled first, else the one in `models/`.
 pub(super) fn find_model(args: &ModelArgs) -> anyhow::Result<PathBuf> {
     match &args.model {
-        Some(path) => Ok(path.clone()),
+        Some(path) => named_model(path),
         None => only_model(Path::new("models")),
     }
 }
@@ -95,14 +101,8 @@ pub(super) fn cache_params(args: &CacheArgs) -> SessionParams {
 }
 
 fn only_model(folder: &Path) -> anyhow::Result<PathBuf> {
-    const HOW: &str = "hint: name a file with -m or CURTAIL_MODEL; `make model` fetches one";
-    let mut models: Vec<PathBuf> = std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| is_model(path))
-        .collect();
-    models.sort();
+    const HOW: &str = "hint: name one with -m or CURTAIL_MODEL; `make model` fetches one";
+    let mut models = models_in(folder);
     match models.len() {
         0 => Err(Usage(format!("no model given, and none in `{}`\n{HOW}", folder.display())).into()),
         1 => Ok(models.remove(0)),
@@ -113,13 +113,13 @@ fn only_model(folder: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Whether a file is a model, or the first part of one.
-fn is_model(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let later_part = name.rsplit_once("-of-").is_some_and(|(part, _)| {
-        part.rsplit_once('-').is_some_and(|(_, no)| no.len() == 5 && no.parse().is_ok_and(|no: u32| no != 1))
-    });
-    name.ends_with(".gguf") && !name.ends_with(".exit.gguf") && !later_part
+/// The models in a folder, by name; of split ones the first parts.
+pub(super) fn models_in(folder: &Path) -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let is_model = |path: &PathBuf| hub::is_model(&path.file_name().unwrap_or_default().to_string_lossy());
+    let mut models: Vec<PathBuf> = paths.filter(is_model).collect();
+    models.sort();
+    models
 }
 
 #[cfg(test)]

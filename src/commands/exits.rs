@@ -47,7 +47,7 @@ impl Exits {
             KvArg::Mask => Kv::Mask,
         };
         let options = Options { mode, source, checkpoints, kv, most: args.draft_max.unwrap_or(most) };
-        let decoder = Decoder::new(options, model.config().norm_eps);
+        let decoder = Decoder::new(options);
         Ok(Exits { decoder, draft_plan, shortlist: args.shortlist == Switch::On })
     }
 

@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 
 use crate::dtype::DType;
 use crate::gguf::{Array, File, Metadata, TensorInfo, Value};
+use crate::model::SUPPORTED_ARCHITECTURES;
 
 /// Prints what the file at `path` holds.
 ///
@@ -77,7 +78,11 @@ fn table(file: &File) -> String {
     let total = total(file.tensors());
     let mut text = String::new();
     let architecture = match file.metadata().get("general.architecture") {
-        Some(Value::String(s)) => shorten(&s.escape_debug().to_string()),
+        Some(Value::String(s)) if SUPPORTED_ARCHITECTURES.contains(&s.as_str()) => s.clone(),
+        Some(Value::String(s)) => {
+            let named = shorten(&s.escape_debug().to_string());
+            format!("{named} (not one of those that run: {})", SUPPORTED_ARCHITECTURES.join(", "))
+        }
         _ => "not named".into(),
     };
     let parts = match file.n_parts() {
@@ -130,13 +135,13 @@ fn total_rows(tensors: &[TensorInfo], all: &Total) -> Vec<[String; 5]> {
 
 /// How a column is aligned.
 #[derive(Clone, Copy, PartialEq)]
-enum Align {
+pub(super) enum Align {
     Left,
     Right,
 }
 use Align::{Left, Right};
 
-fn columns<const N: usize>(text: &mut String, indent: &str, rows: &[[String; N]], align: [Align; N]) {
+pub(super) fn columns<const N: usize>(text: &mut String, indent: &str, rows: &[[String; N]], align: [Align; N]) {
     let width = |c: usize| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     for row in rows {

@@ -1,6 +1,6 @@
 //! Owns Ctrl-C while something runs: the first asks it to stop, a second ends the program.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::Context;
 
@@ -8,14 +8,31 @@ use super::INTERRUPTED;
 
 static PRESSED: AtomicUsize = AtomicUsize::new(0);
 
+/// Whether the handler is there, and whether somebody looks at what it counts.
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+static WATCHED: AtomicBool = AtomicBool::new(false);
+
 /// Takes over Ctrl-C for the rest of the program.
 pub(super) fn install() -> anyhow::Result<()> {
+    WATCHED.store(true, Ordering::SeqCst);
+    if INSTALLED.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
     ctrlc::set_handler(|| {
-        if PRESSED.fetch_add(1, Ordering::SeqCst) > 0 {
+        if PRESSED.fetch_add(1, Ordering::SeqCst) > 0 || !WATCHED.load(Ordering::SeqCst) {
             std::process::exit(i32::from(INTERRUPTED));
         }
     })
     .context("cannot handle Ctrl-C")
+}
+
+/// Takes over Ctrl-C while `work` runs, which looks at `requested`. Where nobody looks afterwards, the first one ends the program.
+pub(super) fn during<T>(work: impl FnOnce() -> T) -> anyhow::Result<T> {
+    let watched = WATCHED.load(Ordering::SeqCst);
+    install()?;
+    let done = work();
+    WATCHED.store(watched, Ordering::SeqCst);
+    Ok(done)
 }
 
 /// Whether Ctrl-C was pressed since the last `reset`.

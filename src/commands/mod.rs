@@ -14,9 +14,12 @@ mod input;
 mod inspect;
 mod interrupt;
 mod layers;
+mod list;
 mod logits;
 mod output;
 mod plan;
+mod pull;
+mod rm;
 mod run;
 mod stats;
 mod stop;
@@ -31,6 +34,7 @@ use anyhow::ensure;
 
 use crate::cli::{Cli, Command, InspectArgs, TokenizeArgs};
 use crate::ggml;
+use crate::hub;
 
 /// The exit code of a command that was interrupted: 128 + SIGINT, as a shell reports it.
 const INTERRUPTED: u8 = 130;
@@ -64,6 +68,9 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::TrainExit(args) => train_exit::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Layers(args) => layers::run(&args),
+        Command::Pull(args) => pull::run(&args),
+        Command::List(args) => list::run(&args),
+        Command::Rm(args) => rm::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Inspect(args) => show_file(&args),
         Command::Tokenize(args) => show_tokens(&args),
@@ -72,7 +79,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 
 fn show_file(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let path = match &args.file {
-        Some(path) => path.clone(),
+        Some(path) => pull::named_model(path)?,
         None => engine::find_model(&args.model)?,
     };
     inspect::inspect(&path, args.json, &mut io::stdout().lock())?;
@@ -95,7 +102,16 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     }
     // A closed stderr leaves nobody to tell.
     let _ = writeln!(io::stderr(), "error: {}", chain(error));
-    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+    ExitCode::from(exit_code(error))
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<hub::Error>() {
+        Some(hub::Error::Interrupted) => INTERRUPTED,
+        Some(hub::Error::Spec { .. }) => 2,
+        _ if error.is::<Usage>() => 2,
+        _ => 1,
+    }
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

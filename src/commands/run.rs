@@ -9,7 +9,7 @@ use anyhow::{anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::answer::{self, Answer, End, Finder, Limits};
-use super::engine::{Engine, find_model};
+use super::engine::{Engine, NO_TEMPLATE, find_model};
 use super::output::write_whole;
 use super::stats::Stats;
 use super::{INTERRUPTED, batch, input, interrupt, note, print_line};
@@ -17,6 +17,7 @@ use crate::cli::{Count, RunArgs};
 use crate::decode::Decoder;
 use crate::eval::Depths;
 use crate::sample::Sampler;
+use crate::session::Session;
 use crate::tokenizer::{ChatTemplate, Message, Special, TokenId, Tokenizer};
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -30,6 +31,9 @@ fn run_one(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let text = input::text(args.prompt.as_deref(), args.file.as_deref())?;
     let (mut engine, mut decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
     let template = if args.raw { None } else { engine.template()? };
+    if template.is_none() && !args.raw {
+        note(NO_TEMPLATE);
+    }
     let tokens = encode(&engine.tokenizer, template.as_ref(), args.generation.system.as_deref(), &text)?;
     interrupt::install()?;
     let mut stats = Stats::new(engine.session.n_steps());
@@ -78,8 +82,8 @@ fn answer_one(
     stats: &mut Stats,
 ) -> anyhow::Result<End> {
     let Engine { session, tokenizer, .. } = engine;
-    let n_ctx = session.n_ctx();
-    check_length(tokens, n_ctx)?;
+    let (n_ctx, may_grow) = (session.n_ctx(), session.may_grow());
+    check_length(tokens, session)?;
     if answer::prompt(session, tokens, stats)? {
         return Ok(End::Interrupted);
     }
@@ -110,7 +114,8 @@ fn answer_one(
     }
     if answer.end == End::ContextFull {
         note(format_args!("stopped: the context of {n_ctx} tokens is full"));
-        note("hint: -c makes it larger, --context-shift forgets the older half and goes on");
+        let larger = if may_grow { "-c makes it larger, " } else { "" };
+        note(format_args!("hint: {larger}--context-shift forgets the older half and goes on"));
     }
     Ok(answer.end)
 }
@@ -126,13 +131,11 @@ fn limit(args: &RunArgs) -> usize {
     args.generation.n_predict.unwrap_or(Count::All).limit()
 }
 
-fn check_length(tokens: &[TokenId], n_ctx: usize) -> anyhow::Result<()> {
+fn check_length(tokens: &[TokenId], session: &Session) -> anyhow::Result<()> {
+    let n_ctx = session.n_ctx();
+    let hint = if session.may_grow() { "\nhint: -c makes it larger" } else { "" };
     ensure!(!tokens.is_empty(), "the prompt is empty");
-    ensure!(
-        tokens.len() <= n_ctx,
-        "the prompt has {} tokens, the context only {n_ctx}\nhint: -c makes it larger",
-        tokens.len()
-    );
+    ensure!(tokens.len() <= n_ctx, "the prompt has {} tokens, the context only {n_ctx}{hint}", tokens.len());
     Ok(())
 }
 
@@ -196,7 +199,7 @@ fn answer_line(
     };
     batch::check_ids("prompt", &tokens, engine.session.model().config().n_vocab)?;
     let Engine { session, tokenizer, .. } = engine;
-    check_length(&tokens, session.n_ctx())?;
+    check_length(&tokens, session)?;
     session.rewind(0);
     if answer::prompt(session, &tokens, stats)? {
         return Ok(End::Interrupted);

@@ -175,7 +175,7 @@ fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyho
         "the task `{OWN}` has no labels: its checkpoints read the vocabulary, and their target is the model"
     );
     let n_layer = engine.session.n_steps();
-    let answers = own_answers(engine)?;
+    let answers = own_answers(engine, args.prompts.unwrap_or(usize::MAX))?;
     let session = &mut engine.session;
     let (with_lens, others): (Vec<_>, Vec<_>) = answers.into_iter().enumerate().partition(|(i, _)| i % 2 == 0);
     let [with_lens, others] = [with_lens, others].map(|some| some.into_iter().map(|(_, answer)| answer).collect());
@@ -220,12 +220,12 @@ fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyho
 /// What a look at a token costs, in layers: the border between two graphs, and a few products.
 const TOKEN_LOOK_COST: f64 = 0.15;
 
-fn own_answers(engine: &mut Engine) -> anyhow::Result<Vec<Excerpt>> {
+fn own_answers(engine: &mut Engine, n_prompts: usize) -> anyhow::Result<Vec<Excerpt>> {
     let template = engine.template()?;
-    let bar = bar(own_prompts().count(), "own answers");
+    let bar = bar(own_prompts().take(n_prompts).count(), "own answers");
     let Engine { session, tokenizer, .. } = engine;
     let mut answers = Vec::new();
-    for prompt in own_prompts() {
+    for prompt in own_prompts().take(n_prompts) {
         let tokens = match &template {
             Some(template) => {
                 let message = Message { role: "user".to_owned(), content: prompt.to_owned() };

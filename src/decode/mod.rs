@@ -14,7 +14,7 @@ mod race;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::exit::{Checkpoint, normed};
+use crate::exit::Checkpoint;
 use crate::sample::Sampler;
 use crate::session::{Error, Session, Step, TokenId};
 use pace::{Arm, Pace};
@@ -106,7 +106,6 @@ impl fmt::Display for Tally {
 /// Finds the tokens of answers, one after the other.
 pub struct Decoder {
     options: Options,
-    eps: f32,
     pace: Pace,
     /// The evaluation whose tokens are being given out.
     cycle: Option<Cycle>,
@@ -120,9 +119,9 @@ struct Cycle {
 }
 
 impl Decoder {
-    /// For sessions of a model whose final norm has this epsilon.
-    pub fn new(options: Options, norm_eps: f32) -> Decoder {
-        Decoder { options, eps: norm_eps, pace: Pace::default(), cycle: None, tally: Tally::default() }
+    /// For sessions of one model.
+    pub fn new(options: Options) -> Decoder {
+        Decoder { options, pace: Pace::default(), cycle: None, tally: Tally::default() }
     }
 
     /// How tokens are found from now on.
@@ -191,7 +190,7 @@ impl Decoder {
     /// Takes the last token through the checkpoints. The first that is sure gives its depth and its logits.
     fn look(&self, session: &mut Session) -> Result<Option<(usize, Vec<f32>)>, Error> {
         for checkpoint in &self.options.checkpoints {
-            let x = normed(&session.reach(checkpoint.layer)?, self.eps);
+            let x = session.reach_normed(checkpoint.layer)?;
             if checkpoint.chance(&x).is_some_and(|chance| chance >= checkpoint.least) {
                 return Ok(Some((checkpoint.layer, session.heads_of(&through(checkpoint, x))?)));
             }
@@ -253,7 +252,7 @@ impl Decoder {
             let found = match source {
                 Source::Checkpoints => self.look(session)?,
                 Source::Layer(layer) => {
-                    let x = normed(&session.reach(layer)?, self.eps);
+                    let x = session.reach_normed(layer)?;
                     let lens = self.options.checkpoints.iter().find(|checkpoint| checkpoint.layer == layer);
                     let state = lens.map_or(x.clone(), |checkpoint| through(checkpoint, x));
                     Some((layer, session.heads_of(&state)?))

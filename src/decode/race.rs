@@ -16,18 +16,12 @@ pub struct Raced {
 }
 
 /// Generates `n` tokens after each prompt, greedily, at full depth and as `options` say, by turns.
-pub fn race(
-    session: &mut Session,
-    options: &Options,
-    norm_eps: f32,
-    prompts: &[Vec<TokenId>],
-    n: usize,
-) -> Result<Raced, Error> {
+pub fn race(session: &mut Session, options: &Options, prompts: &[Vec<TokenId>], n: usize) -> Result<Raced, Error> {
     let mut tally = Tally::default();
     let mut ratios = Vec::new();
     for prompt in prompts {
-        let (dense, _) = generate(session, &Options { mode: Mode::Off, ..options.clone() }, norm_eps, prompt, n)?;
-        let (time, some) = generate(session, options, norm_eps, prompt, n)?;
+        let (dense, _) = generate(session, &Options { mode: Mode::Off, ..options.clone() }, prompt, n)?;
+        let (time, some) = generate(session, options, prompt, n)?;
         tally.guessed += some.guessed;
         tally.accepted += some.accepted;
         ratios.push(dense.as_secs_f64() / time.as_secs_f64());
@@ -40,11 +34,10 @@ pub fn race(
 fn generate(
     session: &mut Session,
     options: &Options,
-    norm_eps: f32,
     prompt: &[TokenId],
     n: usize,
 ) -> Result<(Duration, Tally), Error> {
-    let mut decoder = Decoder::new(options.clone(), norm_eps);
+    let mut decoder = Decoder::new(options.clone());
     let mut greedy = Sampler::greedy();
     session.rewind(0);
     session.sync(prompt, &mut |_, _| std::ops::ControlFlow::Continue(()))?;

@@ -2,21 +2,18 @@
 
 use super::Error;
 use super::questions::{Asked, Questions};
-use crate::exit::{Checkpoint, Input, Lens, Reading, Walk, normed, softmax_reading};
-use crate::model::Model;
+use crate::exit::{Checkpoint, Input, Lens, Reading, Walk, softmax_reading};
+use crate::model::{FinalNorm, Model, OutputRow};
 use crate::session::{Cut, View};
-
-/// For each label a row and a constant.
-type LabelRows = Vec<(Vec<f32>, f32)>;
 
 /// Makes of a cut what a policy reads.
 pub(super) struct Eye<'q> {
     pub(super) input: Input,
     questions: Option<&'q Questions<'q>>,
     /// Where [`Input::Labels`] are read: by layer; layer 0 is without a lens.
-    label_rows: Vec<(usize, LabelRows)>,
+    label_rows: Vec<(usize, Vec<OutputRow>)>,
     lenses: Vec<(usize, &'q Lens)>,
-    eps: f32,
+    norm: FinalNorm,
 }
 
 /// What a checkpoint has before it.
@@ -40,17 +37,21 @@ impl<'q> Eye<'q> {
         let rows = model.output_rows(questions.label_ids())?;
         let mut label_rows = Vec::new();
         if input == Input::Labels {
-            let fold = |lens: &Lens| rows.iter().map(|row| lens.fold(row)).collect();
-            label_rows.push((0, rows.iter().map(|row| (row.clone(), 0.0)).collect()));
+            let folded = |lens: &Lens, (row, constant): &OutputRow| {
+                let (row, of_lens) = lens.fold(row);
+                (row, of_lens + constant)
+            };
+            let fold = |lens: &Lens| rows.iter().map(|row| folded(lens, row)).collect();
             label_rows.extend(lenses.iter().map(|(layer, lens)| (*layer, fold(lens))));
+            label_rows.push((0, rows));
         }
-        Ok(Eye { input, questions: Some(questions), label_rows, lenses, eps: model.config().norm_eps })
+        Ok(Eye { input, questions: Some(questions), label_rows, lenses, norm: model.config().final_norm() })
     }
 
     /// Looks at tokens, not at a task's questions.
     pub(super) fn of_tokens(lenses: Vec<(usize, &'q Lens)>, model: &Model) -> Eye<'q> {
-        let eps = model.config().norm_eps;
-        Eye { input: Input::Vocabulary, questions: None, label_rows: Vec::new(), lenses, eps }
+        let norm = model.config().final_norm();
+        Eye { input: Input::Vocabulary, questions: None, label_rows: Vec::new(), lenses, norm }
     }
 
     /// Runs `ask` with the view that the input needs.
@@ -93,7 +94,7 @@ impl<'q> Eye<'q> {
     }
 
     pub(super) fn normed(&self, hidden: &[f32]) -> Vec<f32> {
-        normed(hidden, self.eps)
+        self.norm.apply(hidden)
     }
 }
 

@@ -240,12 +240,11 @@ impl Cost<'_> {
     /// One row through one layer.
     fn layer(&self, position: usize) -> f64 {
         let c = &self.config;
-        let weights = c.n_embd * (2 * c.n_embd_q() + c.n_embd_k() + c.n_embd_v() + 3 * c.n_ff);
-        2.0 * weights as f64 + 4.0 * (c.n_embd_q() * (position + 1)) as f64
+        2.0 * c.layer_weights() as f64 + 4.0 * (c.n_embd_q() * (position + 1)) as f64
     }
 
     fn head(&self) -> f64 {
-        2.0 * (self.config.n_embd * self.config.n_vocab) as f64
+        2.0 * self.config.head_weights() as f64
     }
 
     fn look(&self) -> f64 {

@@ -3,7 +3,7 @@
 use faer::Mat;
 use faer::linalg::solvers::Solve;
 
-/// y = W x + b, for hidden states divided by their root mean square.
+/// y = W x + b, for hidden states normed as before the output head.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lens {
     /// \[n_embd, n_embd\], a row per input: so a map is a sum of rows, which needs no order and takes a tenth of the time.

@@ -70,18 +70,11 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The probability that the lens's best token is full depth's, by a normed hidden state \[n_embd\]; of
+    /// The probability that the lens's best token is full depth's, by a hidden state \[n_embd\], normed as before the output head; of
     /// [`Input::Confidence`] only.
     pub fn chance(&self, x: &[f32]) -> Option<f32> {
         Some(self.probe.as_ref()?.chance_of(1, x))
     }
-}
-
-/// A hidden state divided by its root mean square, as the final norm does: \[n_embd\].
-pub fn normed(hidden: &[f32], eps: f32) -> Vec<f32> {
-    let squares: f32 = hidden.iter().map(|x| x * x).sum();
-    let scale = 1.0 / (squares / hidden.len() as f32 + eps).sqrt();
-    hidden.iter().map(|x| x * scale).collect()
 }
 
 /// How to stop early on one task.

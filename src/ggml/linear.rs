@@ -1,10 +1,12 @@
 //! Owns weight matrices and the multiplication by them, with what comes right before and after it: where the weight is
-//! packed, norm, bias, residual and gate are part of the one node, so that threads meet once instead of up to six times.
+//! packed, norm, bias, residual and activation are part of the one node, so that threads meet once instead of up to six times.
 
+use std::f32::consts::FRAC_1_SQRT_2;
 use std::sync::Arc;
 
 use super::context::Tensor;
 use super::node::{Node, NodeRun, bytes, row};
+use super::norm::Norm;
 use super::ops::Ops;
 use super::packed::{GROUP, Packing, Scratch};
 use super::store::{Store, Stored};
@@ -20,14 +22,25 @@ pub struct Weight {
 /// What is done before and after a multiplication.
 #[derive(Clone, Copy, Default)]
 pub struct Around<'g> {
-    /// RMS norm of the input first: weight f32 \[n_in\] and epsilon.
-    pub norm: Option<(Tensor<'g>, f32)>,
+    /// Norm of the input first; its tensors are f32 \[n_in\].
+    pub norm: Option<Norm<Tensor<'g>>>,
     /// Added to the products: f32 \[n_out\].
     pub bias: Option<Tensor<'g>>,
-    /// SwiGLU of the products, whose first half is the gate.
-    pub swiglu: bool,
+    /// What becomes of the sums.
+    pub activation: Option<Activation>,
     /// Added at the end: f32, of the result's shape.
     pub residual: Option<Tensor<'g>>,
+}
+
+/// A function between two multiplications.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// silu(gate) * up, of products whose first half is the gate.
+    Swiglu,
+    /// max(x, 0).
+    Relu,
+    /// x / 2 * (1 + erf(x / sqrt(2))).
+    Gelu,
 }
 
 /// Up to this many rows every thread prepares the activations by itself, which is quicker than to wait for another.
@@ -63,16 +76,16 @@ impl<'g> Ops<'g> {
     #[track_caller]
     pub fn linear(&self, weight: &'g Weight, x: Tensor<'g>, around: Around<'g>) -> Tensor<'g> {
         match weight.packing {
-            Some(packing) if !around.swiglu || packing.n_out().is_multiple_of(2 * GROUP) => {
+            Some(packing) if !is_gated(around) || packing.n_out().is_multiple_of(2 * GROUP) => {
                 self.packed(weight.stored.t(), packing, x, around)
             }
             Some(packing) => {
-                let products =
-                    self.packed(weight.stored.t(), packing, x, Around { swiglu: false, residual: None, ..around });
+                let inside = Around { activation: None, residual: None, ..around };
+                let products = self.packed(weight.stored.t(), packing, x, inside);
                 self.after(products, Around { bias: None, ..around })
             }
             None => {
-                let x = around.norm.map_or(x, |(norm, eps)| self.rms_norm(x, norm, eps));
+                let x = around.norm.map_or(x, |norm| self.norm(x, norm));
                 self.after(self.mul_mat(weight.stored.t(), x), around)
             }
         }
@@ -80,7 +93,12 @@ impl<'g> Ops<'g> {
 
     fn after(&self, y: Tensor<'g>, around: Around<'g>) -> Tensor<'g> {
         let y = around.bias.map_or(y, |bias| self.add(y, bias));
-        let y = if around.swiglu { self.swiglu(y) } else { y };
+        let y = match around.activation {
+            None => y,
+            Some(Activation::Swiglu) => self.swiglu(y),
+            Some(Activation::Relu) => self.relu(y),
+            Some(Activation::Gelu) => self.gelu(y),
+        };
         around.residual.map_or(y, |residual| self.add(y, residual))
     }
 
@@ -88,32 +106,54 @@ impl<'g> Ops<'g> {
     fn packed(&self, weight: Tensor<'g>, packing: Packing, x: Tensor<'g>, around: Around<'g>) -> Tensor<'g> {
         let ([n_in, n_rows, 1, 1], DType::F32) = (x.shape(), x.dtype()) else { panic!("linear: rows of {x:?}") };
         assert!(n_in == packing.n_in() && x.strides()[0] == size_of::<f32>(), "linear: {packing:?} by {x:?}");
-        let eps = around.norm.map(|(_, eps)| eps);
-        let norm = around.norm.map(|(weight, _)| weight);
-        assert!(norm.is_none_or(|n| is_vector(n, n_in)), "linear: norm {norm:?} of {x:?}");
-        let n_out = if around.swiglu { packing.n_out() / 2 } else { packing.n_out() };
+        let n_out = if is_gated(around) { packing.n_out() / 2 } else { packing.n_out() };
         assert!(around.bias.is_none_or(|b| is_vector(b, packing.n_out())), "linear: bias {:?}", around.bias);
         let same = |r: Tensor<'_>| r.shape() == [n_out, n_rows, 1, 1] && r.strides()[0] == size_of::<f32>();
         assert!(around.residual.is_none_or(same), "linear: residual {:?}", around.residual);
 
-        let (input, input_norm, eps) = if n_rows <= OWN_ROWS {
-            (x, norm, eps)
+        let is_prepared = n_rows > OWN_ROWS;
+        let (input, norm) = if is_prepared {
+            let mut sources = Sources(vec![x]);
+            let norm = around.norm.map(|norm| sources.add_norm(norm, n_in));
+            let prepare = Prepare { packing, norm };
+            (self.node(DType::I8, [packing.activation_bytes(), n_rows], &sources.0, prepare), None)
         } else {
-            let prepare = Prepare { packing, eps };
-            let sources: Vec<Tensor<'g>> = std::iter::once(x).chain(norm).collect();
-            (self.node(DType::I8, [packing.activation_bytes(), n_rows], &sources, prepare), None, None)
+            (x, around.norm)
         };
+        let mut sources = Sources(vec![weight, input]);
         let multiply = Multiply {
             packing,
-            eps,
-            is_prepared: n_rows > OWN_ROWS,
-            bias: around.bias.is_some(),
-            swiglu: around.swiglu,
-            residual: around.residual.is_some(),
+            is_prepared,
+            norm: norm.map(|norm| sources.add_norm(norm, n_in)),
+            bias: around.bias.map(|bias| sources.add(bias)),
+            activation: around.activation,
+            residual: around.residual.map(|residual| sources.add(residual)),
         };
-        let sources: Vec<Tensor<'g>> =
-            [weight, input].into_iter().chain(input_norm).chain(around.bias).chain(around.residual).collect();
-        self.node(DType::F32, [n_out, n_rows], &sources, multiply)
+        self.node(DType::F32, [n_out, n_rows], &sources.0, multiply)
+    }
+}
+
+fn is_gated(around: Around<'_>) -> bool {
+    around.activation == Some(Activation::Swiglu)
+}
+
+/// The sources of a node in the making.
+pub(super) struct Sources<'g>(pub(super) Vec<Tensor<'g>>);
+
+impl<'g> Sources<'g> {
+    /// Adds a source, gives its place.
+    fn add(&mut self, source: Tensor<'g>) -> usize {
+        self.0.push(source);
+        self.0.len() - 1
+    }
+
+    /// Adds a norm of rows \[n\].
+    #[track_caller]
+    pub(super) fn add_norm(&mut self, norm: Norm<Tensor<'g>>, n: usize) -> Norm<usize> {
+        norm.map(|tensor| {
+            assert!(is_vector(tensor, n), "norm of rows of {n}: {tensor:?}");
+            self.add(tensor)
+        })
     }
 }
 
@@ -124,18 +164,18 @@ fn is_vector(t: Tensor<'_>, n: usize) -> bool {
 /// Rounds rows of activations to 8 bits, after a norm where there is one.
 struct Prepare {
     packing: Packing,
-    eps: Option<f32>,
+    norm: Option<Norm<usize>>,
 }
 
 impl Node for Prepare {
-    /// Sources: x, norm's weight.
+    /// Sources: x, the norm's.
     fn run(&self, run: &NodeRun<'_>) {
         let row_bytes = self.packing.activation_bytes();
         for i in run.share(run.dst.ne[1] as usize) {
             // SAFETY: the graph runs this node after its sources; this thread alone writes row i.
             unsafe {
                 let place = std::slice::from_raw_parts_mut(run.dst.data.cast::<u8>().add(i * row_bytes), row_bytes);
-                let norm = self.eps.map(|eps| (row(run.source(1), 0), eps));
+                let norm = self.norm.map(|norm| norm.read(run));
                 prepare(&self.packing, row(run.source(0), i), norm, place);
             }
         }
@@ -143,31 +183,28 @@ impl Node for Prepare {
 }
 
 /// Rounds a row of activations, after a norm where there is one.
-pub(super) fn prepare(packing: &Packing, x: &[f32], norm: Option<(&[f32], f32)>, place: &mut [u8]) {
-    let Some((weight, eps)) = norm else { return packing.prepare(x, place) };
+pub(super) fn prepare(packing: &Packing, x: &[f32], norm: Option<Norm<&[f32]>>, place: &mut [u8]) {
+    let Some(norm) = norm else { return packing.prepare(x, place) };
     let mut scratch = Scratch::take();
     let normed = scratch.floats(x.len());
-    // As ggml adds up the squares: products in f32, the sum in f64, one after the other.
-    let sum: f64 = x.iter().map(|v| f64::from(v * v)).sum();
-    let scale = 1.0 / ((sum / x.len() as f64) as f32 + eps).sqrt();
-    for ((y, x), w) in normed.iter_mut().zip(x).zip(weight) {
-        *y = x * scale * w;
-    }
+    norm.apply(x, normed);
     packing.prepare(normed, place);
 }
 
 /// Multiplies packed weights by rows of activations.
 struct Multiply {
     packing: Packing,
-    eps: Option<f32>,
     is_prepared: bool,
-    bias: bool,
-    swiglu: bool,
-    residual: bool,
+    norm: Option<Norm<usize>>,
+    /// Its place among the sources.
+    bias: Option<usize>,
+    activation: Option<Activation>,
+    /// Its place among the sources.
+    residual: Option<usize>,
 }
 
 impl Node for Multiply {
-    /// Sources: weight, x; where there are any: norm's weight, bias, residual.
+    /// Sources: weight, x; where there are any: the norm's, bias, residual.
     fn run(&self, run: &NodeRun<'_>) {
         let n_rows = run.dst.ne[1] as usize;
         let row_bytes = self.packing.activation_bytes();
@@ -177,7 +214,7 @@ impl Node for Multiply {
             if self.is_prepared {
                 bytes(run.source(1))
             } else {
-                let norm = self.eps.map(|eps| (row(run.source(2), 0), eps));
+                let norm = self.norm.map(|norm| norm.read(run));
                 let places = scratch.bytes(n_rows * row_bytes);
                 for (i, place) in places.chunks_exact_mut(row_bytes).enumerate() {
                     prepare(&self.packing, row(run.source(1), i), norm, place);
@@ -188,14 +225,15 @@ impl Node for Multiply {
         // SAFETY: as above.
         let packed = unsafe { bytes(run.source(0)) };
         let group = |g: usize| &packed[g * self.packing.group_bytes()..][..self.packing.group_bytes()];
-        let n_units = if self.swiglu { self.packing.n_groups() / 2 } else { self.packing.n_groups() };
+        let is_gated = self.activation == Some(Activation::Swiglu);
+        let n_units = if is_gated { self.packing.n_groups() / 2 } else { self.packing.n_groups() };
         let mut products = [[0.0; GROUP]; ROWS];
         let mut gated = [[0.0; GROUP]; ROWS];
         for (i, rows) in prepared.chunks(ROWS * row_bytes).enumerate() {
             let n = rows.len() / row_bytes;
             for unit in run.share(n_units) {
                 self.packing.multiply(group(unit), rows, &mut products[..n]);
-                if self.swiglu {
+                if is_gated {
                     self.packing.multiply(group(unit + n_units), rows, &mut gated[..n]);
                 }
                 for r in 0..n {
@@ -212,25 +250,30 @@ impl Multiply {
         let n_dst = run.dst.ne[0] as usize;
         let first = unit * GROUP;
         let n = GROUP.min(n_dst - first);
-        let mut source = if self.eps.is_some() { 3 } else { 2 };
-        // SAFETY: the sources are as `Ops::packed` ordered them, with their shapes checked there; this thread alone writes
+        // SAFETY: the sources lie where `Ops::packed` put them, with their shapes checked there; this thread alone writes
         // these results.
         unsafe {
-            if self.bias {
-                let bias = row(run.source(source), 0);
+            if let Some(bias) = self.bias {
+                let bias = row(run.source(bias), 0);
                 add(products, &bias[first..]);
-                if self.swiglu {
+                if self.activation == Some(Activation::Swiglu) {
                     add(gated, &bias[n_dst + first..]);
                 }
-                source += 1;
             }
             let y = run.dst.data.cast::<u8>().add(i * run.dst.nb[1]).cast::<f32>().add(first);
-            if self.swiglu {
-                let gate = *products;
-                ggml_vec_swiglu_f32(GROUP as i32, products.as_mut_ptr(), gate.as_ptr(), gated.as_ptr());
+            match self.activation {
+                None => {}
+                Some(Activation::Swiglu) => {
+                    let gate = *products;
+                    ggml_vec_swiglu_f32(GROUP as i32, products.as_mut_ptr(), gate.as_ptr(), gated.as_ptr());
+                }
+                Some(Activation::Relu) => products.iter_mut().for_each(|y| *y = if *y > 0.0 { *y } else { 0.0 }),
+                Some(Activation::Gelu) => {
+                    products.iter_mut().for_each(|y| *y = 0.5 * *y * (1.0 + erff(*y * FRAC_1_SQRT_2)));
+                }
             }
-            if self.residual {
-                add(products, &row(run.source(source), i)[first..]);
+            if let Some(residual) = self.residual {
+                add(products, &row(run.source(residual), i)[first..]);
             }
             if n == GROUP {
                 y.cast::<[f32; GROUP]>().write(*products); // faster than a copy of any length
@@ -248,6 +291,8 @@ fn add(products: &mut [f32; GROUP], other: &[f32]) {
 unsafe extern "C" {
     /// y = silu(x) * g, n times; ggml's own, so that the gate comes out the same to the bit.
     fn ggml_vec_swiglu_f32(n: i32, y: *mut f32, x: *const f32, g: *const f32);
+    /// The error function of the C library, which ggml calls too.
+    fn erff(x: f32) -> f32;
 }
 
 #[cfg(test)]
@@ -281,7 +326,7 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         for n_rows in [1, 2, OWN_ROWS, OWN_ROWS + 1, ROWS + 3] {
             let data = weights(&mut rng);
-            let mut builder = StoreBuilder::new(7);
+            let mut builder = StoreBuilder::new(8);
             builder.add_plain("plain", DType::Q4_1, &[N_IN, N_OUT], &data).unwrap();
             let plain = builder.as_weight(0);
             let packed = builder.add_weight("packed", DType::Q4_1, [N_IN, N_OUT], &[&data]).unwrap();
@@ -290,17 +335,24 @@ mod tests {
             builder.add_plain("x", DType::F32, &[N_IN, n_rows], &floats(N_IN * n_rows, &mut rng)).unwrap();
             builder.add_plain("h", DType::F32, &[N_OUT, n_rows], &floats(N_OUT * n_rows, &mut rng)).unwrap();
             builder.add_plain("g", DType::F32, &[N_OUT / 2, n_rows], &floats(N_OUT / 2 * n_rows, &mut rng)).unwrap();
+            builder.add_plain("norm's bias", DType::F32, &[N_IN], &floats(N_IN, &mut rng)).unwrap();
             let stored = builder.finish();
             let (plain, packed) = (plain.get(&stored), packed.get(&stored));
-            let [norm, bias, x, h, g] = [2, 3, 4, 5, 6].map(|i| stored[i].t());
+            let [norm, bias, x, h, g, x_bias] = [2, 3, 4, 5, 6, 7].map(|i| stored[i].t());
             let mut runner: Runner<usize, (Slot, Slot)> = Runner::new(Device::cpu(2).unwrap());
-            let all = Around { norm: Some((norm, 1e-5)), bias: Some(bias), residual: Some(h), swiglu: false };
+            let rms = Norm::Rms { weight: norm, eps: 1e-5 };
+            let all = Around { norm: Some(rms), bias: Some(bias), residual: Some(h), activation: None };
+            let layer = Around { norm: Some(Norm::Layer { weight: norm, bias: Some(x_bias), eps: 1e-5 }), ..all };
             let forms = [
                 Around::default(),
                 Around { norm: all.norm, ..Around::default() },
                 all,
-                Around { swiglu: true, residual: Some(g), ..all },
-                Around { swiglu: true, ..Around::default() },
+                Around { activation: Some(Activation::Swiglu), residual: Some(g), ..all },
+                Around { activation: Some(Activation::Swiglu), ..Around::default() },
+                layer,
+                Around { norm: Some(Norm::Layer { weight: norm, bias: None, eps: 1e-3 }), ..Around::default() },
+                Around { activation: Some(Activation::Relu), ..layer },
+                Around { activation: Some(Activation::Gelu), ..layer },
             ];
             for (key, around) in forms.into_iter().enumerate() {
                 let run = runner.prepare(key, 40, &[stored[0].store()], |b| {

@@ -10,6 +10,7 @@ mod context;
 mod graph;
 mod linear;
 mod node;
+mod norm;
 mod ops;
 mod packed;
 mod shortlist;
@@ -20,7 +21,8 @@ pub use attention::{Heads, Order};
 pub use backend::Device;
 pub use context::{Context, Tensor};
 pub use graph::{Builder, Computed, Run, Runner, Slot};
-pub use linear::{Around, Weight};
+pub use linear::{Activation, Around, Weight};
+pub use norm::Norm;
 pub use ops::{Ops, Rope};
 pub use store::{PendingWeight, Store, StoreBuilder, Stored};
 

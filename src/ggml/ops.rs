@@ -77,14 +77,6 @@ impl<'g> Ops<'g> {
         self.adopt(unsafe { sys::ggml_mul(self.room(), a.as_ptr(), b.as_ptr()) })
     }
 
-    /// Each row divided by its root mean square (arXiv 1910.07467, eq. 4), times `weight`.
-    #[track_caller]
-    pub fn rms_norm(&self, x: Tensor<'g>, weight: Tensor<'g>, eps: f32) -> Tensor<'g> {
-        // SAFETY: the tensor is alive.
-        let normed = self.adopt(unsafe { sys::ggml_rms_norm(self.room(), x.as_ptr(), eps) });
-        self.mul(normed, weight)
-    }
-
     /// SwiGLU (arXiv 2002.05202): rows of `x` hold gate, then up; the result is silu(gate) * up.
     #[track_caller]
     pub fn swiglu(&self, x: Tensor<'g>) -> Tensor<'g> {
@@ -99,6 +91,20 @@ impl<'g> Ops<'g> {
         assert_eq!(gate.shape(), up.shape(), "swiglu_split: gate and up differ");
         // SAFETY: both tensors are alive and of one shape.
         self.adopt(unsafe { sys::ggml_swiglu_split(self.room(), gate.as_ptr(), up.as_ptr()) })
+    }
+
+    /// max(x, 0).
+    #[track_caller]
+    pub fn relu(&self, x: Tensor<'g>) -> Tensor<'g> {
+        // SAFETY: the tensor is alive.
+        self.adopt(unsafe { sys::ggml_relu(self.room(), x.as_ptr()) })
+    }
+
+    /// GELU (arXiv 1606.08415), by the error function: x / 2 * (1 + erf(x / sqrt(2))).
+    #[track_caller]
+    pub fn gelu(&self, x: Tensor<'g>) -> Tensor<'g> {
+        // SAFETY: the tensor is alive. `ggml_gelu` would be the approximation by tanh, from a table in f16.
+        self.adopt(unsafe { sys::ggml_gelu_erf(self.room(), x.as_ptr()) })
     }
 
     /// Rotary embedding of `x` \[head, n_head, t\] at `positions` i32 \[t\]; `factors` f32 \[n_dims / 2\] divide the

@@ -2,8 +2,9 @@
 //! multiplied exactly. It reads half of the bytes.
 
 use super::context::Tensor;
-use super::linear::{Weight, prepare};
+use super::linear::{Sources, Weight, prepare};
 use super::node::{Node, NodeRun, bytes, row};
+use super::norm::Norm;
 use super::ops::Ops;
 use super::packed::{GROUP, Packing, Scratch};
 use super::quantize;
@@ -30,7 +31,7 @@ impl Weight {
 }
 
 impl<'g> Ops<'g> {
-    /// The products of the rows of `weight` \[n_in, n_out\] with the RMS-normed `x` f32 \[n_in, t\] that may be the largest, and
+    /// The products of the rows of `weight` \[n_in, n_out\] with `x` f32 \[n_in, t\], normed first where there is a norm, that may be the largest, and
     /// -inf in place of the others: f32 \[n_out, t\]. `sketch` is the weight's low-bit copy; `keep` groups of sixteen
     /// neighbouring rows are computed, those in which a row of the copy gives the largest products.
     #[track_caller]
@@ -39,7 +40,7 @@ impl<'g> Ops<'g> {
         weight: &'g Weight,
         sketch: &'g Weight,
         x: Tensor<'g>,
-        norm: (Tensor<'g>, f32),
+        norm: Option<Norm<Tensor<'g>>>,
         keep: usize,
     ) -> Tensor<'g> {
         let (Some((exact, packing)), Some((low, low_packing))) = (weight.packed(), sketch.packed()) else {
@@ -48,30 +49,40 @@ impl<'g> Ops<'g> {
         let ([n_in, n_rows, 1, 1], DType::F32) = (x.shape(), x.dtype()) else { panic!("shortlist: rows of {x:?}") };
         assert!(n_in == packing.n_in() && x.strides()[0] == size_of::<f32>(), "shortlist: {packing:?} by {x:?}");
         assert_eq!((packing.n_in(), packing.n_out()), (low_packing.n_in(), low_packing.n_out()), "shortlist: a copy");
-        let (norm, eps) = norm;
-        let peaks = Peaks { packing: low_packing, eps };
-        let peaks = self.node(DType::F32, [packing.n_groups(), n_rows], &[low, x, norm], peaks);
-        let rescore = Rescore { packing, eps, keep: keep.clamp(1, packing.n_groups()) };
-        self.node(DType::F32, [packing.n_out(), n_rows], &[exact, x, norm, peaks], rescore)
+        let mut sources = Sources(vec![low, x]);
+        let inside = norm.map(|norm| sources.add_norm(norm, n_in));
+        let peaks = Peaks { packing: low_packing, norm: inside };
+        let peaks = self.node(DType::F32, [packing.n_groups(), n_rows], &sources.0, peaks);
+        let rescore =
+            Rescore { packing, norm: inside, peaks: sources.0.len(), keep: keep.clamp(1, packing.n_groups()) };
+        sources.0[0] = exact;
+        sources.0.push(peaks);
+        self.node(DType::F32, [packing.n_out(), n_rows], &sources.0, rescore)
     }
 }
 
 /// A row of activations, normed and rounded for a packing.
-unsafe fn prepared<'s>(packing: &Packing, run: &NodeRun<'_>, i: usize, eps: f32, scratch: &'s mut Scratch) -> &'s [u8] {
+unsafe fn prepared<'s>(
+    packing: &Packing,
+    run: &NodeRun<'_>,
+    i: usize,
+    norm: Option<Norm<usize>>,
+    scratch: &'s mut Scratch,
+) -> &'s [u8] {
     let place = scratch.bytes(packing.activation_bytes());
     // SAFETY: the graph runs the node after its sources, whose shapes `Ops::shortlist` checked.
-    unsafe { prepare(packing, row(run.source(1), i), Some((row(run.source(2), 0), eps)), place) };
+    unsafe { prepare(packing, row(run.source(1), i), norm.map(|norm| norm.read(run)), place) };
     place
 }
 
 /// The largest product of each group.
 struct Peaks {
     packing: Packing,
-    eps: f32,
+    norm: Option<Norm<usize>>,
 }
 
 impl Node for Peaks {
-    /// Sources: packed matrix, x, norm's weight.
+    /// Sources: packed matrix, x, the norm's.
     fn run(&self, run: &NodeRun<'_>) {
         let n_rows = run.dst.ne[1] as usize;
         let mut scratch = Scratch::take();
@@ -79,7 +90,7 @@ impl Node for Peaks {
         // SAFETY: as in `prepared`; this thread alone writes the peaks of its groups.
         unsafe {
             for i in 0..n_rows {
-                all.extend_from_slice(prepared(&self.packing, run, i, self.eps, &mut scratch));
+                all.extend_from_slice(prepared(&self.packing, run, i, self.norm, &mut scratch));
             }
             let packed = bytes(run.source(0));
             let mut products = vec![[0.0; GROUP]; n_rows];
@@ -103,12 +114,14 @@ fn largest(values: &[f32]) -> f32 {
 /// The exact products of the groups with the largest peaks.
 struct Rescore {
     packing: Packing,
-    eps: f32,
+    norm: Option<Norm<usize>>,
+    /// Their place among the sources.
+    peaks: usize,
     keep: usize,
 }
 
 impl Node for Rescore {
-    /// Sources: packed matrix, x, norm's weight, peaks.
+    /// Sources: packed matrix, x, the norm's, peaks.
     fn run(&self, run: &NodeRun<'_>) {
         let (n_out, n_groups, group_bytes) =
             (self.packing.n_out(), self.packing.n_groups(), self.packing.group_bytes());
@@ -116,11 +129,11 @@ impl Node for Rescore {
         for i in 0..run.dst.ne[1] as usize {
             // SAFETY: as in `prepared`; this thread alone writes the products of its groups.
             unsafe {
-                let peaks = row(run.source(3), i);
+                let peaks = row(run.source(self.peaks), i);
                 // Every thread finds the same bound: to ask another would take longer.
                 let mut sorted = peaks.to_vec();
                 let (_, &mut least, _) = sorted.select_nth_unstable_by(n_groups - self.keep, f32::total_cmp);
-                let x = prepared(&self.packing, run, i, self.eps, &mut scratch);
+                let x = prepared(&self.packing, run, i, self.norm, &mut scratch);
                 let packed = bytes(run.source(0));
                 let y = run.dst.data.cast::<u8>().add(i * run.dst.nb[1]).cast::<f32>();
                 // The best groups lie close together: frequent tokens have low ids.
@@ -159,7 +172,7 @@ mod tests {
         let floats = |n: usize, rng: &mut ChaCha8Rng| -> Vec<u8> {
             (0..n).flat_map(|_| rng.random_range(-1.0f32..1.0).to_le_bytes()).collect()
         };
-        for n_rows in [1, 3, 7] {
+        for (n_rows, is_layer) in [(1, false), (3, false), (7, false), (2, true)] {
             let mut builder = StoreBuilder::new(3);
             let weight = builder.add_weight("w", DType::Q8_0, [N_IN, N_OUT], &[&data]).unwrap();
             builder.add_plain("norm", DType::F32, &[N_IN], &floats(N_IN, &mut rng)).unwrap();
@@ -167,11 +180,15 @@ mod tests {
             let stored = builder.finish();
             let weight = weight.get(&stored);
             let Some(sketch) = weight.sketch(DType::Q8_0, &data).unwrap() else { return }; // no kernel here
-            let (norm, x) = ((stored[1].t(), 1e-5), stored[2].t());
+            let (weight_of_norm, x, eps) = (stored[1].t(), stored[2].t(), 1e-5);
+            let norm = match is_layer {
+                false => Norm::Rms { weight: weight_of_norm, eps },
+                true => Norm::Layer { weight: weight_of_norm, bias: Some(weight_of_norm), eps },
+            };
             let mut runner: Runner<usize, (Slot, Slot)> = Runner::new(Device::cpu(2).unwrap());
             let run = runner.prepare(0, 20, &[stored[0].store(), sketch.store()], |b| {
                 let whole = b.ops.linear(&weight, x, Around { norm: Some(norm), ..Around::default() });
-                (b.output(whole), b.output(b.ops.shortlist(&weight, &sketch, x, norm, 12)))
+                (b.output(whole), b.output(b.ops.shortlist(&weight, &sketch, x, Some(norm), 12)))
             });
             let computed = run.unwrap().compute().unwrap();
             let (whole, best) = computed.slots();

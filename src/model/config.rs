@@ -1,11 +1,12 @@
 //! Owns the numbers that describe a model, read from GGUF metadata. Refuses what the forward pass cannot run.
 
 use super::Error;
-use crate::ggml::{Heads, Rope};
+use super::readout::FinalNorm;
+use crate::ggml::{Activation, Heads, Rope};
 use crate::gguf::{File, Metadata, Value};
 
 /// Architectures that run, as `general.architecture` names them.
-pub const SUPPORTED_ARCHITECTURES: &[&str] = &["llama"];
+pub const SUPPORTED_ARCHITECTURES: &[&str] = &["llama", "opt"];
 
 /// The shape of a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,8 +35,30 @@ pub struct Config {
     pub n_ctx_train: usize,
     /// Epsilon of the norms.
     pub norm_eps: f32,
-    /// Rotary position embedding.
-    pub rope: Rope,
+    /// What only one architecture has.
+    pub family: Family,
+}
+
+/// What the architectures do not share.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Family {
+    /// Llama, with its rotary position embedding.
+    Llama(Rope),
+    /// OPT.
+    Opt(OptConfig),
+}
+
+/// The forms in which OPT comes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OptConfig {
+    /// Width of the token embeddings: narrower than the hidden state in opt-350m.
+    pub n_embd_word: usize,
+    /// Of the feed-forward network: ReLU, or GELU in Galactica.
+    pub activation: Activation,
+    /// Whether a norm comes before each half of a layer, not behind it as in opt-350m.
+    pub norm_first: bool,
+    /// Whether there is a norm before the output head.
+    pub has_output_norm: bool,
 }
 
 impl Config {
@@ -62,6 +85,40 @@ impl Config {
             head_dim_k: self.head_dim_k,
             head_dim_v: self.head_dim_v,
             scale: 1.0 / (self.head_dim_k as f32).sqrt(),
+        }
+    }
+
+    /// Tokens of context that the model can take at most: where it has learned each position, as many as it has learned.
+    pub fn n_ctx_max(&self) -> Option<usize> {
+        match self.family {
+            Family::Llama(_) => None,
+            Family::Opt(_) => Some(self.n_ctx_train),
+        }
+    }
+
+    /// The norm before the output head.
+    pub fn final_norm(&self) -> FinalNorm {
+        match &self.family {
+            Family::Llama(_) => FinalNorm::Rms(self.norm_eps),
+            Family::Opt(opt) if opt.has_output_norm => FinalNorm::Layer(self.norm_eps),
+            Family::Opt(_) => FinalNorm::None,
+        }
+    }
+
+    /// Weights in the matrices of a layer.
+    pub fn layer_weights(&self) -> usize {
+        let n_feed_forward = match self.family {
+            Family::Llama(_) => 3, // gate, up, down
+            Family::Opt(_) => 2,
+        };
+        self.n_embd * (2 * self.n_embd_q() + self.n_embd_k() + self.n_embd_v() + n_feed_forward * self.n_ff)
+    }
+
+    /// Weights in the matrices that make logits.
+    pub fn head_weights(&self) -> usize {
+        match &self.family {
+            Family::Opt(opt) if opt.n_embd_word != self.n_embd => opt.n_embd_word * (self.n_embd + self.n_vocab),
+            _ => self.n_embd * self.n_vocab,
         }
     }
 
@@ -98,6 +155,7 @@ impl Keys<'_> {
         }
         let head_dim_k = self.head_dim("attention.key_length", n_embd, n_head)?;
         let head_dim_v = self.head_dim("attention.value_length", n_embd, n_head)?;
+        let (norm_eps, family) = self.family(head_dim_k, n_embd)?;
         let config = Config {
             architecture: self.architecture.to_owned(),
             name: self.meta.str("general.name")?.unwrap_or_default().to_owned(),
@@ -110,14 +168,43 @@ impl Keys<'_> {
             head_dim_v,
             n_vocab: self.n_vocab()?,
             n_ctx_train: self.size("context_length")?,
-            norm_eps: self.meta.need_f32(&self.key("attention.layer_norm_rms_epsilon"))?,
-            rope: self.rope(head_dim_k)?,
+            norm_eps,
+            family,
         };
         if !n_head.is_multiple_of(config.n_head_kv) {
             let expected = format!("a divisor of attention.head_count {n_head}");
             return Err(self.invalid("attention.head_count_kv", &expected, config.n_head_kv));
         }
         Ok(config)
+    }
+
+    /// The epsilon of the norms, and what only this architecture has.
+    fn family(&self, head_dim: usize, n_embd: usize) -> Result<(f32, Family), Error> {
+        if self.architecture == "opt" {
+            let eps = self.f32("attention.layer_norm_epsilon")?.unwrap_or(1e-5);
+            return Ok((eps, Family::Opt(self.opt(n_embd)?)));
+        }
+        let eps = self.meta.need_f32(&self.key("attention.layer_norm_rms_epsilon"))?;
+        Ok((eps, Family::Llama(self.rope(head_dim)?)))
+    }
+
+    fn opt(&self, n_embd: usize) -> Result<OptConfig, Error> {
+        let activation = match self.meta.str(&self.key("activation"))?.unwrap_or("relu") {
+            "relu" => Activation::Relu,
+            "gelu" => Activation::Gelu,
+            other => return Err(self.invalid("activation", "relu or gelu", format!("`{other}`"))),
+        };
+        let n_vocab = self.n_vocab()?;
+        if let Some(n) = self.optional_size("vocab_size")?.filter(|&n| n != n_vocab) {
+            return Err(self.invalid("vocab_size", &format!("the {n_vocab} rows of `token_embd.weight`"), n));
+        }
+        Ok(OptConfig {
+            n_embd_word: self.optional_size("word_embed_proj_dim")?.unwrap_or(n_embd),
+            activation,
+            norm_first: self.meta.bool(&self.key("do_layer_norm_before"))?.unwrap_or(true),
+            // Early fine-tuned checkpoints lack it although they norm first.
+            has_output_norm: self.file.tensor("output_norm.weight").is_some(),
+        })
     }
 
     /// llama.cpp's keys for RoPE and its scaling. YaRN: arXiv 2309.00071.

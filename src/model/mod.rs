@@ -1,14 +1,19 @@
 //! A loaded model: configuration, weights, and the one forward pass, which takes a plan of layers. Owns nothing that
 //! changes after loading; refuses files whose tensors do not have the shape they must have.
 
+mod attention;
 mod cache;
 mod config;
+mod head;
 mod llama;
+mod opt;
 mod parts;
+mod readout;
 mod weights;
 
 pub use cache::{Cache, ValueLayout};
-pub use config::{Config, SUPPORTED_ARCHITECTURES};
+pub use config::{Config, Family, OptConfig, SUPPORTED_ARCHITECTURES};
+pub use readout::{FinalNorm, OutputRow};
 
 pub use crate::plan::LayerStep;
 pub use parts::LACKS;
@@ -18,7 +23,9 @@ use std::sync::Arc;
 
 use crate::ggml::{self, Builder, Device, Order, Store, Tensor, Weight};
 use crate::gguf::{self, File, TensorInfo};
+use head::Head;
 use llama::Llama;
+use opt::Opt;
 
 /// Why a model could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -99,12 +106,18 @@ pub struct Rows<'g> {
     pub order: Order,
 }
 
+/// The weights of one architecture, and what they compute.
+enum Network {
+    Llama(Llama),
+    Opt(Opt),
+}
+
 /// A model, immutable after loading; any number of sessions use it.
 pub struct Model {
     file: Arc<File>,
     config: Config,
     device: Arc<Device>,
-    network: Llama,
+    network: Network,
     plan: Vec<LayerStep>,
     weights_bytes: usize,
 }
@@ -114,7 +127,14 @@ impl Model {
     pub fn load(file: Arc<File>, device: Arc<Device>) -> Result<Model, Error> {
         let config = Config::from_gguf(&file)?;
         let plan = parts::plan(&file, config.n_layer)?;
-        let (network, weights_bytes) = Llama::load(&file, &config, &plan)?;
+        let (network, weights_bytes) = match &config.family {
+            Family::Llama(rope) => {
+                Llama::load(&file, &config, *rope, &plan).map(|(network, bytes)| (Network::Llama(network), bytes))?
+            }
+            Family::Opt(opt) => {
+                Opt::load(&file, &config, opt).map(|(network, bytes)| (Network::Opt(network), bytes))?
+            }
+        };
         Ok(Model { file, config, device, network, plan, weights_bytes })
     }
 
@@ -145,7 +165,10 @@ impl Model {
 
     /// Holds the data of every weight.
     pub fn store(&self) -> &Arc<Store> {
-        self.network.store()
+        match &self.network {
+            Network::Llama(llama) => llama.store(),
+            Network::Opt(opt) => opt.store(),
+        }
     }
 
     /// Whether attention over this cache needs no mask: a kernel tells from the positions what each row sees.
@@ -153,30 +176,27 @@ impl Model {
         cache.has_kernel(&self.config.heads())
     }
 
-    /// Rows of the output head, each times the final norm's weight: with a hidden state divided by its root mean square
-    /// they give the logits of these tokens. \[n_embd\] each.
-    pub fn output_rows(&self, tokens: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
-        let file = &*self.file;
-        let find = |name: &str| file.tensor(name).ok_or_else(|| Error::missing(file, name));
-        let head = find("output.weight").or_else(|_| find("token_embd.weight"))?;
-        let norm = find("output_norm.weight")?;
-        let norm = ggml::dequantize(norm.dtype, file.data(norm));
-        let row_bytes = head.bytes / self.config.n_vocab;
-        let row = |&token: &u32| {
-            let bytes = &file.data(head)[token as usize * row_bytes..][..row_bytes];
-            ggml::dequantize(head.dtype, bytes).iter().zip(&norm).map(|(w, n)| w * n).collect()
-        };
-        Ok(tokens.iter().map(row).collect())
+    /// What reads the logits of these tokens from a hidden state that went through [`FinalNorm::apply`]: the output head's
+    /// rows, with all that lies between.
+    pub fn output_rows(&self, tokens: &[u32]) -> Result<Vec<OutputRow>, Error> {
+        readout::output_rows(&self.file, &self.config, tokens)
     }
 
     /// Bound on the tensors of a graph that runs `n_steps` steps, embedding and head included.
     pub fn graph_size(&self, n_steps: usize) -> usize {
-        n_steps * llama::TENSORS_PER_LAYER + 32
+        let per_layer = match &self.network {
+            Network::Llama(_) => llama::TENSORS_PER_LAYER,
+            Network::Opt(_) => opt::TENSORS_PER_LAYER,
+        };
+        n_steps * per_layer + 32
     }
 
-    /// Embeddings of `tokens` i32 \[t\]: \[n_embd, t\].
-    pub fn embed<'g>(&'g self, g: &Builder<'g>, tokens: Tensor<'g>) -> Tensor<'g> {
-        self.network.embed(g, tokens)
+    /// Embeddings of `tokens` i32 \[t\] at `positions` i32 \[t\]: \[n_embd, t\].
+    pub fn embed<'g>(&'g self, g: &Builder<'g>, tokens: Tensor<'g>, positions: Tensor<'g>) -> Tensor<'g> {
+        match &self.network {
+            Network::Llama(llama) => llama.embed(g, tokens),
+            Network::Opt(opt) => opt.embed(g, tokens, positions),
+        }
     }
 
     /// Runs steps on the hidden state `h` \[n_embd, t\].
@@ -188,24 +208,44 @@ impl Model {
         rows: &Rows<'g>,
         h: Tensor<'g>,
     ) -> Tensor<'g> {
-        steps.iter().fold(h, |h, step| self.network.layer(g, &self.config, step, cache, rows, h))
+        steps.iter().fold(h, |h, step| match &self.network {
+            Network::Llama(llama) => llama.layer(g, &self.config, step, cache, rows, h),
+            Network::Opt(opt) => opt.layer(g, &self.config, step, cache, rows, h),
+        })
     }
 
     /// A low-bit copy of the output head, for [`Model::best_of_head`]; `None` where the whole head is as fast. The first call
     /// makes it.
     pub fn sketch(&self) -> Option<&Weight> {
         let head = self.file.tensor("output.weight").or_else(|| self.file.tensor("token_embd.weight"))?;
-        self.network.sketch(head.dtype, self.file.data(head))
+        self.output_head().sketch(head.dtype, self.file.data(head))
     }
 
     /// The best logits of the hidden states `h` \[n_embd, t\], -inf for the others: \[n_vocab, t\]. `keep` groups of sixteen
     /// neighbouring tokens are exact: those that look best to the low-bit copy `sketch`.
     pub fn best_of_head<'g>(&'g self, g: &Builder<'g>, sketch: &'g Weight, h: Tensor<'g>, keep: usize) -> Tensor<'g> {
-        self.network.best_of_head(g, &self.config, sketch, h, keep)
+        let (h, norm) = self.before_head(g, h);
+        self.output_head().best(g, sketch, h, norm, keep)
     }
 
     /// Logits of the hidden states `h` \[n_embd, t\]: final norm and output head, \[n_vocab, t\].
     pub fn head<'g>(&'g self, g: &Builder<'g>, h: Tensor<'g>) -> Tensor<'g> {
-        self.network.head(g, &self.config, h)
+        let (h, norm) = self.before_head(g, h);
+        self.output_head().logits(g, h, norm)
+    }
+
+    fn output_head(&self) -> &Head {
+        match &self.network {
+            Network::Llama(llama) => llama.head(),
+            Network::Opt(opt) => opt.head(),
+        }
+    }
+
+    /// What the output head takes, and the norm that is still to come before it.
+    fn before_head<'g>(&'g self, g: &Builder<'g>, h: Tensor<'g>) -> (Tensor<'g>, attention::Before<'g>) {
+        match &self.network {
+            Network::Llama(llama) => llama.before_head(h),
+            Network::Opt(opt) => opt.before_head(g, h),
+        }
     }
 }

@@ -99,9 +99,9 @@ impl Loader {
     }
 
     /// One matrix with its optional bias.
-    pub(crate) fn linear(&mut self, prefix: &str, name: &str, shape: [usize; 2]) -> Result<PendingLinear, Error> {
-        let weight = self.matrix(&format!("{prefix}.{name}.weight"), shape)?;
-        let bias = self.optional_vector(&format!("{prefix}.{name}.bias"), shape[1])?;
+    pub(crate) fn linear(&mut self, name: &str, shape: [usize; 2]) -> Result<PendingLinear, Error> {
+        let weight = self.matrix(&format!("{name}.weight"), shape)?;
+        let bias = self.optional_vector(&format!("{name}.bias"), shape[1])?;
         Ok(PendingLinear(weight, bias))
     }
 
@@ -116,7 +116,7 @@ impl Loader {
         n_in: usize,
     ) -> Result<(PendingLinear, usize), Error> {
         if let [(name, n, _)] = group {
-            return Ok((self.linear(prefix, name, [n_in, *n])?, *n));
+            return Ok((self.linear(&format!("{prefix}.{name}"), [n_in, *n])?, *n));
         }
         let file = self.file.clone();
         let n: usize = group.iter().map(|(_, n, _)| n).sum();
@@ -160,7 +160,8 @@ impl Loader {
         Ok(Some(self.push(values.len())))
     }
 
-    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<PendingWeight, Error> {
+    /// One matrix.
+    pub(crate) fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<PendingWeight, Error> {
         let file = self.file.clone();
         let info = file.tensor(name).ok_or_else(|| Error::missing(&file, name))?;
         expect_shape(&file, info, &shape)?;

@@ -60,6 +60,12 @@ impl Session {
         Ok(self.machine.hidden_state(last))
     }
 
+    /// What [`Session::reach`] gives, normed as before the output head: \[n_embd\].
+    pub fn reach_normed(&mut self, depth: usize) -> Result<Vec<f32>, Error> {
+        let hidden = self.reach(depth)?;
+        Ok(self.model().config().final_norm().apply(&hidden))
+    }
+
     /// Ends the way of all tokens that wait: their keys and values for deeper layers come from the states they have. An
     /// approximation (as in CALM, arXiv 2207.07061, sec. 3.3).
     pub fn propagate(&mut self) -> Result<(), Error> {

@@ -314,12 +314,16 @@ impl Machine {
         let key = GraphKey { plan, start: 0, end: 0, n_rows, order, n_kv: 0, n_out: 0, keep: 0 };
         let mut run = self.runner.prepare(key, model.graph_size(0), &[model.store()], |g| {
             let (tokens, slot) = g.input("inp_tokens", DType::I32, &[n_rows]);
-            let hidden = g.output(model.embed(g, tokens));
-            Slots { tokens: Some(slot), hidden: Some(hidden), ..Slots::default() }
+            let (positions, positions_slot) = g.input("inp_pos", DType::I32, &[n_rows]);
+            let hidden = g.output(model.embed(g, tokens, positions));
+            Slots { tokens: Some(slot), positions: Some(positions_slot), hidden: Some(hidden), ..Slots::default() }
         })?;
         let slots = run.slots();
         if let Some(slot) = slots.tokens {
             run.set_i32(slot, &tokens.iter().map(|&token| token as i32).collect::<Vec<_>>());
+        }
+        if let Some(slot) = slots.positions {
+            run.set_i32(slot, &(0..n_rows as i32).collect::<Vec<_>>());
         }
         let computed = run.compute()?;
         Ok(slots.hidden.map_or_else(Vec::new, |slot| computed.f32(slot).to_vec()))
@@ -397,7 +401,7 @@ fn build<'g>(
     let rows = Rows { positions, cache_rows, value_places, sees, mask, order };
 
     let mut h = if start == 0 {
-        model.embed(g, input("inp_tokens", DType::I32, &[n_rows], &mut slots.tokens))
+        model.embed(g, input("inp_tokens", DType::I32, &[n_rows], &mut slots.tokens), positions)
     } else {
         g.ops.get_rows(hidden.t(), input("inp_hidden_from", DType::I32, &[n_rows], &mut slots.hidden_from))
     };

@@ -83,7 +83,7 @@ pub enum Error {
 /// How a session runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionParams {
-    /// Tokens of context; 0 for as many as the model was trained with.
+    /// Tokens of context; 0 for as many as the model was trained with. A model with learned positions takes no more.
     pub n_ctx: usize,
     /// Rows that run at once while a prompt is read.
     pub n_batch: usize,
@@ -179,6 +179,10 @@ impl Session {
         if params.n_ctx == 0 {
             params.n_ctx = config.n_ctx_train;
         }
+        if let Some(most) = config.n_ctx_max().filter(|&most| params.n_ctx > most) {
+            let expected = format!("at most {most} tokens: this model has learned no positions beyond");
+            return Err(Error::Parameter { name: "ctx-size", expected, found: params.n_ctx.to_string() });
+        }
         check_cache_type("cache-type-k", params.type_k, config.head_dim_k)?;
         check_cache_type("cache-type-v", params.type_v, config.head_dim_v)?;
         if params.type_v.is_quantized() && !params.flash_attn {
@@ -248,6 +252,11 @@ impl Session {
     /// Tokens there is room for.
     pub fn n_ctx(&self) -> usize {
         self.machine.params.n_ctx
+    }
+
+    /// Whether a session of this model could have room for more.
+    pub fn may_grow(&self) -> bool {
+        self.model().config().n_ctx_max().is_none_or(|most| self.n_ctx() < most)
     }
 
     /// Makes the timeline equal to `tokens` and evaluates it: keeps the common prefix, forgets the rest, runs the new

@@ -1,6 +1,8 @@
 //! What tests of the commands share.
 #![allow(dead_code)] // each test binary uses its share
 
+pub(crate) mod golden;
+
 use std::process::Command;
 
 /// The path of the demo model. Its absence is a failure: a test that skips shows nothing.

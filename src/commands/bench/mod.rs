@@ -255,8 +255,9 @@ impl Runner {
         let off = ExitArgs { exit: Some(ExitArg::Off), ..args.exits.clone() };
         let exits = if matches!(how, How::Exit(_)) { &args.exits } else { &off };
         let exits = Exits::new(exits, file, model, plan)?;
-        // One token to start from where there is no prompt, and one sampled ahead of the clock.
-        let n_ctx = test.n_depth + test.n_prompt + test.n_gen + 2;
+        // One token to start from where there is no prompt; and where some are generated, one sampled ahead of the clock.
+        let ahead = if test.n_gen > 0 { 2 } else { 0 };
+        let n_ctx = test.n_depth + test.n_prompt + test.n_gen + ahead;
         let params = SessionParams { n_ctx, n_batch: args.batch_size, ..engine::cache_params(&args.cache) };
         let params = params.with_plan(plan.to_vec());
         let session =
@@ -348,7 +349,7 @@ fn blind(layers: &[usize], config: &Config, n_steps: usize) -> anyhow::Result<De
     let look = |layer| Checkpoint { layer, lens: None, probe: Some(probe.clone()), scorer: Scorer::Top, least: 2.0 };
     let checkpoints = layers.into_iter().map(look).collect();
     let options = Options { mode: Mode::Fast, source: Source::Checkpoints, checkpoints, kv: Kv::Deferred, most: 1 };
-    Ok(Decoder::new(options, config.norm_eps))
+    Ok(Decoder::new(options))
 }
 
 /// The same tokens in every run, so that runs can be compared.

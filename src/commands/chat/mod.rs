@@ -23,9 +23,7 @@ use talk::Talk;
 pub(super) fn run(args: &ChatArgs) -> anyhow::Result<ExitCode> {
     let mut talk = Talk::new(args)?;
     interrupt::install()?;
-    if talk.template.is_none() {
-        note("note: the model has no chat template. Completion mode: it continues the text that you write.");
-    }
+    talk.tell_completion_mode();
     let code = if io::stdin().is_terminal() { repl::run(&mut talk) } else { piped(&mut talk) };
     note(&talk.stats);
     code

@@ -163,16 +163,14 @@ fn load(talk: &mut Talk<'_>, path: &Path) -> anyhow::Result<()> {
 fn change_model(talk: &mut Talk<'_>, path: &Path) -> anyhow::Result<()> {
     let (engine, decoder) = Engine::load(path, &talk.args.load, &talk.args.exits)?;
     talk.decoder = decoder;
-    talk.template = engine.template()?;
+    talk.set_template(engine.template()?);
     talk.engine = engine;
     talk.conversation.forget_tokens();
     // Layers of two models have no common mean.
     note(&talk.stats);
     talk.stats = Stats::new(talk.engine.session.n_steps());
     note(info(talk));
-    if talk.template.is_none() {
-        note("note: the model has no chat template. Completion mode: it continues the text that you write.");
-    }
+    talk.tell_completion_mode();
     Ok(())
 }
 

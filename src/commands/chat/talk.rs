@@ -10,7 +10,7 @@ use super::depth;
 use super::settings::Settings;
 use crate::cli::{ChatArgs, Count};
 use crate::commands::answer::{self, Answer, End, Finder, Limits};
-use crate::commands::engine::{Engine, find_model};
+use crate::commands::engine::{Engine, NO_TEMPLATE, find_model};
 use crate::commands::stats::Stats;
 use crate::commands::{interrupt, note};
 use crate::decode::Decoder;
@@ -20,6 +20,10 @@ use crate::tokenizer::ChatTemplate;
 
 /// Tokens that a model without a chat template, which never ends by itself, writes at a time.
 const COMPLETION_TOKENS: usize = 128;
+
+fn default_length(template: Option<&ChatTemplate>) -> Count {
+    template.map_or(Count::Limit(COMPLETION_TOKENS), |_| Count::All)
+}
 
 /// A conversation with a model.
 pub(super) struct Talk<'a> {
@@ -39,10 +43,7 @@ impl<'a> Talk<'a> {
     pub(super) fn new(args: &'a ChatArgs) -> anyhow::Result<Talk<'a>> {
         let (engine, decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
         let template = engine.template()?;
-        let n_predict = args.generation.n_predict.unwrap_or(match template {
-            Some(_) => Count::All,
-            None => Count::Limit(COMPLETION_TOKENS),
-        });
+        let n_predict = args.generation.n_predict.unwrap_or(default_length(template.as_ref()));
         anyhow::ensure!(
             template.is_some() || args.generation.system.is_none(),
             "the model has no chat template, so a system prompt has no place"
@@ -59,6 +60,26 @@ impl<'a> Talk<'a> {
             decoder,
             shows_depth: false,
         })
+    }
+
+    /// Takes another model's template; an answer is as long as that allows, unless the user said how long.
+    pub(super) fn set_template(&mut self, template: Option<ChatTemplate>) {
+        let is_default = self.settings.n_predict == default_length(self.template.as_ref());
+        if is_default && self.args.generation.n_predict.is_none() {
+            self.settings.n_predict = default_length(template.as_ref());
+        }
+        self.template = template;
+    }
+
+    /// Says so where the model brings no chat template.
+    pub(super) fn tell_completion_mode(&self) {
+        if self.template.is_some() {
+            return;
+        }
+        note(NO_TEMPLATE);
+        if self.conversation.system().is_some() {
+            note("note: the system prompt has no place in it");
+        }
     }
 
     /// Answers a message of the user.
@@ -160,7 +181,8 @@ impl<'a> Talk<'a> {
         }
     }
 
-    fn room_hint(&self) -> &'static str {
-        "hint: /clear begins anew, -c makes the context larger, --context-shift forgets what is oldest"
+    fn room_hint(&self) -> String {
+        let larger = if self.engine.session.may_grow() { "-c makes the context larger, " } else { "" };
+        format!("hint: /clear begins anew, {larger}--context-shift forgets what is oldest")
     }
 }

@@ -1,0 +1,90 @@
+//! What the architectures share: attention over the cache, and multiplication by matrices that lie together.
+
+use super::weights::{Linear, Stack};
+use super::{Cache, Config, LayerStep, Rows};
+use crate::ggml::{Around, Builder, Norm, Tensor};
+
+/// Queries, keys and values of some rows.
+#[derive(Clone, Copy)]
+pub(super) struct Qkv<'g> {
+    /// \[head, n_head, t\]
+    pub(super) q: Tensor<'g>,
+    /// \[n_embd_k, t\]
+    pub(super) k: Tensor<'g>,
+    /// \[n_embd_v, t\]
+    pub(super) v: Tensor<'g>,
+}
+
+/// A norm to come before a multiplication.
+pub(super) type Before<'g> = Option<Norm<Tensor<'g>>>;
+
+/// Attention of rows over the cache, to which their keys and values are added first: what the heads found,
+/// \[n_head * head_v, t\].
+pub(super) fn attend<'g>(
+    g: &Builder<'g>,
+    config: &Config,
+    step: &LayerStep,
+    cache: &'g Cache,
+    rows: &Rows<'g>,
+    qkv: Qkv<'g>,
+) -> Tensor<'g> {
+    let Qkv { q, k, v } = qkv;
+    cache.write(g, step, rows, k, v);
+    let (heads, t) = (config.heads(), v.shape()[1]);
+    if let Some(sees) = rows.sees {
+        let (k, v) = cache.for_kernel(step, &heads).expect("the session asked for a kernel");
+        return g.ops.attention(&heads, q, k, v, sees, rows.order).named("kqv_out", step.il);
+    }
+    let (mask, scale) = (rows.mask.expect("without a kernel there is a mask"), heads.scale);
+    let q = g.ops.swap_1_2(q); // [head, t, n_head]
+    let n_kv = mask.shape()[0];
+    let (k, v) = (cache.keys(g, config, step, n_kv), cache.values(g, config, step, n_kv));
+    let mixed = if cache.transposes_values() {
+        let weights = g.ops.soft_max(g.ops.mul_mat(k, q), mask, scale); // [n_kv, t, n_head]
+        g.ops.contiguous(g.ops.swap_1_2(g.ops.mul_mat(v, weights))) // [head_v, n_head, t]
+    } else {
+        g.ops.flash_attn(q, k, v, mask, scale) // [head_v, n_head, t]
+    };
+    g.ops.reshape(mixed, [config.n_head * config.head_dim_v, t]).named("kqv_out", step.il)
+}
+
+/// The products of a matrix, its bias added.
+pub(super) fn linear<'g>(g: &Builder<'g>, linear: &'g Linear, x: Tensor<'g>, around: Around<'g>) -> Tensor<'g> {
+    g.ops.linear(&linear.weight, x, Around { bias: linear.bias(), ..around })
+}
+
+/// The products of each part of a stack.
+pub(super) fn stack<'g>(g: &Builder<'g>, stack: &'g Stack, x: Tensor<'g>, norm: Before<'g>) -> Vec<Tensor<'g>> {
+    let (x, norm) = match norm {
+        // One norm for all parts, unless each has it inside.
+        Some(norm) if stack.parts.iter().any(|(part, _)| !part.weight.is_fused()) => (g.ops.norm(x, norm), None),
+        norm => (x, norm),
+    };
+    stack.parts.iter().map(|(part, _)| linear(g, part, x, Around { norm, ..Around::default() })).collect()
+}
+
+/// `n` columns of the rows of `x` from column `first` on: \[n, t\].
+pub(super) fn columns<'g>(g: &Builder<'g>, x: Tensor<'g>, first: usize, n: usize) -> Tensor<'g> {
+    let row_bytes = x.strides()[1];
+    let t = x.shape()[1];
+    g.ops.view(x, [n, t, 1], [row_bytes, row_bytes * t], first * size_of::<f32>())
+}
+
+/// The same of parts that lie side by side; the columns belong to one of them.
+pub(super) fn columns_of<'g>(g: &Builder<'g>, parts: &[Tensor<'g>], first: usize, n: usize) -> Tensor<'g> {
+    let mut start = 0;
+    for part in parts {
+        let end = start + part.shape()[0];
+        if first < end {
+            return columns(g, *part, first - start, n);
+        }
+        start = end;
+    }
+    unreachable!("a stack has all its columns")
+}
+
+/// The rows of `x` from column `first` on as `n_head` heads: \[head, n_head, t\].
+pub(super) fn heads<'g>(g: &Builder<'g>, x: Tensor<'g>, first: usize, n_head: usize, head: usize) -> Tensor<'g> {
+    let f32s = size_of::<f32>();
+    g.ops.view(x, [head, n_head, x.shape()[1]], [head * f32s, x.strides()[1]], first * f32s)
+}

@@ -1,0 +1,86 @@
+//! Golden models with what another program makes of them.
+
+use std::borrow::Cow;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use curtail::dtype::DType;
+use curtail::ggml::Device;
+use curtail::gguf::{self, File, Writer};
+use curtail::model::Model;
+use curtail::session::{Session, SessionParams, TokenId};
+
+/// A file of a folder of `tests/data`.
+pub(crate) fn path(folder: &str, file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(folder).join(file)
+}
+
+/// One thread is best: tests run beside each other, and waiting threads spin.
+pub(crate) fn load_file(path: &Path, n_threads: usize) -> Arc<Model> {
+    let file = File::open(path).expect("the file is whole");
+    Arc::new(Model::load(Arc::new(file), Device::cpu(n_threads).expect("a CPU")).expect("the model loads"))
+}
+
+pub(crate) fn load(folder: &str, name: &str, n_threads: usize) -> Arc<Model> {
+    load_file(&path(folder, &format!("{name}.gguf")), n_threads)
+}
+
+pub(crate) fn prompt(folder: &str, name: &str) -> Vec<TokenId> {
+    let text = std::fs::read_to_string(path(folder, &format!("{name}.json"))).expect("the golden prompt");
+    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    json["tokens"].as_array().expect("a list").iter().map(|t| t.as_u64().expect("an id") as TokenId).collect()
+}
+
+pub(crate) fn reference(folder: &str, name: &str) -> Vec<f32> {
+    let bytes = std::fs::read(path(folder, &format!("{name}.logits.f32"))).expect("the golden logits");
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect()
+}
+
+pub(crate) fn f32_cache() -> SessionParams {
+    SessionParams { type_k: DType::F32, type_v: DType::F32, ..SessionParams::default() }
+}
+
+/// Logits at every position, the tokens fed one by one.
+pub(crate) fn logits(model: &Arc<Model>, tokens: &[TokenId], params: SessionParams) -> Vec<f32> {
+    let mut session = Session::new(model.clone(), params).expect("a session");
+    let mut all = Vec::new();
+    for end in 1..=tokens.len() {
+        session.sync(&tokens[..end], &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+        all.extend_from_slice(session.logits().expect("logits"));
+    }
+    all
+}
+
+/// Logits after the whole prompt, run as batches.
+pub(crate) fn last_logits(model: &Arc<Model>, tokens: &[TokenId], params: SessionParams) -> Vec<f32> {
+    let mut session = Session::new(model.clone(), params).expect("a session");
+    session.sync(tokens, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+    session.logits().expect("logits").to_vec()
+}
+
+pub(crate) fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// A copy of a model file with its first `n_layer` layers only.
+pub(crate) fn cut_model(path: &Path, n_layer: usize, to: &Path) {
+    let file = File::open(path).expect("a model file");
+    let mut metadata = file.metadata().clone();
+    let architecture = metadata.need_str("general.architecture").expect("named").to_owned();
+    metadata.insert(format!("{architecture}.block_count"), n_layer as u32);
+    let mut writer = Writer::new(metadata);
+    let stays = |name: &str| {
+        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        layer.is_none_or(|il| il < n_layer)
+    };
+    for tensor in file.tensors().iter().filter(|t| stays(&t.name)) {
+        writer.tensor(&tensor.name, tensor.dims(), tensor.dtype).expect("it was read");
+    }
+    writer
+        .write(to, |tensor| {
+            Ok::<_, gguf::Error>(Cow::Borrowed(file.data(file.tensor(&tensor.name).expect("it was there"))))
+        })
+        .expect("written");
+}
