@@ -11,6 +11,7 @@ mod questions;
 mod report;
 mod rows;
 mod task;
+mod ways;
 
 pub use agreement::agreement;
 pub use collect::{Excerpt, Sight, collect, collect_own, excerpts, fit_lenses, look_cost, own_answer, own_prompts};
@@ -19,6 +20,7 @@ pub use measure::{Beside, Measured, Outcome, evaluate, fixed_plan};
 pub use questions::Questions;
 pub use report::html;
 pub use task::{Answers, Item, Task};
+pub use ways::{Way, WayDone, beside};
 
 /// What is wrong with a task, or with running it.
 #[derive(Debug, thiserror::Error)]

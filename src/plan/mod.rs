@@ -416,17 +416,14 @@ mod tests {
             assert_eq!(lines[lines.len() - 1], format!("  {}^", " ".repeat(column)), "{message}");
         }
         let in_file = steps("# half a layer\n0-3,\n  4:atn").unwrap_err();
-        assert_eq!(
-            in_file,
-            "line 3: expected `attn` or `mlp`, found `atn`\n    4:atn\n      ^".replacen("    4", "    4", 1)
-        );
+        assert_eq!(in_file, "line 3: expected `attn` or `mlp`, found `atn`\n    4:atn\n      ^");
     }
 
     #[test]
     fn a_list_of_skips_is_left_out_of_any_plan() {
         let list = Layers::parse_skips("1,3-4:attn").unwrap();
         let rest = list.leave_out(&full(6), &full(6)).unwrap();
-        assert_eq!(text(&rest, &full(6)), "0,2,3-4:mlp,5");
+        assert_eq!(text(&rest, &full(6)), "~1,~3-4:attn");
         let again = list.leave_out(&rest, &full(6)).unwrap();
         assert_eq!(again, rest);
         let error = list.leave_out(&full(3), &full(3)).unwrap_err().to_string();

@@ -13,6 +13,9 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 /// A line of a plot: its name and points.
 type Line = (&'static str, Vec<(f64, f64)>);
 
+/// What is done to a step.
+type Kind = fn(usize) -> Change;
+
 const COLORS: [RGBColor; 4] = [BLUE, RED, RGBColor(0, 130, 60), RGBColor(150, 90, 0)];
 
 /// The page of a scan.
@@ -26,14 +29,14 @@ pub fn scan_page(model: &str, text: &str, done: &Done) -> Result<String, Box<dyn
         done.full.mean_loss(),
         done.full.mean_entropy()
     )?;
-    let kinds: [(&str, fn(usize) -> Change); 4] = [
+    let kinds: [(&str, Kind); 4] = [
         ("deleted", Change::Delete),
         ("swapped with the next", Change::Swap),
         ("without attention", Change::DropAttention),
         ("without MLP", Change::DropFeedForward),
     ];
     let of = |value: fn(&super::Sums) -> f64| -> Vec<Line> {
-        let line = |(name, change): (&'static str, fn(usize) -> Change)| {
+        let line = |(name, change): (&'static str, Kind)| {
             let point = |i: usize| Some((done.plan[i].il as f64, value(done.of(change(i))?)));
             (name, (0..done.plan.len()).filter_map(point).collect())
         };
