@@ -15,7 +15,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("sample", &[]),
     ("session", &["dtype", "ggml", "model", "sample"]),
     ("decode", &["exit", "sample", "session"]),
-    ("eval", &["exit", "model", "sample", "session", "tokenizer"]),
+    ("eval", &["decode", "dtype", "exit", "gguf", "model", "sample", "session", "tokenizer"]),
     ("cli", &["dtype", "sample"]),
     (
         "commands",

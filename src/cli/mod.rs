@@ -4,6 +4,7 @@
 mod exits;
 mod generate;
 mod model;
+mod perplexity;
 mod tools;
 mod train;
 mod value;
@@ -15,6 +16,7 @@ use clap::{Parser, Subcommand};
 pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg, Skip};
 pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs};
 pub use model::{CacheArgs, ContextArgs, LoadArgs, ModelArgs, Switch};
+pub use perplexity::{ImatrixArgs, PerplexityArgs, ReadArg, TextArgs};
 pub use tools::{BenchArgs, BenchFormat, CompletionsArgs, InspectArgs, LogitsArgs, TokenizeArgs};
 pub use train::{EvalArgs, InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
 pub use value::{Count, Range, Seed, above_zero, count, fraction, not_negative, seed};
@@ -44,6 +46,10 @@ pub enum Command {
     Bench(BenchArgs),
     /// Score given tokens: the model's choice and the log-probability at every position
     Logits(LogitsArgs),
+    /// Measure perplexity over a text, and the divergence from another model or depth
+    Perplexity(PerplexityArgs),
+    /// Collect what enters each weight matrix, for quantization
+    Imatrix(ImatrixArgs),
     /// Fit when to stop on tasks with short answers
     TrainExit(TrainExitArgs),
     /// Measure an early stop on tasks with short answers, beside full depth

@@ -10,11 +10,13 @@ mod drafts;
 mod engine;
 mod eval;
 mod exits;
+mod imatrix;
 mod input;
 mod inspect;
 mod interrupt;
 mod logits;
 mod output;
+mod perplexity;
 mod run;
 mod stats;
 mod stop;
@@ -59,6 +61,8 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Logits(args) => logits::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
+        Command::Imatrix(args) => imatrix::run(&args),
         Command::TrainExit(args) => train_exit::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -10,6 +10,7 @@ mod context;
 mod graph;
 mod linear;
 mod node;
+mod observe;
 mod ops;
 mod packed;
 mod shortlist;
@@ -21,6 +22,7 @@ pub use backend::Device;
 pub use context::{Context, Tensor};
 pub use graph::{Builder, Computed, Run, Runner, Slot};
 pub use linear::{Around, Weight};
+pub use observe::Observed;
 pub use ops::{Ops, Rope};
 pub use store::{PendingWeight, Store, StoreBuilder, Stored};
 
