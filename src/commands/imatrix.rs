@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::ensure;
+use rayon::prelude::*;
 use serde_json::json;
 
 use super::engine::{find_model, open_model, session_params};
@@ -13,7 +14,7 @@ use super::{INTERRUPTED, Usage, interrupt, note, print_line};
 use crate::cli::ImatrixArgs;
 use crate::eval::{Chunks, Estimate, Imatrix, Moments, surprise};
 use crate::session::Session;
-use crate::tokenizer::Special;
+use crate::tokenizer::{Special, TokenId};
 
 pub(super) fn run(args: &ImatrixArgs) -> anyhow::Result<ExitCode> {
     interrupt::install()?;
@@ -82,18 +83,16 @@ fn read(
     session: &mut Session,
     chunks: &Chunks,
     i: usize,
-    bos: Option<crate::tokenizer::TokenId>,
+    bos: Option<TokenId>,
     surprises: &mut Moments,
 ) -> anyhow::Result<()> {
     let (scored, targets) = (chunks.scored(), chunks.targets(i));
     let all: Vec<usize> = (0..chunks.n_ctx()).collect();
     session.read(&chunks.input(i, bos), &all, &mut |places, logits| {
-        let n_vocab = logits.len() / places.len();
-        for (place, row) in places.iter().zip(logits.chunks_exact(n_vocab)) {
-            if scored.contains(place) {
-                surprises.add(surprise(row, targets[place - scored.start]));
-            }
-        }
+        let rows = places.par_iter().zip(logits.par_chunks_exact(logits.len() / places.len()));
+        let rows = rows.filter(|(place, _)| scored.contains(place));
+        let found: Vec<f64> = rows.map(|(place, row)| surprise(row, targets[place - scored.start])).collect();
+        found.into_iter().for_each(|x| surprises.add(x));
     })?;
     Ok(())
 }

@@ -9,9 +9,9 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::Error;
 use super::divergence::Base;
 use super::perplexity::{Chunks, normalizer};
-use super::Error;
 use crate::session::TokenId;
 
 const MAGIC: &[u8; 8] = b"_logits_";
@@ -123,9 +123,8 @@ impl BaseFile {
             let token = i32_of(&mut input).map_err(io)?;
             let known = TokenId::try_from(token).ok().filter(|&token| (token as usize) < n_vocab);
             let expected = || format!("an id below {n_vocab}");
-            tokens.push(known.ok_or_else(|| {
-                Error::invalid(path, format!("token {i}"), expected(), token.to_string())
-            })?);
+            tokens
+                .push(known.ok_or_else(|| Error::invalid(path, format!("token {i}"), expected(), token.to_string()))?);
         }
         Ok(BaseFile { path: path.to_owned(), input, chunks: Chunks::stored(tokens, n_ctx, most), n_vocab })
     }

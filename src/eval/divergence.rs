@@ -110,13 +110,13 @@ impl Divergence {
         let (ppl, ppl_base) = (own.perplexity(), base.perplexity());
         let (ln_own, ln_base) = (own.mean(), base.mean());
         let covariance = covariance(places, ln_own.value, ln_base.value);
-        let ln_ratio = ln_own.value - ln_base.value;
-        let ln_ppl_ratio = Estimate { value: ln_ratio, error: error_of_difference(ln_own, ln_base, covariance) };
-        let ppl_ratio = Estimate { value: ln_ratio.exp(), error: ln_ratio.exp() * ln_ppl_ratio.error };
-        let ppl_difference = Estimate {
-            value: ppl.value - ppl_base.value,
-            error: error_of_difference(ppl, ppl_base, ppl.value * ppl_base.value * covariance),
-        };
+        // Errors of differences come from the differences: between close models those of the parts nearly cancel.
+        let ln_ppl_ratio = moments(|p| p.surprise - p.surprise_base).mean();
+        let ratio = ln_ppl_ratio.value.exp();
+        let ppl_ratio = Estimate { value: ratio, error: ratio * ln_ppl_ratio.error };
+        let weighed = |p: &Compared| ppl.value * p.surprise - ppl_base.value * p.surprise_base;
+        let error = places.iter().map(weighed).collect::<Moments>().mean().error;
+        let ppl_difference = Estimate { value: ppl.value - ppl_base.value, error };
         let mean_square = moments(|p| p.delta_p * p.delta_p).mean();
         let rms = mean_square.value.sqrt();
         Divergence {
@@ -142,10 +142,6 @@ fn covariance(places: &[Compared], mean: f64, mean_base: f64) -> f64 {
     let n = places.len() as f64;
     let product = places.iter().map(|p| p.surprise * p.surprise_base).sum::<f64>() / n.max(1.0);
     (product - mean * mean_base) / (n - 1.0).max(1.0)
-}
-
-fn error_of_difference(a: Estimate, b: Estimate, covariance: f64) -> f64 {
-    (a.error * a.error + b.error * b.error - 2.0 * covariance).max(0.0).sqrt()
 }
 
 /// Between two neighbouring values a quantile lies where its share does.

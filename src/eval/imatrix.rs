@@ -48,11 +48,8 @@ impl Imatrix {
             if !weight.starts_with("blk.") && !with_output {
                 continue;
             }
-            let entry = Entry {
-                counts: vec![sums.n_rows as f64],
-                squares: sums.squares.clone(),
-                sums: sums.sums.clone(),
-            };
+            let entry =
+                Entry { counts: vec![sums.n_rows as f64], squares: sums.squares.clone(), sums: sums.sums.clone() };
             entries.extend(names(weight).into_iter().map(|name| (name, entry.clone())));
         }
         Imatrix { entries, datasets: vec![dataset], chunk_size }
@@ -179,7 +176,12 @@ fn entry(file: &File, name: &str) -> Result<Entry, Error> {
 fn floats(file: &File, name: &str) -> Result<Option<Vec<f64>>, Error> {
     let Some(info) = file.tensor(name) else { return Ok(None) };
     if info.dtype != DType::F32 {
-        return Err(Error::invalid(file.path(), format_args!("type of `{name}`"), DType::F32.name(), info.dtype.name()));
+        return Err(Error::invalid(
+            file.path(),
+            format_args!("type of `{name}`"),
+            DType::F32.name(),
+            info.dtype.name(),
+        ));
     }
     let floats = file.data(info).chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     let floats: Vec<f64> = floats.map(f64::from).collect();
@@ -223,7 +225,10 @@ mod tests {
         both.merge(Imatrix::of(&observed(), 4, "b".into(), true), Path::new("b.gguf")).unwrap();
         assert_eq!((both.datasets.len(), both.n_chunks(), both.entries.len()), (2, 4, 4));
         let merged = &both.entries["blk.0.attn_q.weight"];
-        assert_eq!((&merged.counts[..], &merged.squares[..], &merged.sums[..]), (&[16.0][..], &[4.5, 4.0][..], &[3.0, -3.0][..]));
+        assert_eq!(
+            (&merged.counts[..], &merged.squares[..], &merged.sums[..]),
+            (&[16.0][..], &[4.5, 4.0][..], &[3.0, -3.0][..])
+        );
         let mut narrow = Imatrix::of(&observed(), 4, "c".into(), false);
         narrow.entries.get_mut("blk.0.attn_q.weight").unwrap().squares.pop();
         let error = both.merge(narrow, Path::new("c.gguf")).unwrap_err().to_string();

@@ -31,12 +31,7 @@ pub(super) type Each<'a> = dyn FnMut(&[usize], &[f32]) + 'a;
 
 impl Reading {
     /// Reads a chunk and gives the logits of the places `scored` to `each`. Returns the layers run for each place.
-    pub fn chunk(
-        &mut self,
-        input: &[TokenId],
-        scored: Range<usize>,
-        each: &mut Each<'_>,
-    ) -> Result<Vec<usize>, Error> {
+    pub fn chunk(&mut self, input: &[TokenId], scored: Range<usize>, each: &mut Each<'_>) -> Result<Vec<usize>, Error> {
         match self {
             Reading::Batches(session) => {
                 batches(session, input, scored.start, scored.clone().collect(), each)?;
@@ -96,7 +91,8 @@ fn tokens(
         rows.extend(logits);
         if places.len() == AT_ONCE || place + 1 == scored.end {
             each(&places, &rows);
-            (places.clear(), rows.clear());
+            places.clear();
+            rows.clear();
         }
     }
     Ok(layers)

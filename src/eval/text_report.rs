@@ -40,7 +40,8 @@ impl Page<'_> {
         page += "</table>\n";
         let chunks: Vec<&[Place]> = self.places.chunks(self.per_chunk.max(1)).collect();
         let ppl = |value: fn(&Compared) -> f64| {
-            let of = |chunk: &&[Place]| chunk.iter().map(|p| value(&p.compared)).collect::<Moments>().perplexity().value;
+            let of =
+                |chunk: &&[Place]| chunk.iter().map(|p| value(&p.compared)).collect::<Moments>().perplexity().value;
             chunks.iter().map(of).enumerate().map(|(i, y)| (i as f64 + 1.0, y)).collect::<Vec<_>>()
         };
         let mut lines = vec![("measured", BLUE, ppl(|c| c.surprise))];
@@ -54,7 +55,8 @@ impl Page<'_> {
                 (i as f64, places.map(|p| p.compared.kld).collect::<Moments>().mean().value)
             };
             let by_place = [("", BLUE, (0..self.per_chunk).map(of_place).collect())];
-            page += &drawn(|area| curves(area, "Mean divergence by place", "scored place of a chunk", "KLD", &by_place))?;
+            page +=
+                &drawn(|area| curves(area, "Mean divergence by place", "scored place of a chunk", "KLD", &by_place))?;
             let sorted = [("", BLUE, self.largest())];
             page += &drawn(|area| curves(area, "Divergence that a share exceeds", "% of the places", "KLD", &sorted))?;
         }
@@ -119,7 +121,9 @@ mod tests {
         let figures = vec![("PPL".to_owned(), "2 < 3".to_owned())];
         let page = Page { model: "m", figures, places: &places, per_chunk: 2, n_layer: 3, base: Some("full depth") };
         let html = page.html().unwrap();
-        for expected in ["2 &lt; 3", "Perplexity by chunk", "Mean divergence by place", "full depth", "Layers per token"] {
+        for expected in
+            ["2 &lt; 3", "Perplexity by chunk", "Mean divergence by place", "full depth", "Layers per token"]
+        {
             assert!(html.contains(expected), "{expected}");
         }
         assert_eq!(page.largest()[0], (0.0, 0.5));

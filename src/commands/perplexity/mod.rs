@@ -48,7 +48,10 @@ fn measure(args: &PerplexityArgs) -> anyhow::Result<()> {
     };
     ensure!(
         written.is_none() || !has_exit,
-        Usage("--kl-divergence-base: expected --kl-divergence beside --exit or --exit-layers; stored is full depth".into())
+        Usage(
+            "--kl-divergence-base: expected --kl-divergence beside --exit or --exit-layers; stored is full depth"
+                .into()
+        )
     );
     let n_ctx = match (&stored, args.text.ctx_size) {
         (None, n_ctx) => n_ctx.unwrap_or(N_CTX),
@@ -65,7 +68,11 @@ fn measure(args: &PerplexityArgs) -> anyhow::Result<()> {
     let (file, tokenizer, model) = open_model(&find_model(&load.model)?, &load)?;
     warn_of_context(n_ctx, &model);
     let chunks = match &stored {
-        None => Chunks::new(tokens(&tokenizer, args.text.file.as_deref(), Special::Plain)?, n_ctx, args.text.chunks.limit())?,
+        None => Chunks::new(
+            tokens(&tokenizer, args.text.file.as_deref(), Special::Plain)?,
+            n_ctx,
+            args.text.chunks.limit(),
+        )?,
         Some(stored) => checked(stored, args, &tokenizer, &model)?,
     };
     let params = session_params(&load.context);
@@ -233,9 +240,7 @@ impl Measurement {
             (None, beside) => beside.as_ref().map(|_| "full depth".to_owned()),
         };
         let prompts = self.chunks.len() * self.chunks.scored().start * n_layer;
-        let executed = args.is_fast().then(|| {
-            (self.reading.layers_executed() - prompts) as f64 / places.len() as f64
-        });
+        let executed = args.is_fast().then(|| (self.reading.layers_executed() - prompts) as f64 / places.len() as f64);
         Found {
             model: model.config().name.clone(),
             n_ctx: self.chunks.n_ctx(),
