@@ -16,7 +16,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("sample", &[]),
     ("session", &["dtype", "ggml", "model", "sample"]),
     ("decode", &["exit", "sample", "session"]),
-    ("eval", &["exit", "model", "sample", "session", "tokenizer"]),
+    ("eval", &["decode", "dtype", "exit", "gguf", "model", "sample", "session", "tokenizer"]),
     ("cli", &["dtype", "sample"]),
     (
         "commands",

@@ -140,6 +140,6 @@ fn skips(item: &str) -> Result<Vec<Skip>, String> {
     Ok((first..=last).map(|il| Skip { il, attention, feed_forward }).collect())
 }
 
-fn draft_max(text: &str) -> Result<usize, String> {
+pub(super) fn draft_max(text: &str) -> Result<usize, String> {
     number(text).ok().filter(|n| (1..=64).contains(n)).ok_or_else(|| "expected 1 to 64".into())
 }

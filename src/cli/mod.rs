@@ -5,6 +5,7 @@ mod exits;
 mod generate;
 mod hub;
 mod model;
+mod perplexity;
 mod tools;
 mod train;
 mod value;
@@ -17,6 +18,7 @@ pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg, Skip};
 pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs};
 pub use hub::{ListArgs, PullArgs, RmArgs};
 pub use model::{CacheArgs, ContextArgs, LoadArgs, ModelArgs, Switch};
+pub use perplexity::{ImatrixArgs, PerplexityArgs, ReadArg, TextArgs};
 pub use tools::{BenchArgs, BenchFormat, CompletionsArgs, InspectArgs, LogitsArgs, TokenizeArgs};
 pub use train::{EvalArgs, InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
 pub use value::{Count, Range, Seed, above_zero, count, fraction, not_negative, seed};
@@ -46,6 +48,10 @@ pub enum Command {
     Bench(BenchArgs),
     /// Score given tokens: the model's choice and the log-probability at every position
     Logits(LogitsArgs),
+    /// Measure perplexity over a text, and the divergence from another model or depth
+    Perplexity(PerplexityArgs),
+    /// Collect what enters each weight matrix, for quantization
+    Imatrix(ImatrixArgs),
     /// Fit when to stop on tasks with short answers
     TrainExit(TrainExitArgs),
     /// Measure an early stop on tasks with short answers, beside full depth

@@ -10,12 +10,14 @@ mod drafts;
 mod engine;
 mod eval;
 mod exits;
+mod imatrix;
 mod input;
 mod inspect;
 mod interrupt;
 mod list;
 mod logits;
 mod output;
+mod perplexity;
 mod pull;
 mod rm;
 mod run;
@@ -63,6 +65,8 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Logits(args) => logits::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
+        Command::Imatrix(args) => imatrix::run(&args),
         Command::TrainExit(args) => train_exit::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Pull(args) => pull::run(&args),

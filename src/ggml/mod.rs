@@ -11,6 +11,7 @@ mod graph;
 mod linear;
 mod node;
 mod norm;
+mod observe;
 mod ops;
 mod packed;
 mod shortlist;
@@ -23,6 +24,7 @@ pub use context::{Context, Tensor};
 pub use graph::{Builder, Computed, Run, Runner, Slot};
 pub use linear::{Activation, Around, Weight};
 pub use norm::Norm;
+pub use observe::Observed;
 pub use ops::{Ops, Rope};
 pub use store::{PendingWeight, Store, StoreBuilder, Stored};
 

@@ -12,9 +12,11 @@
 mod ask;
 mod guess;
 mod machine;
+mod read;
 mod state;
 
 pub use ask::{AtCut, Cut, Question, View};
+pub use read::{InputSums, Inputs};
 
 use std::collections::VecDeque;
 use std::io;
