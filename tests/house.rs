@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module of the library may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("dtype", &[]),
     ("gguf", &["dtype"]),
     ("tokenizer", &["gguf"]),
@@ -16,10 +16,24 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("session", &["dtype", "ggml", "model", "sample"]),
     ("decode", &["exit", "sample", "session"]),
     ("eval", &["exit", "model", "sample", "session", "tokenizer"]),
-    ("cli", &["dtype", "sample"]),
+    ("quantize", &["dtype", "ggml", "gguf"]),
+    ("cli", &["dtype", "quantize", "sample"]),
     (
         "commands",
-        &["cli", "decode", "dtype", "eval", "exit", "ggml", "gguf", "model", "sample", "session", "tokenizer"],
+        &[
+            "cli",
+            "decode",
+            "dtype",
+            "eval",
+            "exit",
+            "ggml",
+            "gguf",
+            "model",
+            "quantize",
+            "sample",
+            "session",
+            "tokenizer",
+        ],
     ),
 ];
 

@@ -4,6 +4,7 @@
 mod exits;
 mod generate;
 mod model;
+mod quantize;
 mod tools;
 mod train;
 mod value;
@@ -15,6 +16,7 @@ use clap::{Parser, Subcommand};
 pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg, Skip};
 pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs};
 pub use model::{CacheArgs, ContextArgs, LoadArgs, ModelArgs, Switch};
+pub use quantize::{QuantizeArgs, QuantizeWords};
 pub use tools::{BenchArgs, BenchFormat, CompletionsArgs, InspectArgs, LogitsArgs, TokenizeArgs};
 pub use train::{EvalArgs, InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
 pub use value::{Count, Range, Seed, above_zero, count, fraction, not_negative, seed};
@@ -38,6 +40,8 @@ pub enum Command {
     Run(RunArgs),
     /// Show what a GGUF file holds
     Inspect(InspectArgs),
+    /// Write a model with fewer bits per weight
+    Quantize(QuantizeArgs),
     /// Turn text into token ids, or back
     Tokenize(TokenizeArgs),
     /// Measure prompt processing and generation speed

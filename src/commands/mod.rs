@@ -15,6 +15,7 @@ mod inspect;
 mod interrupt;
 mod logits;
 mod output;
+mod quantize;
 mod run;
 mod stats;
 mod stop;
@@ -59,6 +60,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Logits(args) => logits::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
         Command::TrainExit(args) => train_exit::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -12,6 +12,7 @@ mod linear;
 mod node;
 mod ops;
 mod packed;
+mod rows;
 mod shortlist;
 mod store;
 mod sys;
@@ -22,6 +23,10 @@ pub use context::{Context, Tensor};
 pub use graph::{Builder, Computed, Run, Runner, Slot};
 pub use linear::{Around, Weight};
 pub use ops::{Ops, Rope};
+pub use rows::{
+    RowsError, can_dequantize, can_quantize_to, dequantize_into, is_valid, needs_importance, prepare_quantize,
+    quantize_rows,
+};
 pub use store::{PendingWeight, Store, StoreBuilder, Stored};
 
 use std::ffi::{CStr, c_char, c_void};
