@@ -98,7 +98,9 @@ fn remark(plan: &Plan, imatrix: Option<&Imatrix>) {
     }
     for ((wanted, to, row), n) in fallbacks {
         let multiple = wanted.block_len();
-        note(format_args!("note: {n} tensors become {to} instead of {wanted}: their rows of {row} are no multiple of {multiple}"));
+        note(format_args!(
+            "note: {n} tensors become {to} instead of {wanted}: their rows of {row} are no multiple of {multiple}"
+        ));
     }
     let missing: Vec<&Planned> = plan.without_importance().collect();
     if let (Some(_), [first, ..]) = (imatrix, &missing[..]) {
