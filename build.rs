@@ -79,6 +79,8 @@ fn bind(ggml: &Path, out: &Path) {
         .allowlist_function("ggml_(rope_ext|get_rows|set_rows|cpy)")
         .allowlist_function("ggml_(soft_max_ext|flash_attn_ext|view_3d|reshape_2d|permute|transpose|cont|cast)")
         .allowlist_function("ggml_(custom_4d|get_type_traits|get_type_traits_cpu)")
+        .allowlist_function("ggml_(quantize_chunk|quantize_init|quantize_requires_imatrix|validate_row_data)")
+        .allowlist_function("ggml_cpu_(fp16_to_fp32|fp32_to_fp16)")
         .allowlist_function("ggml_(new_graph_custom|graph_overhead_custom|build_forward_expand)")
         .allowlist_function("ggml_(graph_n_nodes|graph_node|threadpool_params_default|threadpool_new|threadpool_free)")
         .allowlist_function("ggml_gallocr_(new|free|alloc_graph|get_buffer_size)")

@@ -10,7 +10,7 @@
 //!
 //! Modules in reading order, each using only those the design lets it use:
 //! [`dtype`], [`gguf`], [`hub`], [`tokenizer`], [`ggml`], [`model`], [`exit`], [`sample`], [`session`], [`decode`],
-//! [`eval`], [`cli`], [`commands`].
+//! [`eval`], [`quantize`], [`cli`], [`commands`].
 //!
 //! What holds everywhere: unsafe code lives in [`ggml`] and around the one mmap of [`gguf`]; a loaded model serves any
 //! number of sessions; after loading, shapes are facts; only commands print, data to stdout and the rest to stderr.
@@ -25,6 +25,7 @@ pub mod ggml;
 pub mod gguf;
 pub mod hub;
 pub mod model;
+pub mod quantize;
 pub mod sample;
 pub mod session;
 pub mod tokenizer;

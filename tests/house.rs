@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module of the library may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("dtype", &[]),
     ("gguf", &["dtype"]),
     ("hub", &[]),
@@ -17,10 +17,25 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("session", &["dtype", "ggml", "model", "sample"]),
     ("decode", &["exit", "sample", "session"]),
     ("eval", &["decode", "dtype", "exit", "gguf", "model", "sample", "session", "tokenizer"]),
-    ("cli", &["dtype", "sample"]),
+    ("quantize", &["dtype", "ggml", "gguf"]),
+    ("cli", &["dtype", "quantize", "sample"]),
     (
         "commands",
-        &["cli", "decode", "dtype", "eval", "exit", "ggml", "gguf", "hub", "model", "sample", "session", "tokenizer"],
+        &[
+            "cli",
+            "decode",
+            "dtype",
+            "eval",
+            "exit",
+            "ggml",
+            "gguf",
+            "hub",
+            "model",
+            "quantize",
+            "sample",
+            "session",
+            "tokenizer",
+        ],
     ),
 ];
 

@@ -6,6 +6,7 @@ mod generate;
 mod hub;
 mod model;
 mod perplexity;
+mod quantize;
 mod tools;
 mod train;
 mod value;
@@ -19,6 +20,7 @@ pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs};
 pub use hub::{ListArgs, PullArgs, RmArgs};
 pub use model::{CacheArgs, ContextArgs, LoadArgs, ModelArgs, Switch};
 pub use perplexity::{ImatrixArgs, PerplexityArgs, ReadArg, TextArgs};
+pub use quantize::{QuantizeArgs, QuantizeWords};
 pub use tools::{BenchArgs, BenchFormat, CompletionsArgs, InspectArgs, LogitsArgs, TokenizeArgs};
 pub use train::{EvalArgs, InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
 pub use value::{Count, Range, Seed, above_zero, count, fraction, not_negative, seed};
@@ -42,6 +44,8 @@ pub enum Command {
     Run(RunArgs),
     /// Show what a GGUF file holds
     Inspect(InspectArgs),
+    /// Write a model with fewer bits per weight
+    Quantize(QuantizeArgs),
     /// Turn text into token ids, or back
     Tokenize(TokenizeArgs),
     /// Measure prompt processing and generation speed

@@ -35,6 +35,15 @@ pub(super) fn during<T>(work: impl FnOnce() -> T) -> anyhow::Result<T> {
     Ok(done)
 }
 
+/// Takes over Ctrl-C and the wish to terminate for the rest of a program that looks soon and often whether it was asked to
+/// stop, and has to clean up.
+pub(super) fn install_patient() -> anyhow::Result<()> {
+    ctrlc::set_handler(|| {
+        PRESSED.fetch_add(1, Ordering::SeqCst);
+    })
+    .context("cannot handle Ctrl-C")
+}
+
 /// Whether Ctrl-C was pressed since the last `reset`.
 pub(super) fn requested() -> bool {
     PRESSED.load(Ordering::SeqCst) > 0

@@ -19,6 +19,7 @@ mod logits;
 mod output;
 mod perplexity;
 mod pull;
+mod quantize;
 mod rm;
 mod run;
 mod stats;
@@ -67,6 +68,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logits(args) => logits::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Imatrix(args) => imatrix::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
         Command::TrainExit(args) => train_exit::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Pull(args) => pull::run(&args),

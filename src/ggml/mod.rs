@@ -14,6 +14,7 @@ mod norm;
 mod observe;
 mod ops;
 mod packed;
+mod rows;
 mod shortlist;
 mod store;
 mod sys;
@@ -26,6 +27,10 @@ pub use linear::{Activation, Around, Weight};
 pub use norm::Norm;
 pub use observe::Observed;
 pub use ops::{Ops, Rope};
+pub use rows::{
+    RowsError, can_dequantize, can_quantize_to, dequantize_into, is_valid, needs_importance, prepare_quantize,
+    quantize_rows,
+};
 pub use store::{PendingWeight, Store, StoreBuilder, Stored};
 
 use std::ffi::{CStr, c_char, c_void};
