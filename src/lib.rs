@@ -5,17 +5,18 @@
 //! timeline of tokens with its cache; [`sample`] chooses the next token; [`commands`] owns text, terminals and files.
 //! Tokens of a text may be found with less than all layers, or guessed and verified: [`decode`] decides how, and measures
 //! what pays. Where a single answer is wanted, [`session`] shows the hidden state between two ranges of layers, [`exit`] decides
-//! whether it is enough, and [`eval`] measures what that saves.
+//! whether it is enough, and [`eval`] measures what that saves. Files come from Hugging Face checkpoints through [`convert`].
 //!
 //! Modules in reading order, each using only those the design lets it use:
 //! [`dtype`], [`gguf`], [`tokenizer`], [`ggml`], [`model`], [`exit`], [`sample`], [`session`], [`decode`],
-//! [`eval`], [`cli`], [`commands`].
+//! [`eval`], [`convert`], [`cli`], [`commands`].
 //!
 //! What holds everywhere: unsafe code lives in [`ggml`] and around the one mmap of [`gguf`]; a loaded model serves any
 //! number of sessions; after loading, shapes are facts; only commands print, data to stdout and the rest to stderr.
 
 pub mod cli;
 pub mod commands;
+pub mod convert;
 pub mod decode;
 pub mod dtype;
 pub mod eval;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module of the library may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("dtype", &[]),
     ("gguf", &["dtype"]),
     ("tokenizer", &["gguf"]),
@@ -16,10 +16,11 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("session", &["dtype", "ggml", "model", "sample"]),
     ("decode", &["exit", "sample", "session"]),
     ("eval", &["exit", "model", "sample", "session", "tokenizer"]),
+    ("convert", &["dtype", "gguf", "tokenizer"]),
     ("cli", &["dtype", "sample"]),
     (
         "commands",
-        &["cli", "decode", "dtype", "eval", "exit", "ggml", "gguf", "model", "sample", "session", "tokenizer"],
+        &["cli", "convert", "decode", "dtype", "eval", "exit", "ggml", "gguf", "model", "sample", "session", "tokenizer"],
     ),
 ];
 

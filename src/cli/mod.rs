@@ -1,6 +1,7 @@
 //! What the user may type: clap types and their value checks. Owns flag names and help texts; refuses to open,
 //! print or run anything.
 
+mod convert;
 mod exits;
 mod generate;
 mod model;
@@ -12,6 +13,7 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
+pub use convert::{ConvertArgs, OutTypeArg};
 pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg, Skip};
 pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs};
 pub use model::{CacheArgs, ContextArgs, LoadArgs, ModelArgs, Switch};
@@ -36,6 +38,8 @@ pub enum Command {
     Chat(ChatArgs),
     /// Answer one prompt, or a file of prompts
     Run(RunArgs),
+    /// Turn a Hugging Face checkpoint into a GGUF file
+    Convert(ConvertArgs),
     /// Show what a GGUF file holds
     Inspect(InspectArgs),
     /// Turn text into token ids, or back

@@ -66,6 +66,20 @@ impl Writer {
         path: &Path,
         mut data: impl FnMut(&TensorInfo) -> Result<Cow<'a, [u8]>, E>,
     ) -> Result<(), E> {
+        self.write_streamed(path, |tensor, out| {
+            let bytes = data(tensor)?;
+            check_length(path, tensor, bytes.len())?;
+            Ok(out.write_all(&bytes).map_err(|e| Error::io(path, "write", e))?)
+        })
+    }
+
+    /// As [`Writer::write`], for tensors too large to hold: `data` writes each tensor's bytes in pieces. More or fewer
+    /// bytes than the tensor has are an error.
+    pub fn write_streamed<E: From<Error>>(
+        &self,
+        path: &Path,
+        mut data: impl FnMut(&TensorInfo, &mut dyn Write) -> Result<(), E>,
+    ) -> Result<(), E> {
         let io = |e| Error::io(path, "write", e);
         let alignment = alignment(path, &self.metadata)?;
         let header = self.header(path, alignment)?;
@@ -73,10 +87,10 @@ impl Writer {
         let mut out = BufWriter::new(temporary.as_file());
         out.write_all(&header).map_err(io)?;
         for tensor in &self.tensors {
-            let bytes = data(tensor)?;
-            check_length(path, tensor, bytes.len())?;
-            out.write_all(&bytes).map_err(io)?;
-            out.write_all(&vec![0; padding(bytes.len(), alignment)]).map_err(io)?;
+            let mut counted = Counted { inner: &mut out, written: 0 };
+            data(tensor, &mut counted)?;
+            check_length(path, tensor, counted.written)?;
+            out.write_all(&vec![0; padding(tensor.bytes, alignment)]).map_err(io)?;
         }
         out.flush().map_err(io)?;
         drop(out);
@@ -105,6 +119,24 @@ impl Writer {
         }
         out.resize(out.len() + padding(out.len(), alignment), 0);
         Ok(out)
+    }
+}
+
+/// Counts what passes through.
+struct Counted<'a> {
+    inner: &'a mut dyn Write,
+    written: usize,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(bytes)?;
+        self.written += n;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }
 
