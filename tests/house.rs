@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module of the library may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("dtype", &[]),
     ("gguf", &["dtype"]),
     ("hub", &[]),
@@ -17,12 +17,14 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("session", &["dtype", "ggml", "model", "sample"]),
     ("decode", &["exit", "sample", "session"]),
     ("eval", &["decode", "dtype", "exit", "gguf", "model", "sample", "session", "tokenizer"]),
+    ("convert", &["dtype", "gguf", "tokenizer"]),
     ("quantize", &["dtype", "ggml", "gguf"]),
     ("cli", &["dtype", "quantize", "sample"]),
     (
         "commands",
         &[
             "cli",
+            "convert",
             "decode",
             "dtype",
             "eval",

@@ -1,6 +1,7 @@
 //! What the user may type: clap types and their value checks. Owns flag names and help texts; refuses to open,
 //! print or run anything.
 
+mod convert;
 mod exits;
 mod generate;
 mod hub;
@@ -15,6 +16,7 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
+pub use convert::{ConvertArgs, OutTypeArg};
 pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg, Skip};
 pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs};
 pub use hub::{ListArgs, PullArgs, RmArgs};
@@ -42,6 +44,8 @@ pub enum Command {
     Chat(ChatArgs),
     /// Answer one prompt, or a file of prompts
     Run(RunArgs),
+    /// Turn a Hugging Face checkpoint into a GGUF file
+    Convert(ConvertArgs),
     /// Show what a GGUF file holds
     Inspect(InspectArgs),
     /// Write a model with fewer bits per weight

@@ -6,6 +6,7 @@ mod batch;
 mod bench;
 mod chat;
 mod completions;
+mod convert;
 mod drafts;
 mod engine;
 mod eval;
@@ -75,6 +76,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::List(args) => list::run(&args),
         Command::Rm(args) => rm::run(&args),
         Command::Completions(args) => completions::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Inspect(args) => show_file(&args),
         Command::Tokenize(args) => show_tokens(&args),
     }
