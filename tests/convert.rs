@@ -166,7 +166,7 @@ fn rules_are_named_so_that_ids_are_right() {
     for (name, parts) in rules.as_object().expect("an object") {
         let folder = variant("llama-bpe", |files| {
             let tokenizer = files.entry("tokenizer.json");
-            let (added, plain): (Vec<usize>, Vec<usize>) = (0..tokens.len()).partition(|&i| kinds[i] != 1);
+            let (_, plain): (Vec<usize>, Vec<usize>) = (0..tokens.len()).partition(|&i| kinds[i] != 1);
             let vocab: serde_json::Map<_, _> = plain.iter().map(|&i| (tokens[i].clone(), json!(i))).collect();
             let added = |&i: &usize| json!({"id": i, "content": tokens[i], "special": kinds[i] == 3});
             let added: Vec<Json> = (0..tokens.len()).filter(|&i| kinds[i] != 1).map(|i| added(&i)).collect();

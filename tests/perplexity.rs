@@ -208,7 +208,7 @@ fn decoder(model: &Model, mode: Mode, least: f32, kv: Kv) -> Decoder {
     let checkpoint = Checkpoint { layer: 1, lens: None, probe: Some(probe), scorer: Scorer::Top, least };
     let options =
         Options { mode, source: curtail::decode::Source::Lookup, checkpoints: vec![checkpoint], kv, most: 64 };
-    Decoder::new(options, model.config().norm_eps)
+    Decoder::new(options)
 }
 
 fn places(reading: &mut Reading, chunks: &Chunks, against: Against<'_>) -> Vec<Place> {
