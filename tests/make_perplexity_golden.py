@@ -101,9 +101,10 @@ def demo(tools, model):
 def divergence(tools, model, base=FOLDER / "base.kld"):
     output = tools.llama("llama-perplexity", "-m", model, "-c", "32", *EXACT, "--kl-divergence", "--kl-divergence-base", base)
     found = {"kld_quantiles": [], "delta_p_quantiles": []}
-    for label, value, unit, error in re.findall(r"^(.*?)\s*:\s+(-?[\d.]+)(%?)(?: ±\s+([\d.]+))?", output, re.M):
+    for label, value, unit, error in re.findall(r"^(.*?)\s*:\s+(-?[\d.]+)(%?)(?: ±\s+([\d.]+|-?nan))?", output, re.M):
         label, percent = re.sub(r"\s+", " ", label.strip()), unit == "%" or "Δp" in label or "Same" in label
-        value, error = (round(float(x or 0) / (100 if percent else 1), 8) for x in (value, error))
+        # Between nearly equal models llama.cpp takes the root of what cancellation made negative: nan, null here.
+        value, error = (None if "nan" in x else round(float(x or 0) / (100 if percent else 1), 8) for x in (value, error))
         if label in STATISTICS:
             bare = STATISTICS[label] == "ln_ppl_correlation"
             found[STATISTICS[label]] = value if bare else {"value": value, "error": error}

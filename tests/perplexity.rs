@@ -87,11 +87,19 @@ fn the_statistics_are_llama_cpps() {
             ("delta_p_rms", 5),
             ("same_top", 5),
         ] {
-            for part in ["value", "error"] {
+            // Of nearly equal models llama.cpp takes the root of a difference that cancellation made negative.
+            let parts: &[&str] = if expected[field]["error"].is_null() { &["value"] } else { &["value", "error"] };
+            assert_eq!(
+                parts.len() == 1,
+                name == "same" && field.starts_with(['l', 'p']) && !["ppl", "ppl_base"].contains(&field)
+            );
+            for part in parts {
                 let (found, expected) = (number(&found[field][part]), number(&expected[field][part]));
-                // The last printed digit, and what sums of single precision lose: llama.cpp rounds each surprise to f32, and
-                // takes the error of a difference from errors that nearly cancel.
-                let tolerance = 2.0 * 10f64.powi(-digits) + 3e-6 * expected.abs();
+                // The last printed digit, and what single precision loses: llama.cpp rounds each surprise to f32, which moves
+                // a perplexity by some 1e-8 of itself, and so a difference of two.
+                let rounded =
+                    if field == "ppl_difference" { 6e-8 * number(&golden()[name]["ppl"]["value"]) } else { 0.0 };
+                let tolerance = 2.0 * 10f64.powi(-digits) + 3e-6 * expected.abs() + rounded;
                 assert_near(&format!("{name}: {part} of {field}"), found, expected, tolerance);
             }
         }
@@ -265,7 +273,7 @@ fn an_interrupt_leaves_no_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let (model, text): (String, PathBuf) = (demo_model(), folder.path().join("text.txt"));
     let mut file = std::fs::File::create(&text).expect("a file");
-    (0..200).for_each(|i| writeln!(file, "Line {i} of a long text that takes minutes to read.").expect("written"));
+    (0..4000).for_each(|i| writeln!(file, "Line {i} of a long text that takes minutes to read.").expect("written"));
     for command in ["perplexity", "imatrix"] {
         let target = folder.path().join("out");
         let flag = if command == "imatrix" { "-o" } else { "--save-all-logits" };
@@ -282,6 +290,6 @@ fn an_interrupt_leaves_no_file() {
         assert_eq!(child.wait().expect("it ends").code(), Some(130), "{command}");
         let left: Vec<_> =
             std::fs::read_dir(folder.path()).expect("a folder").map(|e| e.expect("an entry").path()).collect();
-        assert_eq!(left, [text.clone()], "{command}");
+        assert_eq!(left, std::slice::from_ref(&text), "{command}");
     }
 }

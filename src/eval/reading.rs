@@ -1,11 +1,10 @@
 //! Owns the ways to read a chunk: at full depth, after given numbers of layers, or as fast generation would.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use super::Error;
 use crate::decode::Decoder;
 use crate::session::{Session, TokenId};
-use std::ops::ControlFlow;
 
 /// How the distribution at a place comes about.
 pub enum Reading {
