@@ -1,6 +1,7 @@
 //! Owns Ctrl-C while something runs: the first asks it to stop, a second ends the program.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
 
@@ -19,12 +20,18 @@ pub(super) fn install() -> anyhow::Result<()> {
 }
 
 /// Takes over Ctrl-C and the wish to terminate for the rest of a program that looks soon and often whether it was asked to
-/// stop, and has to clean up.
+/// stop, and has to clean up. A second call changes nothing.
 pub(super) fn install_patient() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| {
-        PRESSED.fetch_add(1, Ordering::SeqCst);
-    })
-    .context("cannot handle Ctrl-C")
+    static INSTALLED: Mutex<bool> = Mutex::new(false);
+    let mut is_installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*is_installed {
+        let count = || {
+            PRESSED.fetch_add(1, Ordering::SeqCst);
+        };
+        ctrlc::set_handler(count).context("cannot handle Ctrl-C")?;
+        *is_installed = true;
+    }
+    Ok(())
 }
 
 /// Whether Ctrl-C was pressed since the last `reset`.
