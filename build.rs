@@ -123,6 +123,7 @@ fn compile(ggml: &Path, out: &Path) {
     if env::var("RUSTC_WORKSPACE_WRAPPER").is_ok_and(|wrapper| wrapper.contains("clippy-driver")) {
         return;
     }
+    let has_openmp = has_openmp(out);
     let mut objects = Vec::new();
     for (section, flags) in
         [("base", &[][..]), ("registry", &[]), ("cpu", &cpu_flags), (&format!("cpu-{arch}"), &cpu_flags)]
@@ -138,13 +139,34 @@ fn compile(ggml: &Path, out: &Path) {
             for flag in flags {
                 build.flag(flag);
             }
+            // In this file alone: the rest of ggml has threads of its own.
+            let (parallel, files): (Vec<_>, Vec<_>) =
+                files.into_iter().partition(|f| has_openmp && f.ends_with("ggml-quants.c"));
+            if !parallel.is_empty() {
+                let mut build = build.clone();
+                build.flag("-fopenmp").define("GGML_USE_OPENMP", None);
+                objects.extend(build.files(parallel).compile_intermediates());
+            }
             objects.extend(build.files(files).compile_intermediates());
         }
     }
     let mut archive = cc::Build::new();
     archive.cpp(true).objects(objects).compile("ggml");
+    if has_openmp {
+        println!("cargo:rustc-link-lib=gomp");
+    }
     println!("cargo:rustc-link-lib=m");
     println!("cargo:rustc-link-lib=pthread");
+}
+
+/// Whether a program that uses gcc's OpenMP compiles and links. The tables of the i-quants take seconds to make, and are
+/// made on all processor cores with it.
+fn has_openmp(out: &Path) -> bool {
+    let (source, program) = (out.join("openmp.c"), out.join("openmp"));
+    write_if_changed(&source, "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n");
+    let mut compiler = cc::Build::new().get_compiler().to_command();
+    let output = compiler.arg("-fopenmp").arg(&source).arg("-lgomp").arg("-o").arg(&program).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 /// The settings that upstream's release build uses, in every Cargo profile.

@@ -22,6 +22,8 @@ FOLDER = Path(__file__).resolve().parent / "data/quantize"
 TYPES = """F32 F16 BF16 Q1_0 Q2_0 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q2_K_S Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K
 IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M IQ3_XXS IQ3_XS IQ3_S IQ3_M IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4_MOE COPY""".split()
 
+MIXES = "Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_0 Q4_K_S Q4_K_M Q5_K_M IQ3_S IQ3_M IQ4_XS Q8_0".split()
+
 DEMO_TYPES = ["Q4_0", "Q8_0", "Q2_K", "Q4_K_M", "IQ4_XS"]
 
 ONE_HEAD_EACH = ["--override-kv", "llama.attention.head_count_kv=int:8"]
@@ -40,6 +42,7 @@ WISHES = [
     [*IMATRIX, "--include-weights", "attn_v", "--include-weights", "ffn", "Q4_K_M"],
     [*IMATRIX, "--exclude-weights", "ffn_down", "Q4_0"],
     ["--imatrix", "imatrix.dat", "IQ2_XS"],
+    [*IMATRIX, "--prune-layers", "3,0,9", "Q4_K_M"],
     ["--override-kv", "general.name=str:other", "--override-kv", "a.b=bool:true", "--override-kv", "a.c=float:0.5", "Q8_0"],
 ]
 
@@ -54,6 +57,8 @@ def main():
     make_mix(np.random.default_rng(1), FOLDER / "mix.gguf")
     make_experts(np.random.default_rng(4), FOLDER / "experts.gguf")
     make_odd(np.random.default_rng(2), FOLDER / "odd.gguf")
+    make_parts(np.random.default_rng(5), FOLDER / "falcon.gguf", "falcon", 16, ["attn_qkv", "attn_output", "ffn_up", "ffn_down"])
+    make_parts(np.random.default_rng(6), FOLDER / "seventy.gguf", "llama", 80, ["attn_v"])
     for name in ["mix", "odd", "experts"]:
         make_imatrix(np.random.default_rng(3), FOLDER / f"{name}.gguf", FOLDER / f"{name}.imatrix.gguf")
     make_legacy(FOLDER / "mix.imatrix.gguf", FOLDER / "mix.imatrix.dat")
@@ -73,6 +78,9 @@ def all_cases():
         yield "mix", [*ONE_HEAD_EACH, *IMATRIX, t]
         yield "experts", [*IMATRIX, t]
         yield "odd", [*IMATRIX, t]
+    for t in MIXES:
+        yield "falcon", [t]
+        yield "seventy", [t]
     for t in ["IQ3_XXS", "Q4_K_M", "IQ4_XS", "Q8_0"]:
         yield "odd", [t]
     for wishes in WISHES:
@@ -105,8 +113,8 @@ def run_demo(program, model, target):
         return {"type": target, "file": hashlib.sha256(out.read_bytes()).hexdigest()}
 
 
-def writer(path, n_embd, n_layer):
-    w = gguf.GGUFWriter(path, "llama")
+def writer(path, n_embd, n_layer, architecture="llama"):
+    w = gguf.GGUFWriter(path, architecture)
     w.add_name("tiny")
     w.add_context_length(64)
     w.add_embedding_length(n_embd)
@@ -115,6 +123,7 @@ def writer(path, n_embd, n_layer):
     w.add_head_count(8)
     w.add_head_count_kv(2)
     w.add_layer_norm_rms_eps(1e-5)
+    w.add_layer_norm_eps(1e-5)
     w.add_file_type(1)
     w.add_array("tokenizer.ggml.tokens", ["<unk>", "a", "b"])
     return w
@@ -176,6 +185,18 @@ def make_experts(rng, path):
         add(w, rng, f"blk.{il}.ffn_gate_inp.weight", (8, 256), "f32")
         for part in ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"]:
             add(w, rng, f"blk.{il}.{part}.weight", (2, 1 + il % 2, 256), "f16")
+    finish(w)
+
+
+def make_parts(rng, path, architecture, n_layer, parts):
+    """Two rows of each of a few parts: for rules that depend on the architecture or the number of layers."""
+    w = writer(path, 256, n_layer, architecture)
+    add(w, rng, "token_embd.weight", (3, 256), "f16")
+    add(w, rng, "output.weight", (3, 256), "f16")
+    for il in range(n_layer):
+        for part in parts:
+            # A single row would be a vector to ggml, and kept.
+            add(w, rng, f"blk.{il}.{part}.weight", (2, 256), "f16")
     finish(w)
 
 

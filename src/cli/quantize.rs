@@ -52,6 +52,9 @@ pub struct QuantizeArgs {
     /// Leave output.weight as it is
     #[arg(long)]
     pub leave_output_tensor: bool,
+    /// Leave out these layers, counted from 0, as in 20,21; those behind them move up
+    #[arg(long, value_name = "L0,L1,...", value_delimiter = ',', value_parser = number)]
+    pub prune_layers: Vec<usize>,
     /// Set a key of the metadata; int, float, bool or str; may be repeated
     #[arg(long, value_name = "KEY=TYPE:VALUE")]
     pub override_kv: Vec<Override>,

@@ -36,12 +36,15 @@ pub(super) fn during<T>(work: impl FnOnce() -> T) -> anyhow::Result<T> {
 }
 
 /// Takes over Ctrl-C and the wish to terminate for the rest of a program that looks soon and often whether it was asked to
-/// stop, and has to clean up.
+/// stop, and has to clean up. A second call changes nothing.
 pub(super) fn install_patient() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| {
+    if INSTALLED.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
+    let count = || {
         PRESSED.fetch_add(1, Ordering::SeqCst);
-    })
-    .context("cannot handle Ctrl-C")
+    };
+    ctrlc::set_handler(count).context("cannot handle Ctrl-C")
 }
 
 /// Whether Ctrl-C was pressed since the last `reset`.

@@ -76,6 +76,7 @@ fn options(args: &QuantizeArgs, words: &QuantizeWords) -> anyhow::Result<Options
         output_type: args.output_tensor_type,
         embedding_type: args.token_embedding_type,
         tensor_types,
+        prune_layers: args.prune_layers.clone(),
         overrides: args.override_kv.clone(),
         keep_order: args.keep_split,
         ..Options::new(words.target)

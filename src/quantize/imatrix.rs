@@ -32,6 +32,12 @@ impl Imatrix {
         Ok(imatrix)
     }
 
+    /// A matrix with these entries.
+    #[cfg(test)]
+    pub(super) fn of(entries: impl Iterator<Item = (String, Vec<f32>)>) -> Imatrix {
+        Imatrix { entries: entries.collect(), ..Imatrix::default() }
+    }
+
     /// Keeps the entries of tensors whose name contains one of the texts.
     pub fn include(&mut self, parts: &[String]) {
         self.entries.retain(|name, _| parts.iter().any(|part| name.contains(part.as_str())));

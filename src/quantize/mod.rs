@@ -85,6 +85,14 @@ pub enum Error {
         /// How many layers the metadata names.
         n_layer: usize,
     },
+    /// A layer to be left out is not there.
+    #[error("layer {layer}: expected one of the {n_layer} of this model")]
+    NoSuchLayer {
+        /// The layer, counted from 0.
+        layer: usize,
+        /// How many layers there are.
+        n_layer: usize,
+    },
     /// The importance matrix breaks its format.
     #[error("{field}: expected {expected}, found {found} in `{}`", path.display())]
     Imatrix {

@@ -1,6 +1,6 @@
 //! Owns the plan: which tensor of a model becomes which type, in which order they come, and what the metadata says then.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::kind::{Kind, PER_LAYER_EMBEDDING, is_quantizable};
 use super::mix::{Mix, Model, Seen, fall_back, layer_of};
@@ -26,6 +26,8 @@ pub struct Options {
     pub embedding_type: Option<DType>,
     /// Types of tensors whose name matches; the first match counts, before any mix.
     pub tensor_types: Vec<TensorType>,
+    /// Layers to leave out; those behind them move up.
+    pub prune_layers: Vec<usize>,
     /// Keys to set in the metadata.
     pub overrides: Vec<Override>,
     /// Tensors stay in the order of the input's parts, instead of being sorted by layer and name.
@@ -43,6 +45,7 @@ impl Options {
             output_type: None,
             embedding_type: None,
             tensor_types: Vec::new(),
+            prune_layers: Vec::new(),
             overrides: Vec::new(),
             keep_order: false,
         }
@@ -52,8 +55,10 @@ impl Options {
 /// One tensor of the new file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Planned {
-    /// The tensor of the input.
+    /// The tensor of the input, under its new name.
     pub tensor: TensorInfo,
+    /// Its name in the input, and in the importance matrix.
+    pub source_name: String,
     /// Its new type.
     pub to: DType,
     /// The type that its rows were too odd for.
@@ -96,10 +101,17 @@ impl Plan {
         imatrix: Option<&Imatrix>,
     ) -> Result<Plan, Error> {
         let imatrix = imatrix.filter(|imatrix| !imatrix.is_empty());
-        let metadata = new_metadata(metadata, tensors, options, imatrix);
+        let mut metadata = new_metadata(metadata, tensors, options, imatrix);
         let model = Model::of(&metadata)?;
-        let tensors = in_order(tensors, options.keep_order);
-        let kinds: Vec<Kind> = tensors.iter().map(|t| Kind::of(&t.name)).collect();
+        let mut tensors: Vec<Source> = in_order(tensors).into_iter().map(Source::of).collect();
+        if !options.prune_layers.is_empty() {
+            let n_layer = prune(&mut tensors, &options.prune_layers)?;
+            set_last(&mut metadata, &format!("{}.block_count", model.architecture), n_layer as u32);
+        }
+        if options.keep_order {
+            tensors.sort_by_key(|t| t.tensor.place());
+        }
+        let kinds: Vec<Kind> = tensors.iter().map(|t| Kind::of(&t.tensor.name)).collect();
         let count = |kind| kinds.iter().filter(|&&k| k == kind).count();
         let mut chooser = Chooser {
             options,
@@ -155,14 +167,41 @@ fn file_type(target: Target) -> FileType {
     }
 }
 
-/// The tensors as llama.cpp writes them: what belongs to no layer, then layer by layer, by name; or in the file's order.
-fn in_order(tensors: &[TensorInfo], keep: bool) -> Vec<TensorInfo> {
+/// The tensors as llama.cpp writes them: what belongs to no layer, then layer by layer, by name.
+fn in_order(tensors: &[TensorInfo]) -> Vec<TensorInfo> {
     let mut sorted = tensors.to_vec();
-    match keep {
-        true => sorted.sort_by_key(TensorInfo::place),
-        false => sorted.sort_by(|a, b| (layer_of(&a.name), &a.name).cmp(&(layer_of(&b.name), &b.name))),
-    }
+    sorted.sort_by(|a, b| (layer_of(&a.name), &a.name).cmp(&(layer_of(&b.name), &b.name)));
     sorted
+}
+
+/// A tensor with its name in the input.
+struct Source {
+    tensor: TensorInfo,
+    name: String,
+}
+
+impl Source {
+    fn of(tensor: TensorInfo) -> Source {
+        Source { name: tensor.name.clone(), tensor }
+    }
+}
+
+/// Takes out layers and gives the ones behind them the numbers that got free; returns how many are left.
+fn prune(tensors: &mut Vec<Source>, layers: &[usize]) -> Result<usize, Error> {
+    let present: BTreeSet<usize> = tensors.iter().filter_map(|t| layer_of(&t.name)).collect();
+    if let Some(&layer) = layers.iter().find(|layer| !present.contains(layer)) {
+        return Err(Error::NoSuchLayer { layer, n_layer: present.len() });
+    }
+    let left: Vec<usize> = present.into_iter().filter(|layer| !layers.contains(layer)).collect();
+    tensors.retain(|t| layer_of(&t.name).is_none_or(|layer| left.contains(&layer)));
+    for t in tensors {
+        let number = layer_of(&t.name).and_then(|layer| left.iter().position(|&l| l == layer));
+        let rest = t.name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+        if let (Some(number), Some((_, rest))) = (number, rest) {
+            t.tensor.name = format!("blk.{number}.{rest}");
+        }
+    }
+    Ok(left.len())
 }
 
 /// Chooses types, tensor by tensor.
@@ -173,9 +212,11 @@ struct Chooser<'a> {
 }
 
 impl Chooser<'_> {
-    fn plan(&mut self, tensor: TensorInfo, kind: Kind) -> Result<Planned, Error> {
+    fn plan(&mut self, source: Source, kind: Kind) -> Result<Planned, Error> {
+        let Source { tensor, name: source_name } = source;
         let (to, fell_back_from) = self.choose(&tensor, kind)?;
-        let mut planned = Planned { tensor, to, fell_back_from, lacks_imatrix: false, has_importance: false };
+        let mut planned =
+            Planned { tensor, source_name, to, fell_back_from, lacks_imatrix: false, has_importance: false };
         if planned.is_changed() {
             check_source(&planned, self.options.allow_requantize)?;
             planned.has_importance = self.has_importance(&planned, kind)?;
@@ -218,7 +259,7 @@ impl Chooser<'_> {
     /// whose rows are picked and not multiplied.
     fn has_importance(&self, planned: &Planned, kind: Kind) -> Result<bool, Error> {
         let tensor = &planned.tensor;
-        let Some(importance) = self.imatrix.and_then(|imatrix| imatrix.get(&tensor.name)) else {
+        let Some(importance) = self.imatrix.and_then(|imatrix| imatrix.get(&planned.source_name)) else {
             return Ok(false);
         };
         let (expected, found) = (tensor.shape[0] * tensor.shape[2], importance.len());
@@ -301,7 +342,7 @@ fn own_file_type(metadata: &Metadata, tensors: &[TensorInfo]) -> u32 {
     }
     let mut counts: HashMap<DType, usize> = HashMap::new();
     let mut most = (DType::F32, 0);
-    for t in in_order(tensors, false) {
+    for t in in_order(tensors) {
         let n = counts.entry(t.dtype).or_default();
         *n += 1;
         // Of equals the one that was there first.
@@ -322,4 +363,76 @@ fn shortened(text: &str) -> &str {
     const MAX_BYTES: usize = 127;
     let end = (0..=MAX_BYTES.min(text.len())).rev().find(|&i| text.is_char_boundary(i));
     &text[..end.unwrap_or(0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::Writer;
+
+    /// The tensors of Llama-3.1-8B.
+    fn llama_8b() -> (Metadata, Vec<TensorInfo>) {
+        let mut metadata = Metadata::new();
+        metadata.insert("general.architecture", "llama");
+        metadata.insert("llama.block_count", 32u32);
+        metadata.insert("llama.attention.head_count", 32u32);
+        metadata.insert("llama.attention.head_count_kv", 8u32);
+        let mut writer = Writer::new(Metadata::new());
+        let mut add = |name: String, dims: &[usize]| {
+            writer.tensor(&name, dims, if dims.len() > 1 { DType::F16 } else { DType::F32 }).unwrap();
+        };
+        add("token_embd.weight".into(), &[4096, 128_256]);
+        add("output.weight".into(), &[4096, 128_256]);
+        add("output_norm.weight".into(), &[4096]);
+        add("rope_freqs.weight".into(), &[64]);
+        for il in 0..32 {
+            for (part, dims) in [
+                ("attn_norm", &[4096][..]),
+                ("attn_q", &[4096, 4096]),
+                ("attn_k", &[4096, 1024]),
+                ("attn_v", &[4096, 1024]),
+                ("attn_output", &[4096, 4096]),
+                ("ffn_norm", &[4096]),
+                ("ffn_gate", &[4096, 14_336]),
+                ("ffn_up", &[4096, 14_336]),
+                ("ffn_down", &[14_336, 4096]),
+            ] {
+                add(format!("blk.{il}.{part}.weight"), dims);
+            }
+        }
+        (metadata, writer.tensors().to_vec())
+    }
+
+    #[test]
+    fn the_bits_that_help_shows_are_those_of_llama_8b() {
+        let (metadata, tensors) = llama_8b();
+        let imatrix = Imatrix::of(tensors.iter().map(|t| (t.name.clone(), vec![1.0; t.shape[0]])));
+        let elements: usize = tensors.iter().map(TensorInfo::elements).sum();
+        for &file_type in FileType::ALL {
+            let plan = Plan::new(&metadata, &tensors, &Options::new(Target::Type(file_type)), Some(&imatrix)).unwrap();
+            let bytes: usize = plan.tensors.iter().map(Planned::bytes).sum();
+            let bits = bytes as f64 * 8.0 / elements as f64;
+            let shown = file_type.bits_per_weight();
+            assert!((bits - shown).abs() < 0.0051, "{}: {bits:.4}, shown as {shown}", file_type.name());
+        }
+        assert!(FileType::ALL.is_sorted_by(|a, b| a.bits_per_weight() <= b.bits_per_weight()));
+    }
+
+    #[test]
+    fn layers_behind_pruned_ones_move_up() {
+        let (metadata, tensors) = llama_8b();
+        let mut options = Options::new(Target::Copy);
+        options.prune_layers = vec![3, 30, 4];
+        let plan = Plan::new(&metadata, &tensors, &options, None).unwrap();
+        assert_eq!(plan.metadata.u32("llama.block_count").unwrap(), Some(29));
+        let source = |name: &str| plan.tensors.iter().find(|t| t.tensor.name == name).map(|t| t.source_name.as_str());
+        assert_eq!(source("blk.2.attn_q.weight"), Some("blk.2.attn_q.weight"));
+        assert_eq!(source("blk.3.attn_q.weight"), Some("blk.5.attn_q.weight"));
+        assert_eq!(source("blk.28.attn_q.weight"), Some("blk.31.attn_q.weight"));
+        assert_eq!(source("blk.29.attn_q.weight"), None);
+        assert_eq!(plan.tensors.len(), tensors.len() - 27);
+        options.prune_layers = vec![32];
+        let refused = Plan::new(&metadata, &tensors, &options, None).unwrap_err();
+        assert_eq!(refused.to_string(), "layer 32: expected one of the 32 of this model");
+    }
 }

@@ -152,7 +152,7 @@ impl<'a> Maker<'a, '_> {
     /// The importance of the columns, of the expert that a row belongs to.
     fn importance(self, planned: &Planned, row: usize) -> Option<&'a [f32]> {
         let tensor = &planned.tensor;
-        let all = self.making.imatrix.filter(|_| planned.has_importance)?.get(&tensor.name)?;
+        let all = self.making.imatrix.filter(|_| planned.has_importance)?.get(&planned.source_name)?;
         let expert = row / tensor.shape[1] % tensor.shape[2];
         Some(&all[expert * tensor.shape[0]..][..tensor.shape[0]])
     }
