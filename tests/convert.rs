@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use checkpoint::{data, read_json, take_apart, variant};
 use common::curtail;
-use curtail::convert::{OutType, Options, Plan};
+use curtail::convert::{Options, OutType, Plan};
 use curtail::dtype::DType;
 use curtail::ggml::Device;
 use curtail::gguf::{Array, File, Metadata, TensorInfo, Value};
@@ -59,13 +59,15 @@ fn shown(value: &Value) -> Json {
         Value::String(s) => json!(s),
         other => panic!("no file has {other:?}"),
     };
-    let kind = |t: curtail::gguf::ValueType| match t.name() {
-        "u32" => "uint32",
-        "i32" => "int32",
-        "f32" => "float32",
-        other => other,
-    }
-    .to_owned();
+    let kind = |t: curtail::gguf::ValueType| {
+        match t.name() {
+            "u32" => "uint32",
+            "i32" => "int32",
+            "f32" => "float32",
+            other => other,
+        }
+        .to_owned()
+    };
     let Value::Array(array) = value else { return json!([kind(value.value_type()), scalar(value)]) };
     let kind = format!("array/{}", kind(array.element_type()));
     let items: Vec<Value> = (0..array.len()).filter_map(|i| array.get(i)).collect();
@@ -153,7 +155,9 @@ fn rules_are_named_so_that_ids_are_right() {
     let rules = read_json(data("pre.json"));
     let golden = read_json(data("../tokenizer/bpe.json"));
     let corpus = read_json(data("../tokenizer/corpus.json"));
-    let strings = |value: &Json| value.as_array().expect("a list").iter().map(|t| t.as_str().expect("a text").to_owned()).collect();
+    let strings = |value: &Json| {
+        value.as_array().expect("a list").iter().map(|t| t.as_str().expect("a text").to_owned()).collect()
+    };
     let (tokens, merges): (Vec<String>, Vec<String>) = (strings(&golden["tokens"]), strings(&golden["merges"]));
     let kinds = golden["token_type"].as_array().expect("a list");
     let mut named = 0;
@@ -173,12 +177,18 @@ fn rules_are_named_so_that_ids_are_right() {
         let plan = Plan::new(folder.path(), &Options::default());
         if name == "default" {
             let error = plan.expect_err("no model has these rules").to_string();
-            assert!(error.contains("`pre_tokenizer`: expected rules that GGUF has a name for") && error.contains("--pre NAME"), "{error}");
+            assert!(
+                error.contains("`pre_tokenizer`: expected rules that GGUF has a name for")
+                    && error.contains("--pre NAME"),
+                "{error}"
+            );
             continue;
         }
         let plan = plan.unwrap_or_else(|e| panic!("{name}: {e}"));
         let tokenizer = Tokenizer::from_gguf(plan.metadata()).expect("a tokenizer");
-        for (text, ids) in corpus.as_array().expect("a list").iter().zip(golden["ids"][name].as_array().expect("a list")) {
+        for (text, ids) in
+            corpus.as_array().expect("a list").iter().zip(golden["ids"][name].as_array().expect("a list"))
+        {
             let text = text.as_str().expect("a text");
             assert_eq!(json!(tokenizer.encode(text, Special::Parse)), *ids, "{name}: {text:?}");
         }
@@ -260,7 +270,11 @@ fn an_opt_has_the_roles_of_its_tokenizer() {
         let meta = plan.metadata();
         let galactica = name == "opt-galactica-like";
         let id = |role: &str| meta.u32(&format!("tokenizer.ggml.{role}_token_id")).expect("an id");
-        assert_eq!([id("bos"), id("eos"), id("padding")], [Some(if galactica { 0 } else { 2 }), Some(2), Some(1)], "{name}");
+        assert_eq!(
+            [id("bos"), id("eos"), id("padding")],
+            [Some(if galactica { 0 } else { 2 }), Some(2), Some(1)],
+            "{name}"
+        );
         // Galactica's tokenizer adds none; GPT-2's two files leave it to transformers, which does.
         assert_eq!(meta.bool("tokenizer.ggml.add_bos_token").expect("a bool"), Some(!galactica), "{name}");
         let pre = if galactica { "smollm" } else { "gpt-2" };
@@ -300,7 +314,13 @@ fn a_converted_llama_computes_what_transformers_does() {
         let (_folder, file) = converted(name, OutType::F32);
         let prompt = read_json(data(name).join("prompt.json"));
         let tokens: Vec<TokenId> = serde_json::from_value(prompt["tokens"].clone()).expect("ids");
-        let golden: Vec<f32> = fs::read(data(name).join("logits.f32")).expect("logits").as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+        let golden: Vec<f32> = fs::read(data(name).join("logits.f32"))
+            .expect("logits")
+            .as_chunks()
+            .0
+            .iter()
+            .map(|&b| f32::from_le_bytes(b))
+            .collect();
         let found = logits(file, &tokens);
         assert_eq!(found.len(), golden.len(), "{name}");
         let worst = found.iter().zip(&golden).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
@@ -328,7 +348,10 @@ fn the_command_writes_and_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("out.gguf");
     let checkpoint = data("llama-spm");
-    let output = curtail(&["convert", checkpoint.to_str().expect("UTF-8"), "-o", path.to_str().expect("UTF-8"), "--json"]).output().expect("it runs");
+    let output =
+        curtail(&["convert", checkpoint.to_str().expect("UTF-8"), "-o", path.to_str().expect("UTF-8"), "--json"])
+            .output()
+            .expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let line: Json = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!((line["type"].as_str(), line["tensors"].as_u64()), (Some("f16"), Some(21)));

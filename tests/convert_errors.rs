@@ -47,7 +47,9 @@ const NORM: &str = "model.norm.weight";
 
 #[test]
 fn tensors_that_overlap_leave_holes_or_reach_outside() {
-    let error = with_weights(|header, _| header[NORM]["data_offsets"] = header["model.layers.0.input_layernorm.weight"]["data_offsets"].clone());
+    let error = with_weights(|header, _| {
+        header[NORM]["data_offsets"] = header["model.layers.0.input_layernorm.weight"]["data_offsets"].clone()
+    });
     assert_says(&error, &["start of tensor", "where the one before ends", "model.safetensors"]);
     let error = with_weights(|header, data| {
         let end = data.len();
@@ -70,10 +72,16 @@ fn directories_that_are_none() {
         move |files: &mut Files| fs::write(files.folder.join("model.safetensors"), bytes).expect("it can be written")
     };
     assert_says(&refused("llama-bpe", write(b"")), &["size: expected at least 8 bytes, found 0"]);
-    assert_says(&refused("llama-bpe", write(b"\xff\xff\xff\xff\xff\xff\xff\xff{}")), &["length of the header", "at most 2 bytes"]);
+    assert_says(
+        &refused("llama-bpe", write(b"\xff\xff\xff\xff\xff\xff\xff\xff{}")),
+        &["length of the header", "at most 2 bytes"],
+    );
     assert_says(&refused("llama-bpe", write(b"\x02\0\0\0\0\0\0\0[]")), &["header: expected a JSON object"]);
     assert_says(&refused("llama-bpe", write(b"\x02\0\0\0\0\0\0\0{x")), &["header: expected JSON"]);
-    assert_says(&refused("llama-bpe", write(b"\x02\0\0\0\0\0\0\0{}")), &["no more layers than the 0 tensors of the checkpoint"]);
+    assert_says(
+        &refused("llama-bpe", write(b"\x02\0\0\0\0\0\0\0{}")),
+        &["no more layers than the 0 tensors of the checkpoint"],
+    );
 }
 
 #[test]
@@ -159,9 +167,17 @@ fn pickles_run_nothing() {
     let canary = tempfile::tempdir().expect("a folder");
     let touched = canary.path().join("touched");
     let command = format!("touch {}", touched.display());
-    let attack = [b"\x80\x02cposix\nsystem\nX".as_slice(), &(command.len() as u32).to_le_bytes(), command.as_bytes(), b"\x85R."].concat();
+    let attack =
+        [b"\x80\x02cposix\nsystem\nX".as_slice(), &(command.len() as u32).to_le_bytes(), command.as_bytes(), b"\x85R."]
+            .concat();
     let error = with_pickle(|_| attack);
-    assert_says(&error, &["pickle: expected only names that a state dict of tensors needs, found the global `posix.system`", "nothing of the file was run"]);
+    assert_says(
+        &error,
+        &[
+            "pickle: expected only names that a state dict of tensors needs, found the global `posix.system`",
+            "nothing of the file was run",
+        ],
+    );
     assert!(!touched.exists());
     let error = with_pickle(|pickle| replaced(pickle, b"ctorch._utils\n_rebuild_tensor_v2\n", b"cbuiltins\neval\n"));
     assert_says(&error, &["the global `builtins.eval`"]);
@@ -193,11 +209,19 @@ fn pickles_whose_tensors_are_not_where_they_say() {
 
 #[test]
 fn archives_that_are_none() {
-    let write = |bytes: Vec<u8>| move |files: &mut Files| fs::write(files.folder.join("pytorch_model.bin"), bytes).expect("it can be written");
+    let write = |bytes: Vec<u8>| {
+        move |files: &mut Files| fs::write(files.folder.join("pytorch_model.bin"), bytes).expect("it can be written")
+    };
     let whole = fs::read(data("opt-prenorm").join("pytorch_model.bin")).expect("an archive");
     let old = [b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.".as_slice(), &[0; 100]].concat();
-    assert_says(&refused("opt-prenorm", write(old)), &["content: expected a zip archive, as `torch.save` writes since PyTorch 1.6", "hint:"]);
-    assert_says(&refused("opt-prenorm", write(whole[..whole.len() / 2].to_vec())), &["content: expected a zip archive"]);
+    assert_says(
+        &refused("opt-prenorm", write(old)),
+        &["content: expected a zip archive, as `torch.save` writes since PyTorch 1.6", "hint:"],
+    );
+    assert_says(
+        &refused("opt-prenorm", write(whole[..whole.len() / 2].to_vec())),
+        &["content: expected a zip archive"],
+    );
     // The method of every member in the central directory: 8 is deflate.
     let mut compressed = whole.clone();
     for at in (0..whole.len() - 12).filter(|&at| whole[at..].starts_with(b"PK\x01\x02")) {
@@ -215,33 +239,52 @@ fn vocabularies_that_are_cut_short_or_contradict_themselves() {
             fs::write(&path, &bytes[..bytes.len() / 2]).expect("it can be written");
         }
     };
-    assert_says(&refused("llama-spm", cut("tokenizer.model")), &["protobuf: expected", "the end of the message", "tokenizer.model"]);
+    assert_says(
+        &refused("llama-spm", cut("tokenizer.model")),
+        &["protobuf: expected", "the end of the message", "tokenizer.model"],
+    );
     assert_says(&refused("llama-bpe", cut("tokenizer.json")), &["content: expected JSON", "tokenizer.json"]);
     assert_says(&refused("opt-prenorm", cut("vocab.json")), &["content: expected JSON", "vocab.json"]);
-    assert_says(&refused("llama-spm", cut("tokenizer_config.json")), &["content: expected JSON", "tokenizer_config.json"]);
+    assert_says(
+        &refused("llama-spm", cut("tokenizer_config.json")),
+        &["content: expected JSON", "tokenizer_config.json"],
+    );
     let error = refused("llama-bpe", |files| files.entry("tokenizer.json")["model"]["vocab"]["more"] = json!(604));
     assert_says(&error, &["`model.vocab.more`", "one token for each id below 604", "\"more\" as 604"]);
     let error = refused("llama-bpe", |files| files.entry("tokenizer.json")["model"]["vocab"]["more"] = json!(300));
     assert_says(&error, &["one token for each id below 604", "and \"more\" as 300"]);
-    let error = refused("llama-bpe", |files| files.entry("tokenizer.json")["model"]["merges"] = json!([["a", "\u{1F600}"]]));
+    let error =
+        refused("llama-bpe", |files| files.entry("tokenizer.json")["model"]["merges"] = json!([["a", "\u{1F600}"]]));
     assert_says(&error, &["the converted tokenizer cannot be used: `tokenizer.ggml.merges`"]);
     let error = refused("llama-bpe", |files| files.entry("tokenizer.json")["model"]["type"] = json!("Unigram"));
     assert_says(&error, &["`model.type`: expected `BPE`, found `Unigram`"]);
-    let error = refused("llama-bpe", |files| fs::remove_file(files.folder.join("tokenizer.json")).expect("it is there"));
-    assert_says(&error, &["tokenizer: expected `tokenizer.model`, `tokenizer.json`, or `vocab.json` with `merges.txt`, found none"]);
-    let error = refused("llama-spm", |files| fs::write(files.folder.join("tokenizer.model"), b"").expect("it can be written"));
+    let error =
+        refused("llama-bpe", |files| fs::remove_file(files.folder.join("tokenizer.json")).expect("it is there"));
+    assert_says(
+        &error,
+        &["tokenizer: expected `tokenizer.model`, `tokenizer.json`, or `vocab.json` with `merges.txt`, found none"],
+    );
+    let error =
+        refused("llama-spm", |files| fs::write(files.folder.join("tokenizer.model"), b"").expect("it can be written"));
     assert_says(&error, &["pieces: expected a vocabulary, found none", "hint:"]);
 }
 
 #[test]
 fn splitting_rules_without_a_name() {
-    let folder = variant("llama-bpe", |files| files.entry("tokenizer.json")["pre_tokenizer"] = json!({"type": "Whitespace"}));
+    let folder =
+        variant("llama-bpe", |files| files.entry("tokenizer.json")["pre_tokenizer"] = json!({"type": "Whitespace"}));
     let error = Plan::new(folder.path(), &Options::default()).expect_err("a refusal").to_string();
-    assert_says(&error, &["`pre_tokenizer`", "Whitespace", "hint: if you know which rules these are, name them: --pre NAME"]);
+    assert_says(
+        &error,
+        &["`pre_tokenizer`", "Whitespace", "hint: if you know which rules these are, name them: --pre NAME"],
+    );
     let named = |pre: &str| Plan::new(folder.path(), &Options { pre: Some(pre.into()), ..Options::default() });
     let plan = named("gpt-2").expect("a name that is known");
     assert_eq!(plan.metadata().str("tokenizer.ggml.pre").expect("a string"), Some("gpt-2"));
-    assert_says(&named("no-such-rules").expect_err("a refusal").to_string(), &["--pre: expected a name", "`no-such-rules`"]);
+    assert_says(
+        &named("no-such-rules").expect_err("a refusal").to_string(),
+        &["--pre: expected a name", "`no-such-rules`"],
+    );
 }
 
 #[test]
@@ -249,16 +292,25 @@ fn configurations_that_ask_for_something_else() {
     let with = |key: &'static str, value: Json| refused("llama-bpe", |files| files.entry("config.json")[key] = value);
     assert_says(&with("architectures", json!(["MambaForCausalLM"])), &["`architectures`", "found `MambaForCausalLM`"]);
     assert_says(&with("architectures", Json::Null), &["`architectures`: expected a list with a name"]);
-    assert_says(&with("hidden_size", Json::Null), &["`hidden_size`: expected a count of at least 1, found no such key"]);
+    assert_says(
+        &with("hidden_size", Json::Null),
+        &["`hidden_size`: expected a count of at least 1, found no such key"],
+    );
     assert_says(&with("hidden_size", json!("32")), &["`hidden_size`", "found `32`"]);
     assert_says(&with("hidden_size", json!(-1)), &["`hidden_size`", "found -1"]);
     assert_says(&with("num_attention_heads", json!(0)), &["`num_attention_heads`", "found 0"]);
-    assert_says(&with("num_hidden_layers", json!(4_000_000_000u32)), &["`num_hidden_layers`", "no more layers than the 20 tensors"]);
+    assert_says(
+        &with("num_hidden_layers", json!(4_000_000_000u32)),
+        &["`num_hidden_layers`", "no more layers than the 20 tensors"],
+    );
     assert_says(&with("num_key_value_heads", json!(3)), &["`num_key_value_heads`: expected a divisor of the 4 heads"]);
     assert_says(&with("head_dim", json!(15)), &["`head_dim`: expected an even count"]);
     assert_says(&with("hidden_act", json!("gelu")), &["`hidden_act`: expected `silu`, found `gelu`"]);
     assert_says(&with("rope_scaling", json!({"rope_type": "longrope"})), &["rope_type", "found `longrope`"]);
-    assert_says(&with("quantization_config", json!({"quant_method": "gptq"})), &["an unquantized checkpoint, found `gptq`", "hint:"]);
+    assert_says(
+        &with("quantization_config", json!({"quant_method": "gptq"})),
+        &["an unquantized checkpoint, found `gptq`", "hint:"],
+    );
     let error = refused("opt-prenorm", |files| files.entry("config.json")["activation_function"] = json!("tanh"));
     assert_says(&error, &["`activation_function`: expected `relu` or `gelu`, found `tanh`"]);
     let error = refused("llama-bpe", |files| fs::remove_file(files.folder.join("config.json")).expect("it is there"));

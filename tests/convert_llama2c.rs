@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use checkpoint::{data, read_json};
-use curtail::convert::{OutType, Options, Plan};
+use curtail::convert::{Options, OutType, Plan};
 use curtail::gguf::File;
 use curtail::tokenizer::{Special, Tokenizer};
 use serde_json::json;
@@ -135,7 +135,8 @@ fn all_three_versions_give_the_model() {
             let tolerance = if version == 2 { largest / 127.0 * 0.501 } else { 0.0 };
             assert!(worst <= tolerance, "version {version}, {}: {worst}", tensor.name);
         }
-        for key in ["context_length", "attention.head_count_kv", "rope.dimension_count", "rope.freq_base", "vocab_size"] {
+        for key in ["context_length", "attention.head_count_kv", "rope.dimension_count", "rope.freq_base", "vocab_size"]
+        {
             let key = format!("llama.{key}");
             assert_eq!(found.metadata().get(&key), original.metadata().get(&key), "{key}");
         }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use cap::Cap;
 use checkpoint::data;
-use curtail::convert::{Error, OutType, Options, Plan};
+use curtail::convert::{Error, Options, OutType, Plan};
 use support::Raw;
 
 /// Makes an allocation beyond the limit fail, which ends the process.
@@ -83,7 +83,13 @@ fn link(from: &Path, to: &Path) {
 fn class(error: &Error) -> String {
     match error {
         Error::Invalid { field, expected, .. } => {
-            let words = |text: &str| text.split(['`', ' ']).filter(|w| w.chars().all(char::is_alphabetic)).take(4).collect::<Vec<_>>().join(" ");
+            let words = |text: &str| {
+                text.split(['`', ' '])
+                    .filter(|w| w.chars().all(char::is_alphabetic))
+                    .take(4)
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            };
             format!("{}: {}", words(field), words(expected))
         }
         Error::Io { action, .. } => format!("cannot {action}"),

@@ -20,7 +20,20 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("cli", &["dtype", "sample"]),
     (
         "commands",
-        &["cli", "convert", "decode", "dtype", "eval", "exit", "ggml", "gguf", "model", "sample", "session", "tokenizer"],
+        &[
+            "cli",
+            "convert",
+            "decode",
+            "dtype",
+            "eval",
+            "exit",
+            "ggml",
+            "gguf",
+            "model",
+            "sample",
+            "session",
+            "tokenizer",
+        ],
     ),
 ];
 

@@ -12,7 +12,13 @@ use super::naming::{Name, count_label, title};
 use crate::gguf::Metadata;
 
 /// Writes the `general.*` keys that come before those of the architecture.
-pub(super) fn write(folder: &Path, name: Option<&str>, config: Object, parameters: u64, meta: &mut Metadata) -> Result<(), Error> {
+pub(super) fn write(
+    folder: &Path,
+    name: Option<&str>,
+    config: Object,
+    parameters: u64,
+    meta: &mut Metadata,
+) -> Result<(), Error> {
     write_sampling(folder, meta)?;
     // A card is for people: what is wrong with it is no reason to refuse the numbers.
     let card = fs::read(folder.join("README.md")).unwrap_or_default();
@@ -83,8 +89,17 @@ fn write_sampling(folder: &Path, meta: &mut Metadata) -> Result<(), Error> {
         &[("top_k", "top_k"), ("penalty_last_n", "penalty_last_n"), ("mirostat", "mirostat")],
     );
     const ORDER: [&str; 11] = [
-        "top_k", "top_p", "min_p", "xtc_probability", "xtc_threshold", "temp", "penalty_last_n", "penalty_repeat",
-        "mirostat", "mirostat_tau", "mirostat_eta",
+        "top_k",
+        "top_p",
+        "min_p",
+        "xtc_probability",
+        "xtc_threshold",
+        "temp",
+        "penalty_last_n",
+        "penalty_repeat",
+        "mirostat",
+        "mirostat_tau",
+        "mirostat_eta",
     ];
     for key in ORDER {
         let name = format!("general.sampling.{key}");
@@ -119,7 +134,10 @@ fn write_references(what: &str, list: Option<Vec<String>>, parameters: u64, meta
         put("version", name.as_ref().and_then(|n| n.version.clone()));
         put("organization", organization.as_deref().map(title));
         let repository = name.filter(|_| !is_url).zip(organization);
-        put("repo_url", repository.map(|(n, organization)| format!("https://huggingface.co/{organization}/{}", n.full)));
+        put(
+            "repo_url",
+            repository.map(|(n, organization)| format!("https://huggingface.co/{organization}/{}", n.full)),
+        );
         put("repo_url", is_url.then(|| id.clone()));
     }
 }
@@ -151,7 +169,9 @@ impl Card {
         while at < lines.len() {
             let line = &lines[at];
             at += 1;
-            let Some((key, value)) = line.split_once(':').filter(|_| !line.starts_with([' ', '-', '#'])) else { continue };
+            let Some((key, value)) = line.split_once(':').filter(|_| !line.starts_with([' ', '-', '#'])) else {
+                continue;
+            };
             // What belongs to the key: lines that are indented or items of a list.
             let n = lines[at..].iter().take_while(|l| l.is_empty() || l.starts_with([' ', '-', '#'])).count();
             if let Some(entry) = entry(value.trim(), &lines[at..at + n]) {
@@ -208,9 +228,11 @@ fn scalar(value: &str) -> Option<String> {
         return (!inner.contains('\\')).then(|| inner.to_owned());
     }
     let value = without_comment(value);
-    let other = matches!(value.to_ascii_lowercase().as_str(), "~" | "null" | "true" | "false" | "yes" | "no" | "on" | "off");
+    let other =
+        matches!(value.to_ascii_lowercase().as_str(), "~" | "null" | "true" | "false" | "yes" | "no" | "on" | "off");
     let plain = !value.is_empty() && !value.starts_with(['[', '{', '|', '>', '&', '*', '!', '%', '@', '`']);
-    (plain && !other && !value.contains(": ") && !value.ends_with(':') && value.parse::<f64>().is_err()).then(|| value.to_owned())
+    (plain && !other && !value.contains(": ") && !value.ends_with(':') && value.parse::<f64>().is_err())
+        .then(|| value.to_owned())
 }
 
 #[cfg(test)]

@@ -226,7 +226,11 @@ impl<'a> Rope<'a> {
         let high = self.number("high_freq_factor")?.unwrap_or(4.0);
         if factor <= 0.0 || low <= 0.0 || high <= low {
             let found = shown(settings.get("high_freq_factor").unwrap_or(&serde_json::Value::Null));
-            return Err(settings.error("high_freq_factor", "a number above `low_freq_factor`, and `factor` above 0", found));
+            return Err(settings.error(
+                "high_freq_factor",
+                "a number above `low_freq_factor`, and `factor` above 0",
+                found,
+            ));
         }
         let context = self.original_context as f64;
         let divisor = |i: usize| {
@@ -245,4 +249,3 @@ impl<'a> Rope<'a> {
         Ok(Some((0..head_dim).step_by(2).map(divisor).collect()))
     }
 }
-

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::checkpoint::{Shard, Source, size};
 use super::element::Element;
 use super::target::{Data, Output, Rows, dtype_of, file_type};
-use super::{Error, OutType, Options, Plan, QUANTIZATION_VERSION, general, naming, parameters};
+use super::{Error, Options, OutType, Plan, QUANTIZATION_VERSION, general, naming, parameters};
 use crate::dtype::DType;
 use crate::gguf::Metadata;
 use crate::tokenizer::Tokenizer;
@@ -73,7 +73,9 @@ impl Header {
         shard.read(0, &mut bytes)?;
         let word = |i: usize| i32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
         if word(0) as u32 != MAGIC {
-            return Header::fields(shard, 0, word(20) > 0, 0, |i| if i == 5 { word(20).saturating_abs() } else { word(4 * i) });
+            return Header::fields(shard, 0, word(20) > 0, 0, |i| {
+                if i == 5 { word(20).saturating_abs() } else { word(4 * i) }
+            });
         }
         match word(4) {
             version @ 1..=2 => {
@@ -84,9 +86,18 @@ impl Header {
         }
     }
 
-    fn fields(shard: &Shard, version: u32, tied: bool, group: i32, word: impl Fn(usize) -> i32) -> Result<Header, Error> {
-        const NAMES: [&str; 7] = ["dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len"];
-        let invalid = |field: &str, expected: &str, found: i32| Error::invalid(shard.path(), format_args!("`{field}`"), expected, found);
+    fn fields(
+        shard: &Shard,
+        version: u32,
+        tied: bool,
+        group: i32,
+        word: impl Fn(usize) -> i32,
+    ) -> Result<Header, Error> {
+        const NAMES: [&str; 7] =
+            ["dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len"];
+        let invalid = |field: &str, expected: &str, found: i32| {
+            Error::invalid(shard.path(), format_args!("`{field}`"), expected, found)
+        };
         let mut counts = [0; 7];
         for (i, (count, name)) in counts.iter_mut().zip(NAMES).enumerate() {
             *count = word(i) as usize;
@@ -107,7 +118,18 @@ impl Header {
         if version == 2 && group <= 0 {
             return Err(invalid("group_size", "a count of at least 1", group));
         }
-        Ok(Header { version, n_embd, n_ff, n_layer, n_head, n_head_kv, n_vocab, n_context, tied, group: group as usize })
+        Ok(Header {
+            version,
+            n_embd,
+            n_ff,
+            n_layer,
+            n_head,
+            n_head_kv,
+            n_vocab,
+            n_context,
+            tied,
+            group: group as usize,
+        })
     }
 
     fn start(&self) -> u64 {
@@ -234,7 +256,12 @@ impl Layout<'_> {
         let end = size(&shape, element).and_then(|n| self.at.checked_add(n)).filter(|&end| end <= self.shard.bytes());
         let Some(end) = end else {
             let found = format!("{} bytes before the end of the file", self.shard.bytes() - self.at);
-            return Err(Error::invalid(self.shard.path(), "weights", format_args!("{shape:?} at byte {}", self.at), found));
+            return Err(Error::invalid(
+                self.shard.path(),
+                "weights",
+                format_args!("{shape:?} at byte {}", self.at),
+                found,
+            ));
         };
         let source = Source { element, shape, shard: self.shard.clone(), offset: self.at };
         self.at = end;
@@ -252,7 +279,9 @@ fn write_vocabulary(path: &Path, n_vocab: usize, meta: &mut Metadata) -> Result<
     let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
     let mut rest = bytes.as_slice();
     let mut take = |n: usize, what: &dyn std::fmt::Display| {
-        let (head, tail) = rest.split_at_checked(n).ok_or_else(|| Error::invalid(path, what, format_args!("{n} bytes"), rest.len()))?;
+        let (head, tail) = rest
+            .split_at_checked(n)
+            .ok_or_else(|| Error::invalid(path, what, format_args!("{n} bytes"), rest.len()))?;
         rest = tail;
         Ok::<_, Error>(head)
     };

@@ -180,8 +180,10 @@ fn check_unquantized(config: &Object) -> Result<(), Error> {
     match config.get("quantization_config") {
         None => Ok(()),
         Some(settings) => {
-            let error = config.error("quantization_config", "an unquantized checkpoint", shown(&settings["quant_method"]));
-            Err(error.with_hint("convert the checkpoint that this one was made from, with --outtype q8_0 to save space"))
+            let error =
+                config.error("quantization_config", "an unquantized checkpoint", shown(&settings["quant_method"]));
+            Err(error
+                .with_hint("convert the checkpoint that this one was made from, with --outtype q8_0 to save space"))
         }
     }
 }

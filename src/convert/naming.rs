@@ -25,7 +25,12 @@ impl Name {
         }
         let (organization, full) = id.split_once('/').map_or((None, id), |(o, full)| (Some(o), full));
         let organization = organization.filter(|o| !o.starts_with('.')).map(str::to_owned);
-        let mut parts: Vec<Part> = full.split('-').filter(|p| !p.is_empty()).enumerate().map(|(i, text)| Part::read(i, text, parameters)).collect();
+        let mut parts: Vec<Part> = full
+            .split('-')
+            .filter(|p| !p.is_empty())
+            .enumerate()
+            .map(|(i, text)| Part::read(i, text, parameters))
+            .collect();
         drop_words_beside_numbers(&mut parts);
         mark_basename(&mut parts);
         let join = |wanted: &dyn Fn(&Part) -> bool| {
@@ -75,7 +80,11 @@ fn title_word(word: &str) -> String {
     let mut after_letter = false;
     let mut titled = String::new();
     for c in word.chars() {
-        if after_letter { titled.push(c) } else { titled.extend(c.to_uppercase()) }
+        if after_letter {
+            titled.push(c)
+        } else {
+            titled.extend(c.to_uppercase())
+        }
         after_letter = c.is_alphabetic();
     }
     titled

@@ -81,7 +81,11 @@ impl Config {
         let head = [self.n_vocab, self.n_proj];
         put("lm_head.weight", if self.tied { Target::dropped(&head) } else { Target::new("output.weight", &head) });
         for il in 0..self.n_layer {
-            self.norm(&mut targets, &format!("decoder.layers.{il}.self_attn_layer_norm"), &format!("blk.{il}.attn_norm"));
+            self.norm(
+                &mut targets,
+                &format!("decoder.layers.{il}.self_attn_layer_norm"),
+                &format!("blk.{il}.attn_norm"),
+            );
             self.norm(&mut targets, &format!("decoder.layers.{il}.final_layer_norm"), &format!("blk.{il}.ffn_norm"));
             for (module, name, shape) in self.linears() {
                 self.linear(&mut targets, &format!("decoder.layers.{il}.{module}"), &format!("blk.{il}.{name}"), shape);

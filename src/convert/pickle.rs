@@ -31,7 +31,8 @@ pub(super) struct Fault {
 
 /// The tensors of a state dict, by name and in its order.
 pub(super) fn state_dict(pickle: &[u8]) -> Result<Vec<(String, Tensor)>, Fault> {
-    let mut machine = Machine { bytes: pickle, at: 0, nodes: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+    let mut machine =
+        Machine { bytes: pickle, at: 0, nodes: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
     let result = machine.run()?;
     let Node::Dict(pairs) = &machine.nodes[result] else {
         return Err(fault("a dict of tensors", machine.describe(result)));
@@ -98,20 +99,23 @@ impl Machine<'_> {
     /// One instruction; names as in Python's `pickletools`.
     fn step(&mut self, op: u8) -> Result<(), Fault> {
         match op {
-            0x80 => self.take::<1>().map(|_| ()),     // PROTO
-            0x95 => self.take::<8>().map(|_| ()),     // FRAME
-            b'N' => self.push(Node::None),            // NONE
-            0x88 | 0x89 => self.push(Node::Bool),     // NEWTRUE, NEWFALSE
+            0x80 => self.take::<1>().map(|_| ()),                          // PROTO
+            0x95 => self.take::<8>().map(|_| ()),                          // FRAME
+            b'N' => self.push(Node::None),                                 // NONE
+            0x88 | 0x89 => self.push(Node::Bool),                          // NEWTRUE, NEWFALSE
             b'G' => self.take::<8>().and_then(|_| self.push(Node::Float)), // BINFLOAT
             b'K' | b'M' | b'J' | 0x8a => self.integer(op),
             b'X' | 0x8c | 0x8d | b'U' | b'T' => self.string(op),
             b')' => self.push(Node::Tuple(Vec::new())), // EMPTY_TUPLE
             0x85..=0x87 => self.tuple_of(usize::from(op - 0x84)), // TUPLE1, TUPLE2, TUPLE3
-            b'(' => { self.marks.push(self.stack.len()); Ok(()) } // MARK
+            b'(' => {
+                self.marks.push(self.stack.len());
+                Ok(())
+            } // MARK
             b't' => self.pop_to_mark().and_then(|items| self.push(Node::Tuple(items))), // TUPLE
-            b']' => self.push(Node::List(Vec::new())), // EMPTY_LIST
+            b']' => self.push(Node::List(Vec::new())),  // EMPTY_LIST
             b'l' => self.pop_to_mark().and_then(|items| self.push(Node::List(items))), // LIST
-            b'}' => self.push(Node::Dict(Vec::new())), // EMPTY_DICT
+            b'}' => self.push(Node::Dict(Vec::new())),  // EMPTY_DICT
             b'a' => self.pop().and_then(|item| self.append(vec![item])), // APPEND
             b'e' => self.pop_to_mark().and_then(|items| self.append(items)), // APPENDS
             b's' => self.pop_n(2).and_then(|pair| self.set_items(&pair)), // SETITEM
@@ -123,11 +127,14 @@ impl Machine<'_> {
             b'q' | b'r' | 0x94 => self.memoize(op),
             b'h' | b'j' => self.recall(op),
             b'c' | 0x93 => self.global(op),
-            b'Q' => self.persistent(), // BINPERSID
-            b'R' => self.reduce(),     // REDUCE
-            b'b' => self.build(),      // BUILD
+            b'Q' => self.persistent(),      // BINPERSID
+            b'R' => self.reduce(),          // REDUCE
+            b'b' => self.build(),           // BUILD
             b'0' => self.pop().map(|_| ()), // POP
-            _ => Err(fault("an instruction that a state dict needs", format!("instruction {op:#04x} at byte {}", self.at - 1))),
+            _ => Err(fault(
+                "an instruction that a state dict needs",
+                format!("instruction {op:#04x} at byte {}", self.at - 1),
+            )),
         }
     }
 
@@ -207,7 +214,8 @@ impl Machine<'_> {
             b'h' => u32::from(u8::from_le_bytes(self.take()?)), // BINGET
             _ => u32::from_le_bytes(self.take()?),              // LONG_BINGET
         };
-        let value = self.memo.get(&key).ok_or_else(|| fault("a value that was kept before", format!("the number {key}")))?;
+        let value =
+            self.memo.get(&key).ok_or_else(|| fault("a value that was kept before", format!("the number {key}")))?;
         self.stack.push(*value);
         Ok(())
     }

@@ -95,7 +95,12 @@ fn check_tiling(path: &Path, tensors: &[(String, Source)], data: u64, end: u64) 
     for (name, source) in order {
         if source.offset != at {
             let field = format_args!("start of tensor `{name}`");
-            return Err(Error::invalid(path, field, format_args!("byte {at}, where the one before ends"), source.offset));
+            return Err(Error::invalid(
+                path,
+                field,
+                format_args!("byte {at}, where the one before ends"),
+                source.offset,
+            ));
         }
         at += bytes(source);
     }

@@ -82,9 +82,15 @@ pub(super) struct Output {
 /// Where the numbers of a tensor come from.
 #[derive(Debug)]
 pub(super) enum Data {
-    Stored { source: Source, rows: Rows },
+    Stored {
+        source: Source,
+        rows: Rows,
+    },
     /// Signed bytes in groups, each with a scale: llama2.c's version 2.
-    Grouped { values: Source, scales: Source },
+    Grouped {
+        values: Source,
+        scales: Source,
+    },
     Made(Vec<f32>),
 }
 
@@ -171,14 +177,26 @@ pub(super) fn place<'n>(
         };
         if source.shape != target.shape {
             let field = format_args!("shape of tensor `{name}`");
-            return Err(Error::invalid(path, field, format_args!("{:?}", target.shape), format_args!("{:?}", source.shape)));
+            return Err(Error::invalid(
+                path,
+                field,
+                format_args!("{:?}", target.shape),
+                format_args!("{:?}", source.shape),
+            ));
         }
         outputs.extend(output(source, target, wanted));
     }
     for (name, target) in targets {
         match target.missing {
             Missing::Fine => {}
-            Missing::Error => return Err(Error::invalid(folder, "tensors", format_args!("`{name}` {:?}", target.shape), "no such tensor")),
+            Missing::Error => {
+                return Err(Error::invalid(
+                    folder,
+                    "tensors",
+                    format_args!("`{name}` {:?}", target.shape),
+                    "no such tensor",
+                ));
+            }
             Missing::Filled(value) => {
                 let to = target.to.unwrap_or(name);
                 outputs.push(Output::made(to, vec![value; target.shape.iter().product()]));

@@ -65,7 +65,8 @@ fn check_byte_order(path: &Path, archive: &mut Archive, prefix: &str) -> Result<
 type Archive = ZipArchive<BufReader<std::fs::File>>;
 
 fn read_member(path: &Path, archive: &mut Archive, name: &str, most: u64) -> Result<Vec<u8>, Error> {
-    let invalid = |expected: String, found: String| Error::invalid(path, format_args!("member `{name}`"), expected, found);
+    let invalid =
+        |expected: String, found: String| Error::invalid(path, format_args!("member `{name}`"), expected, found);
     let member = archive.by_name(name).map_err(|e| invalid("a member of the archive".into(), e.to_string()))?;
     if member.size() > most {
         return Err(invalid(format!("at most {most} bytes"), member.size().to_string()));
@@ -77,7 +78,12 @@ fn read_member(path: &Path, archive: &mut Archive, name: &str, most: u64) -> Res
 }
 
 /// Where each storage lies in the file: start and length.
-fn members(path: &Path, archive: &mut Archive, prefix: &str, file_bytes: u64) -> Result<HashMap<String, (u64, u64)>, Error> {
+fn members(
+    path: &Path,
+    archive: &mut Archive,
+    prefix: &str,
+    file_bytes: u64,
+) -> Result<HashMap<String, (u64, u64)>, Error> {
     let start = format!("{prefix}data/");
     let mut members = HashMap::new();
     for i in 0..archive.len() {
@@ -91,13 +97,21 @@ fn members(path: &Path, archive: &mut Archive, prefix: &str, file_bytes: u64) ->
     Ok(members)
 }
 
-fn place_of<R: Read + ?Sized>(path: &Path, name: &str, member: &ZipFile<'_, R>, file_bytes: u64) -> Result<(u64, u64), Error> {
-    let invalid = |expected: &str, found: String| Error::invalid(path, format_args!("member `{name}`"), expected, found);
+fn place_of<R: Read + ?Sized>(
+    path: &Path,
+    name: &str,
+    member: &ZipFile<'_, R>,
+    file_bytes: u64,
+) -> Result<(u64, u64), Error> {
+    let invalid =
+        |expected: &str, found: String| Error::invalid(path, format_args!("member `{name}`"), expected, found);
     if member.compression() != CompressionMethod::Stored {
         return Err(invalid("stored bytes", format!("bytes compressed as {}", member.compression())));
     }
     match member.data_start() {
-        Some(start) if start.checked_add(member.size()).is_some_and(|end| end <= file_bytes) => Ok((start, member.size())),
+        Some(start) if start.checked_add(member.size()).is_some_and(|end| end <= file_bytes) => {
+            Ok((start, member.size()))
+        }
         _ => Err(invalid("a place inside the file", format!("{} bytes outside", member.size()))),
     }
 }
@@ -118,10 +132,18 @@ fn source_of(
         return Err(invalid("storage", format!("a member `data/{}`", tensor.storage), "none".into()));
     };
     if size(&[tensor.storage_len], element) != Some(bytes) {
-        return Err(invalid("storage", format!("{} elements of {} bytes", tensor.storage_len, element.bytes()), format!("{bytes} bytes")));
+        return Err(invalid(
+            "storage",
+            format!("{} elements of {} bytes", tensor.storage_len, element.bytes()),
+            format!("{bytes} bytes"),
+        ));
     }
     if !is_contiguous(&tensor) {
-        let error = invalid("strides", "those of contiguous rows".into(), format!("{:?} for {:?}", tensor.stride, tensor.shape));
+        let error = invalid(
+            "strides",
+            "those of contiguous rows".into(),
+            format!("{:?} for {:?}", tensor.stride, tensor.shape),
+        );
         return Err(error.with_hint("save the tensors as safetensors, which holds contiguous ones"));
     }
     let skipped = size(&[tensor.offset], element);
@@ -130,7 +152,11 @@ fn source_of(
         (Some(skipped), Some(end)) if end <= bytes => {
             Ok(Source { element, shape: tensor.shape, shard: shard.clone(), offset: start + skipped })
         }
-        _ => Err(invalid("shape", format!("a view of {bytes} bytes"), format!("{:?} from element {}", tensor.shape, tensor.offset))),
+        _ => Err(invalid(
+            "shape",
+            format!("a view of {bytes} bytes"),
+            format!("{:?} from element {}", tensor.shape, tensor.offset),
+        )),
     }
 }
 

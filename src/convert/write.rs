@@ -116,7 +116,9 @@ fn piece(output: &Output, range: Range<usize>) -> Result<Vec<u8>, Error> {
             if source.element.same() == Some(output.dtype) {
                 return Ok(raw);
             }
-            out.reserve_exact(raw.len() / source.element.bytes() / output.dtype.block_len() * output.dtype.block_bytes());
+            out.reserve_exact(
+                raw.len() / source.element.bytes() / output.dtype.block_len() * output.dtype.block_bytes(),
+            );
             convert(&raw, source.element, output.dtype, &mut out);
         }
         Data::Grouped { values, scales } => {
@@ -152,7 +154,8 @@ fn ungrouped(values: &Source, scales: &Source, range: &Range<usize>) -> Result<V
     let group = values.rows() * values.row() / scales.rows();
     let (start, end) = (range.start * values.row(), range.end * values.row());
     let groups = start / group..end.div_ceil(group);
-    let scales: Vec<f32> = read_rows(scales, 4, &groups)?.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+    let scales: Vec<f32> =
+        read_rows(scales, 4, &groups)?.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
     let scale_of = |i: usize| scales[(start + i) / group - groups.start];
     Ok(raw.iter().enumerate().map(|(i, &b)| f32::from(b as i8) * scale_of(i)).collect())
 }

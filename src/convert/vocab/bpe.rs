@@ -15,8 +15,8 @@ impl Vocab<'_> {
     pub(super) fn bpe(&mut self, meta: &mut Metadata) -> Result<Tokens, Error> {
         let pre = self.pre_name()?;
         let (tokens, merges) = match &self.tokenizer {
-            Some(tokenizer) => (self.from_tokenizer_json(tokenizer)?, merges_of_json(tokenizer)?),
-            None => (self.from_vocab_json()?, Vec::new()),
+            Some(tokenizer) => (self.read_tokenizer_json(tokenizer)?, merges_of_json(tokenizer)?),
+            None => (self.read_vocab_json()?, Vec::new()),
         };
         let merges = if merges.is_empty() { self.merges_txt()? } else { merges };
         tokens.write("gpt2", &pre, meta);
@@ -33,7 +33,8 @@ impl Vocab<'_> {
         // GPT-2's two files mean its rules.
         let Some(tokenizer) = &self.tokenizer else { return Ok("gpt-2".into()) };
         let root = tokenizer.root();
-        let whole = ["normalizer", "pre_tokenizer", "model"].map(|key| (key.to_owned(), root.get(key).cloned().unwrap_or_default()));
+        let whole = ["normalizer", "pre_tokenizer", "model"]
+            .map(|key| (key.to_owned(), root.get(key).cloned().unwrap_or_default()));
         match pre::name(&Value::Object(whole.into_iter().collect())) {
             Ok(name) => Ok(name.into()),
             Err(rules) => {
@@ -43,7 +44,7 @@ impl Vocab<'_> {
         }
     }
 
-    fn from_tokenizer_json(&self, tokenizer: &Document) -> Result<Tokens, Error> {
+    fn read_tokenizer_json(&self, tokenizer: &Document) -> Result<Tokens, Error> {
         let root = tokenizer.root();
         let model = root.object("model")?.ok_or_else(|| root.error("model", "an object", "no such key"))?;
         if !matches!(model.str("type")?, Some("BPE") | None) {
@@ -66,7 +67,7 @@ impl Vocab<'_> {
         self.finish(slots)
     }
 
-    fn from_vocab_json(&self) -> Result<Tokens, Error> {
+    fn read_vocab_json(&self) -> Result<Tokens, Error> {
         let path = self.path_of("vocab.json");
         let Some(file) = Document::read(path)? else {
             let expected = "`tokenizer.model`, `tokenizer.json`, or `vocab.json` with `merges.txt`";
@@ -174,7 +175,9 @@ fn merges_of_json(tokenizer: &Document) -> Result<Vec<String>, Error> {
     let merge = |merge: &Value| match merge {
         Value::String(merge) => Ok(merge.clone()),
         Value::Array(pair) => match pair.as_slice() {
-            [Value::String(a), Value::String(b)] => Ok(format!("{} {}", a.replace(' ', "\u{120}"), b.replace(' ', "\u{120}"))),
+            [Value::String(a), Value::String(b)] => {
+                Ok(format!("{} {}", a.replace(' ', "\u{120}"), b.replace(' ', "\u{120}")))
+            }
             _ => Err(model.error("merges", "pairs of tokens", shown(merge))),
         },
         _ => Err(model.error("merges", "strings or pairs of tokens", shown(merge))),

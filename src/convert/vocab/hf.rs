@@ -41,7 +41,8 @@ impl Vocab<'_> {
             }
         }
         let normalizer = root.get("normalizer").cloned().unwrap_or_default().to_string();
-        if !normalizer.contains("Prepend") && meta.get("tokenizer.ggml.add_space_prefix").is_none() && !prepends(&root) {
+        if !normalizer.contains("Prepend") && meta.get("tokenizer.ggml.add_space_prefix").is_none() && !prepends(&root)
+        {
             meta.insert("tokenizer.ggml.add_space_prefix", false);
         }
         let n = tokens.len();
@@ -59,9 +60,9 @@ fn prepends(root: &Object) -> bool {
 }
 
 fn is_byte(text: &str) -> bool {
-    text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')).is_some_and(|hex| {
-        hex.len() == 2 && hex.bytes().all(|b| b.is_ascii_hexdigit())
-    })
+    text.strip_prefix("<0x")
+        .and_then(|t| t.strip_suffix('>'))
+        .is_some_and(|hex| hex.len() == 2 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// The place of the first merge that makes each token.

@@ -177,11 +177,16 @@ impl<'a> Vocab<'a> {
             meta.insert("tokenizer.ggml.add_space_prefix", false);
         }
         if model.remove_extra_whitespaces {
-            self.notices.push("the tokenizer removes spaces at the ends of texts and double ones; GGUF's keeps them".into());
+            self.notices
+                .push("the tokenizer removes spaces at the ends of texts and double ones; GGUF's keeps them".into());
         }
         let mut tokens = Tokens::padding(self.n_vocab, Some(UNUSED_SCORE));
         if model.pieces.len() > self.n_vocab {
-            self.notices.push(format!("{} tokens, {} of them without a row in the model: left out", model.pieces.len(), model.pieces.len() - self.n_vocab));
+            self.notices.push(format!(
+                "{} tokens, {} of them without a row in the model: left out",
+                model.pieces.len(),
+                model.pieces.len() - self.n_vocab
+            ));
         }
         for (id, piece) in model.pieces.iter().enumerate().take(self.n_vocab) {
             tokens.set(id, &piece.text, piece.kind, piece.score);
@@ -234,7 +239,12 @@ impl<'a> Vocab<'a> {
         let tokenizer = Tokenizer::from_gguf(meta)?;
         if let (Some(pre), Some(_)) = (self.pre, tokenizer.notice()) {
             let path = self.path_of("tokenizer.json");
-            return Err(Error::invalid(&path, "--pre", "a name of splitting rules that this program knows", format_args!("`{pre}`")));
+            return Err(Error::invalid(
+                &path,
+                "--pre",
+                "a name of splitting rules that this program knows",
+                format_args!("`{pre}`"),
+            ));
         }
         if let Err(e) = ChatTemplate::from_gguf(meta) {
             self.notices.push(format!("this program cannot render the {e}"));
@@ -267,7 +277,8 @@ fn added(text: &str, special: bool) -> (Kind, String) {
 
 /// Texts that steer although some files do not say so.
 fn looks_special(text: &str) -> bool {
-    let between = |start, end| text.len() >= str::len(start) + str::len(end) && text.starts_with(start) && text.ends_with(end);
+    let between =
+        |start, end| text.len() >= str::len(start) + str::len(end) && text.starts_with(start) && text.ends_with(end);
     matches!(text, "<pad>" | "<mask>" | "<2mass>" | "[@BOS@]")
         || between("<|", "|>")
         || between("<\u{FF5C}", "\u{FF5C}>")

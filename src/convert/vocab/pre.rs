@@ -16,7 +16,9 @@ pub(super) fn name(tokenizer: &Value) -> Result<&'static str, String> {
     };
     let steps: Vec<&str> = rules.steps.iter().map(String::as_str).collect();
     let found = KNOWN.iter().find(|known| {
-        known.steps == steps && known.nfc == rules.nfc && known.whole_words.is_none_or(|whole| whole == rules.whole_words)
+        known.steps == steps
+            && known.nfc == rules.nfc
+            && known.whole_words.is_none_or(|whole| whole == rules.whole_words)
     });
     found.map(|known| known.name).ok_or_else(|| rules.in_words())
 }
@@ -61,13 +63,19 @@ fn step(step: &Value) -> String {
     let flag = |key: &str, default: bool| step[key].as_bool().unwrap_or(default);
     match step["type"].as_str() {
         Some("ByteLevel") if !flag("add_prefix_space", true) => {
-            if flag("use_regex", true) { GPT2.into() } else { BYTES.into() }
+            if flag("use_regex", true) {
+                GPT2.into()
+            } else {
+                BYTES.into()
+            }
         }
         Some("Digits") if flag("individual_digits", false) => DIGITS.into(),
-        Some("Split") if step["behavior"] == "Isolated" && !flag("invert", false) => match step["pattern"]["Regex"].as_str() {
-            Some(regex) => regex.to_owned(),
-            None => step.to_string(),
-        },
+        Some("Split") if step["behavior"] == "Isolated" && !flag("invert", false) => {
+            match step["pattern"]["Regex"].as_str() {
+                Some(regex) => regex.to_owned(),
+                None => step.to_string(),
+            }
+        }
         _ => step.to_string(),
     }
 }

@@ -38,7 +38,9 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Model, Error> {
     }
     if model.pieces.is_empty() {
         let error = Error::invalid(path, "pieces", "a vocabulary", "none");
-        return Err(error.with_hint("this is no SentencePiece model; if it is tiktoken's, remove it and keep `tokenizer.json`"));
+        return Err(
+            error.with_hint("this is no SentencePiece model; if it is tiktoken's, remove it and keep `tokenizer.json`")
+        );
     }
     if algorithm != BPE {
         return Err(Error::invalid(path, "algorithm", "2 (byte-pair encoding)", algorithm));

@@ -130,7 +130,9 @@ impl Special {
     }
 
     fn read_pair(&mut self, mut pair: &[Value], first: Option<String>, last: Option<String>, roles: &mut Roles) {
-        let is = |item: &Value, token: &Option<String>| token.is_some() && item["SpecialToken"]["id"].as_str() == token.as_deref();
+        let is = |item: &Value, token: &Option<String>| {
+            token.is_some() && item["SpecialToken"]["id"].as_str() == token.as_deref()
+        };
         if let [start, rest @ ..] = pair
             && is(start, &first)
         {
@@ -145,7 +147,8 @@ impl Special {
         if a["Sequence"]["id"] != "A" || b["Sequence"]["id"] != "B" || between.is_empty() {
             return;
         }
-        let parts = |item: &Value| item["SpecialToken"]["id"].as_str().is_some_and(|token| roles.is(token, &["sep", "eos"]));
+        let parts =
+            |item: &Value| item["SpecialToken"]["id"].as_str().is_some_and(|token| roles.is(token, &["sep", "eos"]));
         let add = (parts(&between[0]) && last.is_none()) || (between.len() == 2 && parts(&between[1]));
         self.add.insert("sep", add);
         if add {
