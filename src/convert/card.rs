@@ -1,12 +1,13 @@
 //! Owns what a checkpoint says about itself in words: the head of its model card, its generation settings, its name.
 //! Of YAML it reads what model cards use, keys with a text or a list of texts, and passes over the rest.
 
+use std::fs;
 use std::path::Path;
 
 use indexmap::IndexMap;
 
 use super::Error;
-use super::json::{Document, Object, read_text};
+use super::json::{Document, Object};
 use super::naming::{Name, count_label, title};
 use crate::gguf::Metadata;
 
@@ -19,7 +20,9 @@ pub(super) fn write(
     meta: &mut Metadata,
 ) -> Result<(), Error> {
     write_sampling(folder, meta)?;
-    let card = read_text(&folder.join("README.md"))?.map(|text| Card::parse(&text)).unwrap_or_default();
+    // A card is for people: what is wrong with it is no reason to refuse the numbers.
+    let card = fs::read(folder.join("README.md")).unwrap_or_default();
+    let card = Card::parse(&String::from_utf8_lossy(&card));
     let named = names(folder, config, parameters);
     let first = |part: fn(&Name) -> Option<String>| named.iter().find_map(part);
     let text = |keys: &[&str]| keys.iter().find_map(|key| card.text(key)).map(str::to_owned);

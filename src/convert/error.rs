@@ -4,7 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{gguf, tokenizer};
+use crate::gguf;
+use crate::tokenizer;
 
 /// Why a checkpoint cannot be converted.
 #[derive(Debug, thiserror::Error)]

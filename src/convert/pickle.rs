@@ -433,6 +433,10 @@ fn known(name: &str) -> Option<Global> {
 
 #[cfg(test)]
 mod tests {
+    use rand::seq::IndexedRandom;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
     use super::*;
 
     /// `GLOBAL module name`.
@@ -473,6 +477,50 @@ mod tests {
         // A tuple of twice the tuple before, a thousand times.
         let doubling = [b"))\x86".to_vec(), b"q\x00h\x00\x86".repeat(1000), b".".to_vec()].concat();
         assert_eq!(found(&doubling), "a tuple");
+    }
+
+    /// `OrderedDict` of one tensor [2, 3], as torch writes it.
+    fn one_tensor() -> Vec<u8> {
+        let mut pickle = b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01(X\x01\0\0\0aq\x02".to_vec();
+        pickle.extend(b"ctorch._utils\n_rebuild_tensor_v2\nq\x03((X\x07\0\0\0storageq\x04ctorch\nHalfStorage\nq\x05");
+        pickle.extend(b"X\x01\0\0\x000q\x06X\x03\0\0\0cpuq\x07K\x06tq\x08QK\x00K\x02K\x03\x86q\x09K\x03K\x01\x86q\x0a");
+        pickle.extend(b"\x89h\x00)Rq\x0btq\x0cRq\x0du}q\x0eX\x09\0\0\0_metadatah\x00)Rsb.");
+        pickle
+    }
+
+    #[test]
+    fn a_state_dict_is_read() {
+        let expected = Tensor {
+            storage: "0".into(),
+            element: Some(Element::F16),
+            storage_len: 6,
+            offset: 0,
+            shape: vec![2, 3],
+            stride: vec![3, 1],
+        };
+        assert_eq!(state_dict(&one_tensor()), Ok(vec![("a".to_owned(), expected)]));
+    }
+
+    #[test]
+    fn mutated_pickles_never_panic() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let whole = one_tensor();
+        let read = (0..200_000).filter(|_| {
+            let mut pickle = whole.clone();
+            for _ in 0..rng.random_range(1..4) {
+                let at = rng.random_range(0..pickle.len());
+                match rng.random_range(0..4) {
+                    0 => pickle[at] = rng.random(),
+                    1 => drop(pickle.remove(at)),
+                    2 => pickle.insert(at, rng.random()),
+                    // One instruction in the place of another.
+                    _ => pickle[at] = *b"(.)0QRabehjlqrstu]}".choose(&mut rng).unwrap_or(&b'.'),
+                }
+            }
+            state_dict(&pickle).is_ok()
+        });
+        let n = read.count();
+        assert!((1000..150_000).contains(&n), "{n} of them were read");
     }
 
     #[test]

@@ -7,8 +7,6 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use rayon::prelude::*;
-
 use super::Error;
 use super::checkpoint::Source;
 use super::element::{convert, encode};
@@ -18,8 +16,11 @@ use crate::gguf::{self, Writer};
 /// Bytes of a checkpoint that are read at a time, in whole rows.
 const PIECE_BYTES: usize = 4 << 20;
 
-/// Pieces that wait for their turn to be written.
-const WAITING: usize = 4;
+/// Finished pieces of a thread that wait for their turn to be written.
+const WAITING: usize = 2;
+
+/// A finished piece, or why there is none.
+type Made = Result<Vec<u8>, Error>;
 
 /// Writes the tensors as `writer` declares them. `progress` is told of the bytes written so far and may say stop.
 pub(super) fn write(
@@ -28,23 +29,26 @@ pub(super) fn write(
     outputs: &[Output],
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<(), Error> {
-    let pieces: Vec<_> =
-        outputs.iter().flat_map(|output| pieces(output).into_iter().map(move |rows| (output, rows))).collect();
+    let pieces: Vec<_> = outputs.iter().flat_map(|output| pieces(output).map(move |rows| (output, rows))).collect();
+    let n_threads = thread::available_parallelism().map_or(1, |n| n.get());
+    // Threads of its own: whoever calls this may be one of a pool's, and then the pool could not do the work it waits for.
     thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(WAITING);
-        scope.spawn(|| produce(&pieces, sender));
-        // The receiver goes when writing ends, early or not, and with it the other side.
-        write_in_order(path, writer, receiver, progress)
+        let start = |first: usize| {
+            let (sender, receiver) = sync_channel(WAITING);
+            let pieces = &pieces;
+            scope.spawn(move || produce(pieces.iter().skip(first).step_by(n_threads), &sender));
+            receiver
+        };
+        // The receivers go when writing ends, early or not, and with them the other sides.
+        write_in_order(path, writer, (0..n_threads).map(start).collect(), progress)
     })
 }
 
-fn produce(pieces: &[(&Output, Range<usize>)], sender: SyncSender<Result<Vec<u8>, Error>>) {
-    for batch in pieces.chunks(2 * rayon::current_num_threads()) {
-        let made: Vec<_> = batch.par_iter().map(|(output, rows)| piece(output, rows.clone())).collect();
-        for bytes in made {
-            if sender.send(bytes).is_err() {
-                return;
-            }
+/// One thread's share: every n-th piece.
+fn produce<'a>(pieces: impl Iterator<Item = &'a (&'a Output, Range<usize>)>, sender: &SyncSender<Made>) {
+    for (output, rows) in pieces {
+        if sender.send(piece(output, rows.clone())).is_err() {
+            return;
         }
     }
 }
@@ -52,14 +56,16 @@ fn produce(pieces: &[(&Output, Range<usize>)], sender: SyncSender<Result<Vec<u8>
 fn write_in_order(
     path: &Path,
     writer: &Writer,
-    receiver: Receiver<Result<Vec<u8>, Error>>,
+    receivers: Vec<Receiver<Made>>,
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<(), Error> {
+    let mut turns = receivers.iter().cycle();
     let mut written = 0;
     writer.write_streamed(path, |tensor, out: &mut dyn Write| {
         let mut left = tensor.bytes;
         while left > 0 {
-            let bytes = receiver.recv().expect("a piece for each part of each tensor")?;
+            let made = turns.next().and_then(|receiver| receiver.recv().ok());
+            let bytes = made.expect("a piece for each part of each tensor")?;
             let io = |source| gguf::Error::Io { path: path.to_owned(), action: "write", source };
             out.write_all(&bytes).map_err(io)?;
             left -= bytes.len();
@@ -73,9 +79,9 @@ fn write_in_order(
 }
 
 /// The rows that are converted at a time.
-fn pieces(output: &Output) -> Vec<Range<usize>> {
-    let (n, row, unit) = match &output.data {
-        Data::Made(values) => return vec![0..values.len()],
+fn pieces(output: &Output) -> impl Iterator<Item = Range<usize>> + use<> {
+    let (n, row_bytes, unit) = match &output.data {
+        Data::Made(values) => (values.len(), 4, 1),
         Data::Stored { source, rows } => {
             let (n, row) = rows_of(source, *rows);
             let unit = if let Rows::Interleaved { head_dim } = rows { *head_dim } else { 1 };
@@ -83,8 +89,8 @@ fn pieces(output: &Output) -> Vec<Range<usize>> {
         }
         Data::Grouped { values, .. } => (values.rows(), values.row(), 1),
     };
-    let step = (PIECE_BYTES / row.max(1)).max(1).next_multiple_of(unit);
-    (0..n).step_by(step).map(|start| start..n.min(start + step)).collect()
+    let step = (PIECE_BYTES / row_bytes.max(1)).max(1).next_multiple_of(unit);
+    (0..n).step_by(step).map(move |start| start..n.min(start + step))
 }
 
 /// Rows and elements of each. The rows of an interleaved vector are its elements.
@@ -145,7 +151,7 @@ fn interleaved(raw: &[u8], row_bytes: usize, head_dim: usize) -> Vec<u8> {
 /// The numbers of rows whose groups have a scale each.
 fn ungrouped(values: &Source, scales: &Source, range: &Range<usize>) -> Result<Vec<f32>, Error> {
     let raw = read_rows(values, values.row(), range)?;
-    let group = values.rows() * values.row() / scales.row();
+    let group = values.rows() * values.row() / scales.rows();
     let (start, end) = (range.start * values.row(), range.end * values.row());
     let groups = start / group..end.div_ceil(group);
     let scales: Vec<f32> =

@@ -15,8 +15,8 @@ impl Vocab<'_> {
     pub(super) fn bpe(&mut self, meta: &mut Metadata) -> Result<Tokens, Error> {
         let pre = self.pre_name()?;
         let (tokens, merges) = match &self.tokenizer {
-            Some(tokenizer) => (self.from_tokenizer_json(tokenizer)?, merges_of_json(tokenizer)?),
-            None => (self.from_vocab_json()?, Vec::new()),
+            Some(tokenizer) => (self.read_tokenizer_json(tokenizer)?, merges_of_json(tokenizer)?),
+            None => (self.read_vocab_json()?, Vec::new()),
         };
         let merges = if merges.is_empty() { self.merges_txt()? } else { merges };
         tokens.write("gpt2", &pre, meta);
@@ -44,7 +44,7 @@ impl Vocab<'_> {
         }
     }
 
-    fn from_tokenizer_json(&self, tokenizer: &Document) -> Result<Tokens, Error> {
+    fn read_tokenizer_json(&self, tokenizer: &Document) -> Result<Tokens, Error> {
         let root = tokenizer.root();
         let model = root.object("model")?.ok_or_else(|| root.error("model", "an object", "no such key"))?;
         if !matches!(model.str("type")?, Some("BPE") | None) {
@@ -67,7 +67,7 @@ impl Vocab<'_> {
         self.finish(slots)
     }
 
-    fn from_vocab_json(&self) -> Result<Tokens, Error> {
+    fn read_vocab_json(&self) -> Result<Tokens, Error> {
         let path = self.path_of("vocab.json");
         let Some(file) = Document::read(path)? else {
             let expected = "`tokenizer.model`, `tokenizer.json`, or `vocab.json` with `merges.txt`";
