@@ -20,8 +20,11 @@ static ALLOCATOR: Cap<std::alloc::System> = Cap::new(std::alloc::System, usize::
 /// The checkpoints are below half a megabyte; all of them in flight need far less.
 const MAX_ALLOCATED: usize = 512 << 20;
 
+/// Where the fields of a file begin.
+type Fields = fn(&[u8]) -> Vec<usize>;
+
 /// A file of a checkpoint to be mutated, and how it splits into fields.
-const TARGETS: [(&str, &str, fn(&[u8]) -> Vec<usize>); 8] = [
+const TARGETS: [(&str, &str, Fields); 8] = [
     ("llama-bpe", "model.safetensors", json_fields),
     ("llama-bpe", "config.json", json_fields),
     ("llama-bpe", "tokenizer.json", json_fields),
@@ -40,7 +43,9 @@ fn mutated_checkpoints_never_panic() {
         let seed = Raw(bytes.clone(), fields(&bytes));
         let name = format!("{checkpoint}/{file}");
         let outcomes = fuzz::run(&name, 300, &[seed], |bytes, _| outcome(checkpoint, file, bytes));
-        assert!(outcomes.len() > 1, "{name}: the mutations must reach a check: {outcomes:#?}");
+        // A model card that cannot be read is no reason to refuse a model: nothing is taken from it.
+        let is_refused = file != "README.md";
+        assert!(outcomes.len() > usize::from(is_refused), "{name}: the mutations must reach a check: {outcomes:#?}");
     }
 }
 
@@ -57,7 +62,11 @@ fn outcome(checkpoint: &str, file: &str, bytes: &[u8]) -> String {
     fs::write(folder.path().join(file), bytes).expect("it can be written");
     let out = folder.path().join("out.gguf");
     let result = Plan::new(folder.path(), &Options { outtype: OutType::Q8_0, ..Options::default() });
-    match result.and_then(|plan| plan.write(&out, |_| true)) {
+    let written = match result {
+        Ok(plan) => plan.write(&out, |_| true),
+        Err(error) => Err(error),
+    };
+    match written {
         Ok(()) => {
             assert!(curtail::gguf::File::open(&out).is_ok(), "what is written is a GGUF file");
             "converted".into()
