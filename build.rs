@@ -79,6 +79,8 @@ fn bind(ggml: &Path, out: &Path) {
         .allowlist_function("ggml_(rope_ext|get_rows|set_rows|cpy)")
         .allowlist_function("ggml_(soft_max_ext|flash_attn_ext|view_3d|reshape_2d|permute|transpose|cont|cast)")
         .allowlist_function("ggml_(custom_4d|get_type_traits|get_type_traits_cpu)")
+        .allowlist_function("ggml_(quantize_chunk|quantize_init|quantize_requires_imatrix|validate_row_data)")
+        .allowlist_function("ggml_cpu_(fp16_to_fp32|fp32_to_fp16)")
         .allowlist_function("ggml_(new_graph_custom|graph_overhead_custom|build_forward_expand)")
         .allowlist_function("ggml_(graph_n_nodes|graph_node|threadpool_params_default|threadpool_new|threadpool_free)")
         .allowlist_function("ggml_gallocr_(new|free|alloc_graph|get_buffer_size)")
@@ -121,6 +123,7 @@ fn compile(ggml: &Path, out: &Path) {
     if env::var("RUSTC_WORKSPACE_WRAPPER").is_ok_and(|wrapper| wrapper.contains("clippy-driver")) {
         return;
     }
+    let has_openmp = has_openmp(out);
     let mut objects = Vec::new();
     for (section, flags) in
         [("base", &[][..]), ("registry", &[]), ("cpu", &cpu_flags), (&format!("cpu-{arch}"), &cpu_flags)]
@@ -136,13 +139,34 @@ fn compile(ggml: &Path, out: &Path) {
             for flag in flags {
                 build.flag(flag);
             }
+            // In this file alone: the rest of ggml has threads of its own.
+            let (parallel, files): (Vec<_>, Vec<_>) =
+                files.into_iter().partition(|f| has_openmp && f.ends_with("ggml-quants.c"));
+            if !parallel.is_empty() {
+                let mut build = build.clone();
+                build.flag("-fopenmp").define("GGML_USE_OPENMP", None);
+                objects.extend(build.files(parallel).compile_intermediates());
+            }
             objects.extend(build.files(files).compile_intermediates());
         }
     }
     let mut archive = cc::Build::new();
     archive.cpp(true).objects(objects).compile("ggml");
+    if has_openmp {
+        println!("cargo:rustc-link-lib=gomp");
+    }
     println!("cargo:rustc-link-lib=m");
     println!("cargo:rustc-link-lib=pthread");
+}
+
+/// Whether a program that uses gcc's OpenMP compiles and links. The tables of the i-quants take seconds to make, and are
+/// made on all processor cores with it.
+fn has_openmp(out: &Path) -> bool {
+    let (source, program) = (out.join("openmp.c"), out.join("openmp"));
+    write_if_changed(&source, "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n");
+    let mut compiler = cc::Build::new().get_compiler().to_command();
+    let output = compiler.arg("-fopenmp").arg(&source).arg("-lgomp").arg("-o").arg(&program).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 /// The settings that upstream's release build uses, in every Cargo profile.

@@ -6,17 +6,18 @@
 //! A model that lies on a hub, [`hub`] brings into a cache on this machine.
 //! Tokens of a text may be found with less than all layers, or guessed and verified: [`decode`] decides how, and measures
 //! what pays. Where a single answer is wanted, [`session`] shows the hidden state between two ranges of layers, [`exit`] decides
-//! whether it is enough, and [`eval`] measures what that saves.
+//! whether it is enough, and [`eval`] measures what that saves. Files come from Hugging Face checkpoints through [`convert`].
 //!
 //! Modules in reading order, each using only those the design lets it use:
 //! [`dtype`], [`gguf`], [`hub`], [`tokenizer`], [`ggml`], [`plan`], [`model`], [`exit`], [`sample`], [`session`], [`decode`],
-//! [`eval`], [`cli`], [`commands`].
+//! [`eval`], [`convert`], [`quantize`], [`cli`], [`commands`].
 //!
 //! What holds everywhere: unsafe code lives in [`ggml`] and around the one mmap of [`gguf`]; a loaded model serves any
 //! number of sessions; after loading, shapes are facts; only commands print, data to stdout and the rest to stderr.
 
 pub mod cli;
 pub mod commands;
+pub mod convert;
 pub mod decode;
 pub mod dtype;
 pub mod eval;
@@ -26,6 +27,7 @@ pub mod gguf;
 pub mod hub;
 pub mod model;
 pub mod plan;
+pub mod quantize;
 pub mod sample;
 pub mod session;
 pub mod tokenizer;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module of the library may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     ("dtype", &[]),
     ("gguf", &["dtype"]),
     ("hub", &[]),
@@ -17,12 +17,15 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("sample", &[]),
     ("session", &["dtype", "ggml", "model", "plan", "sample"]),
     ("decode", &["exit", "sample", "session"]),
-    ("eval", &["exit", "model", "plan", "sample", "session", "tokenizer"]),
-    ("cli", &["dtype", "plan", "sample"]),
+    ("eval", &["decode", "dtype", "exit", "gguf", "model", "plan", "sample", "session", "tokenizer"]),
+    ("convert", &["dtype", "gguf", "tokenizer"]),
+    ("quantize", &["dtype", "ggml", "gguf"]),
+    ("cli", &["dtype", "plan", "quantize", "sample"]),
     (
         "commands",
         &[
             "cli",
+            "convert",
             "decode",
             "dtype",
             "eval",
@@ -32,6 +35,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
             "hub",
             "model",
             "plan",
+            "quantize",
             "sample",
             "session",
             "tokenizer",

@@ -96,6 +96,6 @@ impl fmt::Display for DraftArg {
     }
 }
 
-fn draft_max(text: &str) -> Result<usize, String> {
+pub(super) fn draft_max(text: &str) -> Result<usize, String> {
     number(text).ok().filter(|n| (1..=64).contains(n)).ok_or_else(|| "expected 1 to 64".into())
 }

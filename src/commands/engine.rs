@@ -55,7 +55,8 @@ impl Engine {
     }
 }
 
-fn open_model(path: &Path, args: &LoadArgs) -> anyhow::Result<(Arc<File>, Tokenizer, Arc<Model>)> {
+/// Loads the file at `path` with its tokenizer.
+pub(super) fn open_model(path: &Path, args: &LoadArgs) -> anyhow::Result<(Arc<File>, Tokenizer, Arc<Model>)> {
     let file = Arc::new(File::open(path)?);
     let context = || format!("cannot load `{}`", path.display());
     let tokenizer = Tokenizer::from_gguf(file.metadata()).with_context(context)?;
@@ -86,7 +87,8 @@ pub(super) fn default_threads() -> usize {
     allowed.min(num_cpus::get_physical()).max(1)
 }
 
-fn session_params(args: &ContextArgs) -> SessionParams {
+/// The parameters that the context flags spell; the others are the defaults.
+pub(super) fn session_params(args: &ContextArgs) -> SessionParams {
     SessionParams { n_ctx: args.ctx_size, n_batch: args.batch_size, ..cache_params(&args.cache) }
 }
 

@@ -6,10 +6,12 @@ mod batch;
 mod bench;
 mod chat;
 mod completions;
+mod convert;
 mod drafts;
 mod engine;
 mod eval;
 mod exits;
+mod imatrix;
 mod input;
 mod inspect;
 mod interrupt;
@@ -17,8 +19,10 @@ mod layers;
 mod list;
 mod logits;
 mod output;
+mod perplexity;
 mod plan;
 mod pull;
+mod quantize;
 mod rm;
 mod run;
 mod stats;
@@ -65,6 +69,9 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Logits(args) => logits::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
+        Command::Imatrix(args) => imatrix::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
         Command::TrainExit(args) => train_exit::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Layers(args) => layers::run(&args),
@@ -72,6 +79,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::List(args) => list::run(&args),
         Command::Rm(args) => rm::run(&args),
         Command::Completions(args) => completions::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Inspect(args) => show_file(&args),
         Command::Tokenize(args) => show_tokens(&args),
     }

@@ -11,8 +11,10 @@ mod graph;
 mod linear;
 mod node;
 mod norm;
+mod observe;
 mod ops;
 mod packed;
+mod rows;
 mod shortlist;
 mod store;
 mod sys;
@@ -23,7 +25,12 @@ pub use context::{Context, Tensor};
 pub use graph::{Builder, Computed, Run, Runner, Slot};
 pub use linear::{Activation, Around, Weight};
 pub use norm::Norm;
+pub use observe::Observed;
 pub use ops::{Ops, Rope};
+pub use rows::{
+    RowsError, can_dequantize, can_quantize_to, dequantize_into, is_valid, needs_importance, prepare_quantize,
+    quantize_rows,
+};
 pub use store::{PendingWeight, Store, StoreBuilder, Stored};
 
 use std::ffi::{CStr, c_char, c_void};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use half::f16;
 
-use super::{Error, SessionParams, TokenId};
+use super::{Error, Inputs, SessionParams, TokenId};
 use crate::dtype::DType;
 use crate::ggml::{Builder, Order, Runner, Slot, StoreBuilder, Stored, Tensor, Weight};
 use crate::model::{Cache, LayerStep, Model, Rows, ValueLayout};
@@ -58,6 +58,8 @@ pub(super) struct Machine {
     pub(super) keep: Keep,
     /// Rows that deeper layers do not see: cache row, and the depth from which on it is missing there.
     pub(super) hidden_rows: Vec<(usize, usize)>,
+    /// What entered the multiplications, where somebody asks.
+    pub(super) inputs: Option<Inputs>,
 }
 
 /// Cache rows in a graph are rounded up to this, so that one graph serves many steps; and rows that see each other's
@@ -113,7 +115,14 @@ impl Machine {
         let cache = cache(&model, &params)?;
         let hidden = Hidden::new(config.n_embd, params.n_batch)?;
         let runner = Runner::new(model.device().clone());
-        Ok(Machine { model, params, cache, hidden, runner, n_run: 0, keep: 0, hidden_rows: Vec::new() })
+        let (hidden_rows, inputs) = (Vec::new(), None);
+        Ok(Machine { model, params, cache, hidden, runner, n_run: 0, keep: 0, hidden_rows, inputs })
+    }
+
+    /// Sums up what enters every multiplication from now on.
+    pub(super) fn observe(&mut self) {
+        self.runner.observe();
+        self.inputs = Some(Inputs::new());
     }
 
     pub(super) fn n_steps(&self) -> usize {
@@ -267,6 +276,9 @@ impl Machine {
             run.set_f16(slot, &mask(batch.iter().map(|&i| &*rows[i]), &missing, n_rows, key.n_kv));
         }
         let computed = run.compute()?;
+        if let Some(inputs) = &mut self.inputs {
+            computed.observed().for_each(|seen| inputs.entry(seen.weight.to_owned()).or_default().add(&seen));
+        }
         if let (Some(hidden), Some(logits)) = (slots.hidden, slots.logits) {
             let parts = |slot, n_out: usize| {
                 let all: &[f32] = computed.f32(slot);

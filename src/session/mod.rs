@@ -12,10 +12,12 @@
 mod ask;
 mod guess;
 mod machine;
+mod read;
 mod state;
 mod trace;
 
 pub use ask::{AtCut, Cut, Question, View};
+pub use read::{InputSums, Inputs};
 pub use trace::Shown;
 
 use std::collections::VecDeque;
