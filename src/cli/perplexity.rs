@@ -1,11 +1,12 @@
 //! What `perplexity` and `imatrix` take.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::value::{count, positive};
-use super::{CacheArgs, ContextArgs, Count, ExitArg, ExitArgs, KvArg, LoadArgs, ModelArgs, Switch};
+use super::{CacheArgs, ContextArgs, Count, ExitArg, ExitArgs, KvArg, LayersArg, LoadArgs, ModelArgs, Switch};
 
 /// A text that is read chunk by chunk, and the model that reads it.
 #[derive(Args, Clone, Debug)]
@@ -31,13 +32,16 @@ pub struct TextArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub cache: CacheArgs,
+    /// Which layers run: a plan as `layers --help` explains, or @FILE [default: all]
+    #[arg(long, value_name = "PLAN", value_parser = LayersArg::from_str)]
+    pub layers: Option<LayersArg>,
 }
 
 impl TextArgs {
     /// How a model is loaded that reads chunks of `n_ctx` tokens.
     pub fn load(&self, n_ctx: usize) -> LoadArgs {
         let context = ContextArgs { ctx_size: n_ctx, batch_size: self.batch_size, cache: self.cache.clone() };
-        LoadArgs { model: self.model.clone(), threads: self.threads, context }
+        LoadArgs { model: self.model.clone(), threads: self.threads, context, layers: self.layers.clone() }
     }
 }
 

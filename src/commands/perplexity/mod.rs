@@ -14,11 +14,11 @@ use super::engine::{find_model, open_model, session_params};
 use super::exits::Exits;
 use super::output::write_whole;
 use super::train_exit::bar;
-use super::{INTERRUPTED, Usage, input, interrupt, note};
+use super::{INTERRUPTED, Usage, input, interrupt, note, plan};
 use crate::cli::{ExitArg, ExitArgs, PerplexityArgs};
 use crate::eval::{Against, BaseFile, Chunks, Moments, Page, Place, Reading, packed, score, write_header};
 use crate::gguf::File;
-use crate::model::{LayerStep, Model};
+use crate::model::Model;
 use crate::session::{Session, SessionParams};
 use crate::tokenizer::{Special, TokenId, Tokenizer};
 use figures::Found;
@@ -75,7 +75,7 @@ fn measure(args: &PerplexityArgs) -> anyhow::Result<()> {
         )?,
         Some(stored) => checked(stored, args, &tokenizer, &model)?,
     };
-    let params = session_params(&load.context);
+    let params = session_params(&load.context).with_plan(plan::steps(load.layers.as_ref(), &model)?);
     let reading = reading(args, &file, &model, &params)?;
     let beside = match has_exit && stored.is_none() {
         true => Some(full_depth(args, &file, &model, &params)?),
@@ -147,13 +147,13 @@ fn reading(args: &PerplexityArgs, file: &File, model: &Arc<Model>, params: &Sess
     if args.exit_layers.is_empty() {
         return Ok(Reading::Batches(Session::new(model.clone(), params.clone())?));
     }
-    let (turns, n_layer) = (args.exit_layers.clone(), model.config().n_layer);
+    let (turns, n_layer) = (args.exit_layers.clone(), params.plan.len());
     let mut layers = turns.clone();
     layers.sort_unstable();
     layers.dedup();
     let most = layers.last().copied().unwrap_or(0);
     ensure!(most <= n_layer, Usage(format!("--exit-layers: expected at most {n_layer}, found {most}")));
-    let up_to = |layers: usize| params.with_plan((0..layers).map(LayerStep::whole).collect());
+    let up_to = |layers: usize| params.with_plan(params.plan[..layers].to_vec());
     let session = |layers: usize| Ok((layers, Session::new(model.clone(), up_to(layers))?));
     Ok(Reading::Forced { turns, sessions: layers.into_iter().map(session).collect::<anyhow::Result<_>>()? })
 }
@@ -172,7 +172,7 @@ fn full_depth(
 }
 
 fn by_token(exits: &ExitArgs, file: &File, model: &Arc<Model>, params: &SessionParams) -> anyhow::Result<Reading> {
-    let exits = Exits::new(exits, file, model.config())?;
+    let exits = Exits::new(exits, file, model, &params.plan)?;
     let session = Session::new(model.clone(), exits.params(params.clone()))?;
     Ok(Reading::Tokens(session, Box::new(exits.decoder)))
 }
