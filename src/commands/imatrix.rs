@@ -10,7 +10,7 @@ use serde_json::json;
 use super::engine::{find_model, open_model, session_params};
 use super::perplexity::{Interrupted, N_CTX, tokens, warn_of_context};
 use super::train_exit::bar;
-use super::{INTERRUPTED, Usage, interrupt, note, print_line};
+use super::{INTERRUPTED, Usage, interrupt, note, plan, print_line};
 use crate::cli::ImatrixArgs;
 use crate::eval::{Chunks, Estimate, Imatrix, Moments, surprise};
 use crate::session::Session;
@@ -50,7 +50,8 @@ fn collect(args: &ImatrixArgs, before: &Imatrix) -> anyhow::Result<(Imatrix, Est
     );
     tokens.drain(..skipped);
     let chunks = Chunks::new(tokens, n_ctx, args.text.chunks.limit())?;
-    let mut session = Session::new(model, session_params(&load.context))?;
+    let params = session_params(&load.context).with_plan(plan::steps(load.layers.as_ref(), &model)?);
+    let mut session = Session::new(model, params)?;
     session.observe();
     let (mut surprises, bos) = (Moments::default(), tokenizer.leading_bos());
     let so_far = |session: &Session| -> anyhow::Result<Imatrix> {

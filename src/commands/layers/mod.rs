@@ -43,7 +43,7 @@ impl Lab {
         let found = engine.session.n_ctx();
         ensure!(n_ctx <= found, "--window: expected at most {} tokens (the context), found {}", found, args.window);
         let model = engine.session.model().clone();
-        let params = SessionParams { n_ctx, n_batch: n_ctx, ..engine.session.params().clone() };
+        let params = SessionParams { n_ctx, ..engine.session.params().clone() };
         engine.session = Session::new(model, params)?;
         Ok(Lab { engine, windows, tokens })
     }

@@ -78,7 +78,7 @@ pub struct Search<'s> {
 }
 
 impl<'s> Search<'s> {
-    /// On what the session runs; its batches must hold a window. `windows`: those that decide, those that check.
+    /// On what the session runs. `windows`: those that decide, those that check.
     pub fn new(session: &'s mut Session, windows: [&'s [Window]; 2], costs: Costs) -> Result<Search<'s>, Error> {
         let mut out = Shown::default();
         let mut bases = [Vec::new(), Vec::new()];

@@ -179,7 +179,7 @@ pub struct Scan<'s> {
 }
 
 impl<'s> Scan<'s> {
-    /// Of what the session runs; its batches must hold a window.
+    /// Of what the session runs.
     pub fn new(session: &'s mut Session, windows: &'s [Window]) -> Scan<'s> {
         let plan = session.plan().to_vec();
         let changes = Change::all(&plan);
@@ -203,12 +203,22 @@ impl<'s> Scan<'s> {
         progress: &mut dyn FnMut(&ScanState) -> ControlFlow<()>,
     ) -> Result<Option<Done>, Error> {
         state.windows.resize(self.windows.len(), OfWindow::default());
+        let result = self.run_windows(state, progress);
+        self.session.replan(self.plan.clone())?;
+        Ok(if result?.is_continue() { Some(self.done(state)) } else { None })
+    }
+
+    fn run_windows(
+        &mut self,
+        state: &mut ScanState,
+        progress: &mut dyn FnMut(&ScanState) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Error> {
         for i in 0..self.windows.len() {
             if state.windows[i].changes.len() < self.changes.len() && self.run_window(i, state, progress)?.is_break() {
-                return Ok(None);
+                return Ok(ControlFlow::Break(()));
             }
         }
-        Ok(Some(self.done(state)))
+        Ok(ControlFlow::Continue(()))
     }
 
     fn run_window(
@@ -289,7 +299,9 @@ impl<'s> Scan<'s> {
         };
         for (i, window) in state.windows.iter().enumerate() {
             done.full += window.full.unwrap_or_default();
-            window.changes.iter().for_each(|(no, sums)| done.changes[*no].1 += *sums);
+            for (no, sums) in &window.changes {
+                done.changes.get_mut(*no).into_iter().for_each(|(_, all)| *all += *sums);
+            }
             done.lens.iter_mut().zip(&window.lens).for_each(|(all, one)| *all += *one);
             for (all, one) in done.cosines.iter_mut().zip(&window.cosines) {
                 if i == 0 { *all = *one } else { all.add(one) }
