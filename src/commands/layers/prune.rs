@@ -14,7 +14,7 @@ use crate::commands::output::write_whole;
 use crate::commands::train_exit::bar;
 use crate::commands::{interrupt, note};
 use crate::eval::layers::{
-    Limits, Method, Part, Point, Search, Sums, Window, measure_costs, parts_of, prune_page, token_times,
+    Limits, Method, Part, Point, Search, Sums, Window, measure_costs, measure_speed, parts_of, prune_page,
 };
 use crate::model::LayerStep;
 use crate::plan::{self, Half};
@@ -37,9 +37,9 @@ pub(super) fn run(args: &PruneArgs) -> anyhow::Result<ExitCode> {
         search.run(parts(args, &unpruned), method(args), limits, &mut |gone, tried| progress(&bar, gone, tried))?;
     bar.finish_and_clear();
     let chosen = limits.chosen(&points);
-    let times = token_times(&model, &params, &[unpruned.clone(), chosen.plan.clone()], args.at_context, TIMED)?;
+    let measured = measure_speed(&model, &params, &unpruned, &chosen.plan, args.at_context, TIMED)?;
     let text = plan::text(&chosen.plan, model.plan());
-    let found = Found { points: &points, chosen, text: &text, measured: times[0] / times[1], unpruned: &unpruned };
+    let found = Found { points: &points, chosen, text: &text, measured, unpruned: &unpruned };
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&found.as_json())?)?;
@@ -125,7 +125,7 @@ impl Found<'_> {
                 if std::ptr::eq(point, self.chosen) { "chosen" } else { "" }
             )?;
         }
-        writeln!(out, "\n{}\n\nA token takes 1/{:.3} of the time (measured by turns).", self.text, self.measured)
+        writeln!(out, "\n{}\n\nMeasured by turns, it generates a token {:.3} times as fast.", self.text, self.measured)
     }
 
     fn as_json(&self) -> Value {

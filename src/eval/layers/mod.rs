@@ -11,7 +11,7 @@ pub use compare::{Base, Sums};
 pub use prune::{Limits, Method, Part, Point, Search, parts_of};
 pub use report::{prune_page, scan_page};
 pub use scan::{Change, Cosines, Done, Scan, ScanState};
-pub use speed::{Costs, measure_costs, token_times};
+pub use speed::{Costs, measure_costs, measure_speed};
 
 use crate::session::TokenId;
 

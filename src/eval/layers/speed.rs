@@ -47,7 +47,7 @@ pub fn measure_costs(
     // Without one half there must be another left.
     let removable: Vec<Half> = halves.into_iter().filter(|&half| count(half) > 0 && count(half.other()) > 0).collect();
     plans.extend(removable.iter().map(|&half| without(half)));
-    let times = token_times(model, params, &plans, n_context, n_tokens)?;
+    let times: Vec<f64> = token_times(model, params, &plans, n_context, n_tokens)?.into_iter().map(median).collect();
     let of = |half: Half| {
         let saved = removable.iter().position(|own| *own == half).map(|i| times[0] - times[i + 1]);
         saved.map_or(times[0], |saved| saved.max(0.0)) / count(half).max(1) as f64
@@ -57,14 +57,28 @@ pub fn measure_costs(
     Ok(costs)
 }
 
-/// Seconds per generated token of each plan, after `n_context` tokens: medians, measured by turns.
-pub fn token_times(
+/// How many times as fast `plan` generates a token after `n_context` tokens as `unpruned` does: the median over pairs of tokens, so
+/// that a slow moment of the machine hits both.
+pub fn measure_speed(
+    model: &Arc<Model>,
+    params: &SessionParams,
+    unpruned: &[LayerStep],
+    plan: &[LayerStep],
+    n_context: usize,
+    n_tokens: usize,
+) -> Result<f64, Error> {
+    let times = token_times(model, params, &[unpruned.to_vec(), plan.to_vec()], n_context, n_tokens)?;
+    Ok(median(times[0].iter().zip(&times[1]).map(|(whole, pruned)| whole / pruned.max(f64::MIN_POSITIVE)).collect()))
+}
+
+/// Seconds of every generated token of each plan, after `n_context` tokens, measured by turns.
+fn token_times(
     model: &Arc<Model>,
     params: &SessionParams,
     plans: &[Vec<LayerStep>],
     n_context: usize,
     n_tokens: usize,
-) -> Result<Vec<f64>, Error> {
+) -> Result<Vec<Vec<f64>>, Error> {
     let n_vocab = model.config().n_vocab;
     let token = |i: usize| ((i * 7919 + 13) % n_vocab) as TokenId;
     let context: Vec<TokenId> = (0..n_context).map(token).collect();
@@ -84,7 +98,7 @@ pub fn token_times(
             times.extend((i > 0).then(|| start.elapsed().as_secs_f64()));
         }
     }
-    Ok(sessions.into_iter().map(|(_, times)| median(times)).collect())
+    Ok(sessions.into_iter().map(|(_, times)| times).collect())
 }
 
 fn median(mut times: Vec<f64>) -> f64 {
