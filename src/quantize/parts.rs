@@ -43,7 +43,7 @@ impl Plan {
     fn groups(&self, split: Split) -> Vec<Range<usize>> {
         let n = self.tensors.len();
         match split {
-            Split::Whole => vec![0..n],
+            Split::Whole => std::iter::once(0..n).collect(),
             Split::MaxTensors(most) => {
                 (0..n.max(1)).step_by(most.max(1)).map(|at| at..n.min(at.saturating_add(most))).collect()
             }
