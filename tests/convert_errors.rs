@@ -278,13 +278,13 @@ fn splitting_rules_without_a_name() {
         &error,
         &["`pre_tokenizer`", "Whitespace", "hint: if you know which rules these are, name them: --pre NAME"],
     );
-    let named = |pre: &str| Plan::new(folder.path(), &Options { pre: Some(pre.into()), ..Options::default() });
+    let named = |pre: &str| {
+        let options = Options { pre: Some(pre.into()), ..Options::default() };
+        Plan::new(folder.path(), &options).map_err(|e| e.to_string())
+    };
     let plan = named("gpt-2").expect("a name that is known");
     assert_eq!(plan.metadata().str("tokenizer.ggml.pre").expect("a string"), Some("gpt-2"));
-    assert_says(
-        &named("no-such-rules").expect_err("a refusal").to_string(),
-        &["--pre: expected a name", "`no-such-rules`"],
-    );
+    assert_says(&named("no-such-rules").expect_err("a refusal"), &["--pre: expected a name", "`no-such-rules`"]);
 }
 
 #[test]
