@@ -139,13 +139,9 @@ fn compile(ggml: &Path, out: &Path) {
             for flag in flags {
                 build.flag(flag);
             }
-            // In this file alone: the rest of ggml has threads of its own.
-            let (parallel, files): (Vec<_>, Vec<_>) =
-                files.into_iter().partition(|f| has_openmp && f.ends_with("ggml-quants.c"));
-            if !parallel.is_empty() {
-                let mut build = build.clone();
-                build.flag("-fopenmp").define("GGML_USE_OPENMP", None);
-                objects.extend(build.files(parallel).compile_intermediates());
+            let (quants, files): (Vec<_>, Vec<_>) = files.into_iter().partition(|f| f.ends_with("ggml-quants.c"));
+            if !quants.is_empty() {
+                objects.extend(quants_build(&build, &cpu_flags, has_openmp).files(quants).compile_intermediates());
             }
             objects.extend(build.files(files).compile_intermediates());
         }
@@ -157,6 +153,21 @@ fn compile(ggml: &Path, out: &Path) {
     }
     println!("cargo:rustc-link-lib=m");
     println!("cargo:rustc-link-lib=pthread");
+}
+
+/// Quantizing makes the bits that upstream's build for any processor makes, with this processor's instructions: what would
+/// change a bit is that a product and a sum become one operation, and that is off.
+fn quants_build(base: &cc::Build, cpu_flags: &[String], has_openmp: bool) -> cc::Build {
+    let mut build = base.clone();
+    build.flag("-ffp-contract=off");
+    for flag in cpu_flags {
+        build.flag(flag);
+    }
+    // In this file alone: the rest of ggml has threads of its own.
+    if has_openmp {
+        build.flag("-fopenmp").define("GGML_USE_OPENMP", None);
+    }
+    build
 }
 
 /// Whether a program that uses gcc's OpenMP compiles and links. The tables of the i-quants take seconds to make, and are

@@ -5,17 +5,16 @@ mod checkpoint;
 mod common;
 
 use std::fs;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use checkpoint::{data, read_json, take_apart, variant};
-use common::curtail;
+use common::{curtail, golden};
 use curtail::convert::{Options, OutType, Plan};
 use curtail::dtype::DType;
 use curtail::ggml::Device;
 use curtail::gguf::{Array, File, Metadata, TensorInfo, Value};
 use curtail::model::Model;
-use curtail::session::{Session, SessionParams, TokenId};
+use curtail::session::TokenId;
 use curtail::tokenizer::{Special, Tokenizer};
 use serde_json::{Value as Json, json};
 
@@ -309,38 +308,19 @@ fn rows_of_an_opt_are_the_checkpoints() {
 }
 
 #[test]
-fn a_converted_llama_computes_what_transformers_does() {
-    for name in LLAMAS {
+fn a_converted_model_computes_what_transformers_does() {
+    for name in LLAMAS.iter().chain(&OPTS) {
         let (_folder, file) = converted(name, OutType::F32);
         let prompt = read_json(data(name).join("prompt.json"));
         let tokens: Vec<TokenId> = serde_json::from_value(prompt["tokens"].clone()).expect("ids");
-        let golden: Vec<f32> = fs::read(data(name).join("logits.f32"))
-            .expect("logits")
-            .as_chunks()
-            .0
-            .iter()
-            .map(|&b| f32::from_le_bytes(b))
-            .collect();
-        let found = logits(file, &tokens);
-        assert_eq!(found.len(), golden.len(), "{name}");
-        let worst = found.iter().zip(&golden).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        let expected = golden::floats(&data(name).join("logits.f32"));
+        let model = Model::load(Arc::new(file), Device::cpu(1).expect("a CPU")).expect("the model loads");
+        let found = golden::logits(&Arc::new(model), &tokens, golden::f32_cache());
+        let worst = golden::largest_difference(&found, &expected);
         println!("{name}: at most {worst:e} apart");
         // The order of additions; see tests/data/README.md for llama.cpp's distance on such files.
         assert!(worst < 1e-4, "{name}: {worst:e}");
     }
-}
-
-/// Logits at every position, with a cache in F32.
-fn logits(file: File, tokens: &[TokenId]) -> Vec<f32> {
-    let model = Model::load(Arc::new(file), Device::cpu(1).expect("a CPU")).expect("the model loads");
-    let params = SessionParams { type_k: DType::F32, type_v: DType::F32, ..SessionParams::default() };
-    let mut session = Session::new(Arc::new(model), params).expect("a session");
-    let mut all = Vec::new();
-    for end in 1..=tokens.len() {
-        session.sync(&tokens[..end], &mut |_, _| ControlFlow::Continue(())).expect("it runs");
-        all.extend_from_slice(session.logits().expect("logits"));
-    }
-    all
 }
 
 #[test]

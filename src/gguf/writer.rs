@@ -117,7 +117,7 @@ impl Writer {
         let alignment = alignment(path, &self.metadata)?;
         let header = self.header(path, alignment)?;
         let temporary = create_beside(path).map_err(io)?;
-        let mut out = BufWriter::with_capacity(1 << 18, temporary.as_file());
+        let mut out = BufWriter::with_capacity(1 << 18, Paced { file: temporary.as_file(), unsynced: 0 });
         out.write_all(&header).map_err(io)?;
         for tensor in &self.tensors {
             let mut counted = Counted { inner: &mut out, written: 0, failure: None };
@@ -156,6 +156,29 @@ impl Writer {
         }
         out.resize(out.len() + padding(out.len(), alignment), 0);
         Ok(out)
+    }
+}
+
+/// Brings the data to the disk as it comes, so that little is left to wait for at the end, and while others still work.
+struct Paced<'a> {
+    file: &'a fs::File,
+    unsynced: usize,
+}
+
+impl Write for Paced<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        const SYNCED_AT_ONCE: usize = 8 << 20;
+        let n = self.file.write(bytes)?;
+        self.unsynced += n;
+        if self.unsynced >= SYNCED_AT_ONCE {
+            self.file.sync_data()?;
+            self.unsynced = 0;
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 

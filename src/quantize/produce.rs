@@ -31,6 +31,9 @@ pub struct Making<'a> {
 /// Elements of a piece, unless a row alone is longer.
 const PIECE: usize = 1 << 15;
 
+/// Elements of a piece that is only looked at and copied.
+const COPIED_PIECE: usize = 1 << 19;
+
 /// Pieces that are made ahead of the one written, per thread.
 const AHEAD: usize = 32;
 
@@ -88,7 +91,8 @@ impl Drop for Tensors<'_, '_> {
 fn pieces_of(planned: &Planned) -> impl Iterator<Item = Range<usize>> + use<> {
     let shape = planned.tensor.shape;
     let (n_rows, n_matrices) = (shape[1], shape[2] * shape[3]);
-    let step = (PIECE / shape[0].max(1)).max(1);
+    let most = if planned.is_changed() { PIECE } else { COPIED_PIECE };
+    let step = (most / shape[0].max(1)).max(1);
     (0..n_matrices).flat_map(move |matrix| {
         let start = matrix * n_rows;
         (0..n_rows).step_by(step).map(move |row| start + row..start + n_rows.min(row + step))
