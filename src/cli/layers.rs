@@ -34,7 +34,7 @@ impl FromStr for LayersArg {
 #[command(after_help = "\
 A plan says which layers run: `0-20,21:mlp,23-29` lists layers, ranges and halves (`:attn`, `:mlp`); `~7` leaves out, \
 `~20-29:attn` leaves a half out, `5<>6` swaps, `8-12x2` repeats. Items that only change start from full depth. \
-`--layers PLAN` runs one with run, chat, bench, eval and logits, `--layers @FILE` reads it from a file.")]
+`--layers PLAN` runs one with run, chat, bench, eval, perplexity, imatrix and logits, `--layers @FILE` reads it from a file.")]
 pub struct LayersArgs {
     /// What to do.
     #[command(subcommand)]
