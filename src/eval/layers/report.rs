@@ -132,7 +132,12 @@ fn draw(area: &Area<'_>, title: &str, x_title: &str, y_title: &str, lines: &[Lin
         chart.draw_series(points.iter().map(|&point| Circle::new(point, 2, color.filled())))?;
     }
     if lines.len() > 1 {
-        chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+        let mut labels = chart.configure_series_labels();
+        labels
+            .position(SeriesLabelPosition::LowerMiddle)
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK)
+            .draw()?;
     }
     Ok(())
 }
