@@ -83,6 +83,8 @@ fn bind(ggml: &Path, out: &Path) {
         .allowlist_function("ggml_(rope_ext|get_rows|set_rows|cpy)")
         .allowlist_function("ggml_(soft_max_ext|flash_attn_ext|view_3d|reshape_2d|permute|transpose|cont|cast)")
         .allowlist_function("ggml_(custom_4d|get_type_traits|get_type_traits_cpu)")
+        .allowlist_function("ggml_(quantize_chunk|quantize_init|quantize_requires_imatrix|validate_row_data)")
+        .allowlist_function("ggml_cpu_(fp16_to_fp32|fp32_to_fp16)")
         .allowlist_function("ggml_(new_graph_custom|graph_overhead_custom|build_forward_expand)")
         .allowlist_function("ggml_(graph_n_nodes|graph_node|threadpool_params_default|threadpool_new|threadpool_free)")
         .allowlist_function("ggml_gallocr_(new|free|alloc_graph|get_buffer_size)")
@@ -127,6 +129,7 @@ fn compile(ggml: &Path, out: &Path) {
     if env::var("RUSTC_WORKSPACE_WRAPPER").is_ok_and(|wrapper| wrapper.contains("clippy-driver")) {
         return;
     }
+    let has_openmp = has_openmp(out);
     let mut objects = Vec::new();
     for (section, flags) in
         [("base", &[][..]), ("registry", &[]), ("rpc", &[]), ("cpu", &cpu_flags), (&format!("cpu-{arch}"), &cpu_flags)]
@@ -142,6 +145,10 @@ fn compile(ggml: &Path, out: &Path) {
             for flag in flags {
                 build.flag(flag);
             }
+            let (quants, files): (Vec<_>, Vec<_>) = files.into_iter().partition(|f| f.ends_with("ggml-quants.c"));
+            if !quants.is_empty() {
+                objects.extend(quants_build(&build, &cpu_flags, has_openmp).files(quants).compile_intermediates());
+            }
             objects.extend(build.files(files).compile_intermediates());
         }
     }
@@ -154,8 +161,36 @@ fn compile(ggml: &Path, out: &Path) {
     if is_cuda {
         cuda::link();
     }
+    if has_openmp {
+        println!("cargo:rustc-link-lib=gomp");
+    }
     println!("cargo:rustc-link-lib=m");
     println!("cargo:rustc-link-lib=pthread");
+}
+
+/// Quantizing makes the bits that upstream's build for any processor makes, with this processor's instructions: what would
+/// change a bit is that a product and a sum become one operation, and that is off.
+fn quants_build(base: &cc::Build, cpu_flags: &[String], has_openmp: bool) -> cc::Build {
+    let mut build = base.clone();
+    build.flag("-ffp-contract=off");
+    for flag in cpu_flags {
+        build.flag(flag);
+    }
+    // In this file alone: the rest of ggml has threads of its own.
+    if has_openmp {
+        build.flag("-fopenmp").define("GGML_USE_OPENMP", None);
+    }
+    build
+}
+
+/// Whether a program that uses gcc's OpenMP compiles and links. The tables of the i-quants take seconds to make, and are
+/// made on all processor cores with it.
+fn has_openmp(out: &Path) -> bool {
+    let (source, program) = (out.join("openmp.c"), out.join("openmp"));
+    write_if_changed(&source, "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n");
+    let mut compiler = cc::Build::new().get_compiler().to_command();
+    let output = compiler.arg("-fopenmp").arg(&source).arg("-lgomp").arg("-o").arg(&program).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 /// The settings that upstream's release build uses, in every Cargo profile.

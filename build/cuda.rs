@@ -20,7 +20,7 @@ const ATTENTION: [&str; 4] = ["f16-f16", "bf16-bf16", "q8_0-q8_0", "q4_0-q4_0"];
 const ATTENTION_TYPES: [&str; 7] = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "bf16", "f16"];
 
 /// The objects, and the linking of what they call.
-pub fn compile(ggml: &Path, out: &Path) -> Vec<PathBuf> {
+pub(crate) fn compile(ggml: &Path, out: &Path) -> Vec<PathBuf> {
     for name in ["CUDA_HOME", "CUDA_PATH", "CUDA_ARCHS"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
@@ -59,7 +59,7 @@ pub fn compile(ggml: &Path, out: &Path) -> Vec<PathBuf> {
 }
 
 /// To be called after the library that needs them.
-pub fn link() {
+pub(crate) fn link() {
     println!("cargo:rustc-link-lib=static=cudart_static");
     for library in ["dl", "rt"] {
         println!("cargo:rustc-link-lib={library}");

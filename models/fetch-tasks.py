@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes four labelled tasks into models/tasks: movie, product and tweet sentiment, and topic.
+"""Writes four labelled tasks into models/tasks: movie, product and tweet sentiment, and topic; and a plain text, news.txt.
 
 The text comes with the source distribution of the Python package vaderSentiment (C. J. Hutto and E. Gilbert, ICWSM 2014):
 sentences with the mean rating that people gave them. Rows with an odd id only; every second of them is for training, the
@@ -48,6 +48,8 @@ def main():
         if 20 <= len(text) <= 160
     ]
     write("topic", topics, "Text: {{ text }}\\nSource:", TOPICS)
+    news = "\n".join(text for _, text in rows["news"])
+    (FOLDER / "news.txt").write_text(news + "\n", encoding="utf-8")
     print(f"==> tasks: {FOLDER}")
 
 

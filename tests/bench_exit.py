@@ -2,10 +2,11 @@
 """Measures early-exit modes beside full depth on varied prompts, by turns, and whether their text is full depth's.
 
 Usage: bench_exit.py --exit-file FILE [--curtail target/release/curtail] [--model FILE] [--prompts 20] [--rounds 3] [-n 96]
-                     [--llama-bench FILE]
+                     [--modes auto fast ...] [--llama-bench FILE]
 The prompts are every so many-th of tests/data/smollm2_greedy.jsonl; the exit file is made by `curtail train-exit --task self`;
 llama-bench is what tests/bench_llama_cpp.py builds (it times as many tokens of its own, without a prompt).
-Prints, per mode: text equal, median and lowest over the prompts of (median speed / full depth's median speed).
+Prints, per mode: text equal, median and lowest over the prompts of the median over rounds of (speed / full depth's speed in
+the same round).
 """
 
 import argparse
@@ -28,17 +29,21 @@ def main():
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("-n", type=int, default=96)
+    parser.add_argument("--modes", nargs="*", help="only these beside full depth")
     parser.add_argument("--llama-bench", type=Path)
     args = parser.parse_args()
     with_file = ["--exit-file", args.exit_file]
     modes = {
         "full depth, whole head": ["--exit", "off", "--shortlist", "off"],
         "full depth": ["--exit", "off"],
+        "full depth again": ["--exit", "off"],
         "auto": ["--exit", "auto", *with_file],
         "always checkpoints, verified": ["--draft", "checkpoints", *with_file],
         "always lookup, verified": ["--draft", "lookup"],
         "fast": ["--exit", "fast", *with_file],
     }
+    if args.modes is not None:
+        modes = {mode: flags for mode, flags in modes.items() if mode in ["full depth", *args.modes]}
     lines = (ROOT / "tests/data/smollm2_greedy.jsonl").read_text().splitlines()
     lines = lines[:: max(1, len(lines) // args.prompts)][: args.prompts]
     speeds = {mode: [[] for _ in lines] for mode in [*modes, *(["llama.cpp"] if args.llama_bench else [])]}
@@ -55,11 +60,12 @@ def main():
                 if args.llama_bench:
                     speeds["llama.cpp"][i].append(llama_cpp(args))
             for mode in modes:
-                same[mode] += texts[mode] == texts["full depth, whole head"]
+                same[mode] += texts[mode] == texts["full depth"]
             print(f"{i + 1}/{len(lines)}", end="\r", file=sys.stderr, flush=True)
     print("| mode | text equal | tok/s | of full depth, median | lowest prompt |\n|---|--:|--:|--:|--:|")
     for mode in speeds:
-        ratios = [statistics.median(a) / statistics.median(b) for a, b in zip(speeds[mode], speeds["full depth"])]
+        pairs = zip(speeds[mode], speeds["full depth"])
+        ratios = [statistics.median(x / y for x, y in zip(a, b)) for a, b in pairs]
         median = statistics.median(statistics.median(s) for s in speeds[mode])
         equal = f"{same[mode]} of {len(lines)}" if mode in same else ""
         print(f"| {mode} | {equal} | {median:.0f} | {statistics.median(ratios):.3f} | {min(ratios):.3f} |")

@@ -327,6 +327,54 @@ fn an_exit_file_is_trained_used_and_refused() {
     let page = std::fs::read_to_string(page).expect("written");
     assert!(page.matches("<svg").count() == 3 && page.contains("Layers per answer"));
 
+    // Fewer layers, an early stop and another file beside full depth; the other file is the same here.
+    let ways = ["--layers", "~21:attn,~22", "--beside", &model, "--rows", "12"];
+    let both = run(&[&eval[..9], &["--json"], &ways[..]].concat());
+    assert!(both.status.success(), "{}", String::from_utf8_lossy(&both.stderr));
+    let rows: Value = serde_json::from_slice(&both.stdout).expect("JSON");
+    let ways = rows[0]["ways"].as_array().expect("all ways");
+    let name = |i: usize| ways[i]["way"].as_str().expect("a name");
+    let file = "SmolLM2-135M-Instruct.Q4_1.gguf: ";
+    for (i, expected) in
+        ["full depth", "full depth, early stop", "~21:attn,~22", "~21:attn,~22, early stop"].iter().enumerate()
+    {
+        assert_eq!((name(i), name(i + 4)), (*expected, &format!("{file}{expected}")[..]));
+        assert_eq!(
+            (&ways[i]["accuracy"], &ways[i]["mean_steps"]),
+            (&ways[i + 4]["accuracy"], &ways[i + 4]["mean_steps"])
+        );
+    }
+    let steps: Vec<f64> = ways.iter().map(|way| way["mean_steps"].as_f64().expect("a number")).collect();
+    assert_eq!((steps[0], steps[2], &ways[0]["agreement"]), (30.0, 29.0, &json!(1.0)));
+    assert!(steps[1] < 30.0 && steps[3] < 29.0, "{steps:?}");
+    // Fitted to a plan, and used with it: policies count the model's layers.
+    let pruned = folder.path().join("pruned.exit.gguf");
+    let pruned = pruned.to_str().expect("UTF-8");
+    let fit = [
+        "train-exit",
+        "-m",
+        &model,
+        "-t",
+        "1",
+        "--task",
+        task,
+        "-o",
+        pruned,
+        "--layers",
+        "~10-12",
+        "--from-layer",
+        "20",
+    ];
+    assert!(run(&fit).status.success());
+    let measured = [
+        "eval", "-m", &model, "-t", "1", "--task", task, "--exit", pruned, "--json", "--rows", "12", "--layers",
+        "~10-12",
+    ];
+    let rows: Value = serde_json::from_slice(&run(&measured).stdout).expect("JSON");
+    let [plan, early] = [2, 3].map(|i| rows[0]["ways"][i]["accuracy"].as_f64().expect("a number"));
+    assert!((plan - early).abs() <= 0.25, "{rows}");
+    assert!(rows[0]["ways"][3]["mean_steps"].as_f64() < Some(27.0), "{rows}");
+
     let lens = folder.path().join("lens.exit.gguf");
     let lens = lens.to_str().expect("UTF-8");
     for how in

@@ -5,22 +5,41 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module of the library may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     ("dtype", &[]),
     ("gguf", &["dtype"]),
     ("hub", &[]),
     ("tokenizer", &["gguf"]),
     ("ggml", &["dtype"]),
-    ("model", &["dtype", "gguf", "ggml"]),
+    ("plan", &[]),
+    ("model", &["dtype", "gguf", "ggml", "plan"]),
     ("exit", &["dtype", "gguf"]),
     ("sample", &[]),
-    ("session", &["dtype", "ggml", "model", "sample"]),
+    ("session", &["dtype", "ggml", "model", "plan", "sample"]),
     ("decode", &["exit", "sample", "session"]),
-    ("eval", &["exit", "model", "sample", "session", "tokenizer"]),
-    ("cli", &["dtype", "sample"]),
+    ("eval", &["decode", "dtype", "exit", "gguf", "model", "plan", "sample", "session", "tokenizer"]),
+    ("convert", &["dtype", "gguf", "tokenizer"]),
+    ("quantize", &["dtype", "ggml", "gguf"]),
+    ("cli", &["dtype", "plan", "quantize", "sample"]),
     (
         "commands",
-        &["cli", "decode", "dtype", "eval", "exit", "ggml", "gguf", "hub", "model", "sample", "session", "tokenizer"],
+        &[
+            "cli",
+            "convert",
+            "decode",
+            "dtype",
+            "eval",
+            "exit",
+            "ggml",
+            "gguf",
+            "hub",
+            "model",
+            "plan",
+            "quantize",
+            "sample",
+            "session",
+            "tokenizer",
+        ],
     ),
 ];
 

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum, ValueHint};
 
 use super::Switch;
 use super::value::{number, positive};
+use crate::plan::Layers;
 
 /// Whether and how tokens stop before full depth.
 #[derive(Args, Clone, Debug)]
@@ -66,19 +67,8 @@ pub enum DraftArg {
     Lookup,
     /// Every token after so many layers.
     Layer(usize),
-    /// A run without parts of layers.
-    Skip(Vec<Skip>),
-}
-
-/// What a guessing run leaves out of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Skip {
-    /// The layer.
-    pub il: usize,
-    /// Its attention.
-    pub attention: bool,
-    /// Its feed-forward network.
-    pub feed_forward: bool,
+    /// A run without the parts of layers that are listed.
+    Skip(Layers),
 }
 
 impl FromStr for DraftArg {
@@ -89,10 +79,7 @@ impl FromStr for DraftArg {
             None if text == "checkpoints" => Ok(DraftArg::Checkpoints),
             None if text == "lookup" => Ok(DraftArg::Lookup),
             Some(("layer", n)) => positive(n).map(DraftArg::Layer),
-            Some(("skip", list)) => {
-                let items: Vec<Vec<Skip>> = list.split(',').map(skips).collect::<Result<_, _>>()?;
-                Ok(DraftArg::Skip(items.concat()))
-            }
+            Some(("skip", list)) => Layers::parse_skips(list).map(DraftArg::Skip).map_err(|e| e.to_string()),
             _ => Err("expected checkpoints, lookup, layer:N or skip:LIST".into()),
         }
     }
@@ -104,42 +91,11 @@ impl fmt::Display for DraftArg {
             DraftArg::Checkpoints => f.write_str("checkpoints"),
             DraftArg::Lookup => f.write_str("lookup"),
             DraftArg::Layer(layer) => write!(f, "layer:{layer}"),
-            DraftArg::Skip(skips) => {
-                let skips: Vec<String> = skips.iter().map(Skip::to_string).collect();
-                write!(f, "skip:{}", skips.join(","))
-            }
+            DraftArg::Skip(list) => write!(f, "skip:{}", list.as_str()),
         }
     }
 }
 
-impl fmt::Display for Skip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let part = match (self.attention, self.feed_forward) {
-            (true, false) => ":attn",
-            (false, true) => ":mlp",
-            _ => "",
-        };
-        write!(f, "{}{part}", self.il)
-    }
-}
-
-/// `20`, `12-15`, `20:attn` or `12-15:mlp`.
-fn skips(item: &str) -> Result<Vec<Skip>, String> {
-    let (layers, part) = item.split_once(':').unwrap_or((item, ""));
-    let (attention, feed_forward) = match part {
-        "" => (true, true),
-        "attn" => (true, false),
-        "mlp" => (false, true),
-        _ => return Err(format!("expected attn or mlp behind the layer, found `{part}`")),
-    };
-    let (first, last) = layers.split_once('-').unwrap_or((layers, layers));
-    let (first, last) = (number(first)?, number(last)?);
-    if first > last {
-        return Err(format!("expected layers in rising order, found `{layers}`"));
-    }
-    Ok((first..=last).map(|il| Skip { il, attention, feed_forward }).collect())
-}
-
-fn draft_max(text: &str) -> Result<usize, String> {
+pub(super) fn draft_max(text: &str) -> Result<usize, String> {
     number(text).ok().filter(|n| (1..=64).contains(n)).ok_or_else(|| "expected 1 to 64".into())
 }

@@ -1,11 +1,15 @@
 //! What the user may type: clap types and their value checks. Owns flag names and help texts; refuses to open,
 //! print or run anything.
 
+mod convert;
 mod device;
 mod exits;
 mod generate;
 mod hub;
+mod layers;
 mod model;
+mod perplexity;
+mod quantize;
 mod tools;
 mod train;
 mod value;
@@ -14,11 +18,15 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
+pub use convert::{ConvertArgs, OutTypeArg};
 pub use device::{DeviceArgs, DoctorArgs, GpuLayers, RpcServerArgs, Shares};
-pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg, Skip};
+pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg};
 pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs};
 pub use hub::{ListArgs, PullArgs, RmArgs};
+pub use layers::{LayersArg, LayersArgs, LayersCommand, MeasureArgs, MethodArg, PartsArg, PruneArgs, ScanArgs};
 pub use model::{CacheArgs, ContextArgs, LoadArgs, ModelArgs, Switch};
+pub use perplexity::{ImatrixArgs, PerplexityArgs, ReadArg, TextArgs};
+pub use quantize::{QuantizeArgs, QuantizeWords};
 pub use tools::{BenchArgs, BenchFormat, CompletionsArgs, InspectArgs, LogitsArgs, TokenizeArgs};
 pub use train::{EvalArgs, InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
 pub use value::{Count, Range, Seed, above_zero, count, fraction, not_negative, seed};
@@ -40,18 +48,28 @@ pub enum Command {
     Chat(ChatArgs),
     /// Answer one prompt, or a file of prompts
     Run(RunArgs),
+    /// Turn a Hugging Face checkpoint into a GGUF file
+    Convert(ConvertArgs),
     /// Show what a GGUF file holds
     Inspect(InspectArgs),
+    /// Write a model with fewer bits per weight
+    Quantize(QuantizeArgs),
     /// Turn text into token ids, or back
     Tokenize(TokenizeArgs),
     /// Measure prompt processing and generation speed
     Bench(BenchArgs),
     /// Score given tokens: the model's choice and the log-probability at every position
     Logits(LogitsArgs),
+    /// Measure perplexity over a text, and the divergence from another model or depth
+    Perplexity(PerplexityArgs),
+    /// Collect what enters each weight matrix, for quantization
+    Imatrix(ImatrixArgs),
     /// Fit when to stop on tasks with short answers
     TrainExit(TrainExitArgs),
     /// Measure an early stop on tasks with short answers, beside full depth
     Eval(EvalArgs),
+    /// Measure what layers do, and leave some out for good
+    Layers(LayersArgs),
     /// Compute layers for another machine
     RpcServer(RpcServerArgs),
     /// Show the devices, and which of them would run which part of a model

@@ -1,11 +1,12 @@
 //! Which model, and how it is loaded.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::DeviceArgs;
 use super::value::{dtype, positive};
+use super::{DeviceArgs, LayersArg};
 use crate::dtype::DType;
 
 /// Which model.
@@ -29,6 +30,9 @@ pub struct LoadArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub context: ContextArgs,
+    /// Which layers run: a plan as in 0-20,21:mlp,23-29 or ~7,5<>6,~20-29:attn (`layers --help`), or @FILE [default: all]
+    #[arg(long, value_name = "PLAN", value_parser = LayersArg::from_str)]
+    pub layers: Option<LayersArg>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub devices: DeviceArgs,

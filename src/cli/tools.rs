@@ -1,11 +1,12 @@
 //! What the smaller commands take.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::value::{pair, positive};
-use super::{CacheArgs, DeviceArgs, ExitArgs, LoadArgs, ModelArgs, Range};
+use super::{CacheArgs, DeviceArgs, ExitArgs, LayersArg, LoadArgs, ModelArgs, Range};
 
 /// `inspect`.
 #[derive(Args, Debug)]
@@ -92,6 +93,12 @@ pub struct BenchArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub cache: CacheArgs,
+    /// Time a plan of layers beside full depth too, by turns (`layers --help`), or @FILE; may be repeated
+    #[arg(long, value_name = "PLAN", value_parser = LayersArg::from_str)]
+    pub layers: Vec<LayersArg>,
+    /// Tokens that are in the context before a test begins
+    #[arg(short = 'd', long, value_name = "N", default_value = "0", value_delimiter = ',')]
+    pub n_depth: Vec<Range>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub devices: DeviceArgs,

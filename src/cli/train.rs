@@ -106,6 +106,9 @@ pub enum PresetArg {
 
 /// `eval`.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+With --layers or --beside a second table puts full depth, fewer layers, the early stop and both beside each other, on every \
+model file.")]
 pub struct EvalArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -122,6 +125,9 @@ pub struct EvalArgs {
     /// Solved examples in every prompt, instead of the task's number
     #[arg(long, value_name = "N")]
     pub shots: Option<usize>,
+    /// Another quantization of the model (GGUF), to be measured in the same ways
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub beside: Option<PathBuf>,
     /// Evaluate the solved examples anew for every question
     #[arg(long)]
     pub no_prefix_cache: bool,

@@ -108,6 +108,16 @@ fn float(text: &str, accepts: fn(f32) -> bool, expected: &str) -> Result<f32, St
     text.parse().ok().filter(|x: &f32| x.is_finite() && accepts(*x)).ok_or_else(|| format!("expected {expected}"))
 }
 
+/// A share above 0.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0).ok_or_else(|| "expected a number above 0".into())
+}
+
+/// How many times as fast.
+pub(super) fn factor(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| x.is_finite() && *x > 1.0).ok_or_else(|| "expected a number above 1".into())
+}
+
 /// A number from 0 up.
 pub fn not_negative(text: &str) -> Result<f32, String> {
     float(text, |x| x >= 0.0, "a number from 0 up")

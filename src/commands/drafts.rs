@@ -6,11 +6,12 @@ use std::sync::Arc;
 use super::engine::Engine;
 use super::exits;
 use super::train_exit::bar;
-use crate::cli::{DraftArg, Skip};
-use crate::decode::{Kv, Mode, Options, Raced, race};
+use crate::cli::DraftArg;
+use crate::decode::{Kv, Mode, Options, Raced, Source, race};
 use crate::eval::{Excerpt, agreement};
 use crate::exit::{Checkpoint, Draft};
 use crate::model::LayerStep;
+use crate::plan::{Half, Layers};
 use crate::session::{Session, SessionParams, TokenId};
 
 /// Prompts that guesses are tried on, and tokens generated for each.
@@ -78,15 +79,16 @@ impl Search<'_> {
     /// Sets of parts to leave out, of rising size: first those without which most tokens stay the same.
     fn skips(&self, answers: &[Excerpt]) -> anyhow::Result<Vec<DraftArg>> {
         let n_layer = self.engine.session.n_steps();
-        let parts: Vec<Skip> = (0..n_layer)
-            .flat_map(|il| {
-                [(true, false), (false, true)].map(|(attention, feed_forward)| Skip { il, attention, feed_forward })
-            })
-            .collect();
+        let halves = [Half::Attention, Half::FeedForward];
+        let part = |step: &LayerStep, half: Half| step.has(half).then(|| format!("{}:{}", step.il, half.name()));
+        let plan = self.engine.session.plan();
+        let parts: Vec<String> =
+            plan.iter().flat_map(|step| halves.into_iter().filter_map(move |half| part(step, half))).collect();
+        let skip = |parts: &[String]| anyhow::Ok(DraftArg::Skip(Layers::parse_skips(&parts.join(","))?));
         let bar = bar(parts.len(), "parts of layers");
         let mut ranked = Vec::new();
         for part in parts {
-            let (plan, _) = exits::resolve(&DraftArg::Skip(vec![part]), n_layer)?;
+            let (plan, _) = self.resolve(&skip(std::slice::from_ref(&part))?)?;
             let mut session = self.session(self.engine.session.params().with_plan(plan))?;
             ranked.push((agreement(&mut session, answers, COMPARED)?, part));
             bar.inc(1);
@@ -94,13 +96,18 @@ impl Search<'_> {
         bar.finish_and_clear();
         ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
         let sizes = [1, 2, 4, 6, 9, 12, 16, 20].map(|of_thirty| (of_thirty * n_layer).div_ceil(30));
-        Ok(sizes.map(|size| DraftArg::Skip(ranked.iter().take(size).map(|(_, part)| *part).collect())).into())
+        let best = |size| ranked.iter().take(size).map(|(_, part)| part.clone()).collect::<Vec<_>>();
+        sizes.into_iter().map(|size| skip(&best(size))).collect()
+    }
+
+    fn resolve(&self, source: &DraftArg) -> anyhow::Result<(Vec<LayerStep>, Source)> {
+        let session = &self.engine.session;
+        exits::resolve(source, session.model(), session.plan())
     }
 
     /// The number of guesses at once that is fastest.
     fn best_of(&mut self, source: &DraftArg) -> anyhow::Result<(usize, Raced)> {
-        let n_layer = self.engine.session.n_steps();
-        let (draft_plan, of_decoder): (Vec<LayerStep>, _) = exits::resolve(source, n_layer)?;
+        let (draft_plan, of_decoder) = self.resolve(source)?;
         let mut session = self.session(SessionParams { draft_plan, ..self.engine.session.params().clone() })?;
         let options = |most| Options {
             mode: Mode::Verified(of_decoder),

@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::devices::{self, Needs};
 use super::exits::Exits;
 use super::pull::named_model;
-use super::{Usage, note};
+use super::{Usage, note, plan};
 use crate::cli::{CacheArgs, ContextArgs, DeviceArgs, ExitArgs, LoadArgs, ModelArgs};
 use crate::decode::Decoder;
 use crate::gguf::File;
@@ -32,7 +32,8 @@ impl Engine {
     /// Loads the model that the flags or the surroundings name.
     pub(super) fn open(args: &LoadArgs) -> anyhow::Result<Engine> {
         let (file, tokenizer, model) = open_model(&find_model(&args.model)?, args)?;
-        let params = session_params(&args.context);
+        let plan = plan::steps(args.layers.as_ref(), &model)?;
+        let params = session_params(&args.context).with_plan(plan);
         let session = Session::new(model, params).context("cannot make a session")?;
         Ok(Engine { file, tokenizer, session })
     }
@@ -40,8 +41,9 @@ impl Engine {
     /// Loads the model at `path` to generate with; everything else is as the flags say.
     pub(super) fn load(path: &Path, args: &LoadArgs, exits: &ExitArgs) -> anyhow::Result<(Engine, Decoder)> {
         let (file, tokenizer, model) = open_model(path, args)?;
-        let exits = Exits::new(exits, &file, model.config())?;
-        let params = exits.params(session_params(&args.context));
+        let plan = plan::steps(args.layers.as_ref(), &model)?;
+        let exits = Exits::new(exits, &file, &model, &plan)?;
+        let params = exits.params(session_params(&args.context).with_plan(plan));
         let session = Session::new(model, params).context("cannot make a session")?;
         Ok((Engine { file, tokenizer, session }, exits.decoder))
     }
@@ -53,7 +55,8 @@ impl Engine {
     }
 }
 
-fn open_model(path: &Path, args: &LoadArgs) -> anyhow::Result<(Arc<File>, Tokenizer, Arc<Model>)> {
+/// Loads the file at `path` with its tokenizer.
+pub(super) fn open_model(path: &Path, args: &LoadArgs) -> anyhow::Result<(Arc<File>, Tokenizer, Arc<Model>)> {
     let file = Arc::new(File::open(path)?);
     let context = || format!("cannot load `{}`", path.display());
     let tokenizer = Tokenizer::from_gguf(file.metadata()).with_context(context)?;
@@ -99,7 +102,8 @@ pub(super) fn default_threads() -> usize {
     allowed.min(num_cpus::get_physical()).max(1)
 }
 
-fn session_params(args: &ContextArgs) -> SessionParams {
+/// The parameters that the context flags spell; the others are the defaults.
+pub(super) fn session_params(args: &ContextArgs) -> SessionParams {
     SessionParams { n_ctx: args.ctx_size, n_batch: args.batch_size, ..cache_params(&args.cache) }
 }
 

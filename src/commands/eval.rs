@@ -1,17 +1,18 @@
 //! `eval`: runs tasks at full depth and with an early stop, by turns, and shows both.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
 
 use super::engine::Engine;
-use super::note;
 use super::output::write_whole;
 use super::train_exit::{OWN, bar};
-use crate::cli::EvalArgs;
-use crate::eval::{Beside, Measured, Questions, Task, evaluate, fixed_plan, html};
+use super::{exits, note, plan};
+use crate::cli::{EvalArgs, LoadArgs, ModelArgs};
+use crate::eval::{Beside, Measured, Questions, Task, Way, WayDone, beside, evaluate, fixed_plan, html};
 use crate::exit::{ExitFile, Fingerprint, Input, Policy};
 use crate::model::LayerStep;
 use crate::session::Session;
@@ -19,22 +20,28 @@ use crate::session::Session;
 pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let tasks: Vec<Task> =
         args.task.iter().map(|path| Task::open(path, args.seed, args.shots)).collect::<Result<_, _>>()?;
-    let mut engine = Engine::open(&args.load)?;
-    let (file, warning) = ExitFile::open_for(&args.exit, &Fingerprint::of(&engine.file)?)?;
-    if let Some(warning) = warning {
-        note(format_args!("warning: {warning}"));
-    }
-    let mut measured = Vec::new();
+    // Full depth is what everything else is beside.
+    let mut engine = Engine::open(&LoadArgs { layers: None, ..args.load.clone() })?;
+    let file = open_exit(args, &engine)?;
+    let plan = args.load.layers.as_ref().map(|layers| plan::steps(Some(layers), engine.session.model())).transpose()?;
+    let other = args.beside.as_ref().map(|path| open_other(path, args)).transpose()?;
+    let (mut measured, mut ways) = (Vec::new(), Vec::new());
     for task in &tasks {
         let policy = policy_of(&file, task, args)?;
         measured.push(measure(task, policy, &mut engine, args).with_context(|| format!("task `{}`", task.name))?);
+        if plan.is_some() || other.is_some() {
+            let sessions = [Some(&engine), other.as_ref()].into_iter().flatten();
+            ways.push(measure_ways(task, policy, sessions, plan.as_deref(), args)?);
+        }
     }
     let mut out = io::stdout().lock();
     if args.json {
-        let rows: Vec<Value> = measured.iter().map(as_json).collect();
+        let mut rows: Vec<Value> = measured.iter().map(as_json).collect();
+        rows.iter_mut().zip(&ways).for_each(|(row, ways)| row["ways"] = ways.iter().map(way_as_json).collect());
         writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
     } else {
         print(&measured, &mut out)?;
+        measured.iter().zip(&ways).try_for_each(|(m, ways)| print_ways(m, ways, &mut out))?;
     }
     if let Some(path) = &args.report {
         let name = &engine.session.model().config().name;
@@ -43,6 +50,57 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
         note(format_args!("(written `{}`)", path.display()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn open_exit(args: &EvalArgs, engine: &Engine) -> anyhow::Result<ExitFile> {
+    let (file, warning) = ExitFile::open_for(&args.exit, &Fingerprint::of(&engine.file)?)?;
+    if let Some(warning) = warning {
+        note(format_args!("warning: {warning}"));
+    }
+    Ok(file)
+}
+
+/// The other quantization, to which the exit file must belong as well.
+fn open_other(path: &Path, args: &EvalArgs) -> anyhow::Result<Engine> {
+    let model = ModelArgs { model: Some(path.to_owned()) };
+    let engine = Engine::open(&LoadArgs { model, layers: None, ..args.load.clone() })?;
+    open_exit(args, &engine)?;
+    Ok(engine)
+}
+
+/// Every model file at full depth, with fewer layers, with an early stop, with both.
+fn measure_ways<'e>(
+    task: &Task,
+    policy: &Policy,
+    engines: impl Iterator<Item = &'e Engine>,
+    plan: Option<&[LayerStep]>,
+    args: &EvalArgs,
+) -> anyhow::Result<Vec<WayDone>> {
+    let mut ways = Vec::new();
+    let mut questions = None;
+    for (i, Engine { session, tokenizer, .. }) in engines.enumerate() {
+        questions = questions.or(Some(Questions::new(task, tokenizer)?));
+        let model = session.model();
+        let file = model.file().path().file_name().map_or_else(String::new, |name| format!("{}: ", name.display()));
+        let file = if i > 0 { file } else { String::new() };
+        let text = plan.map_or_else(String::new, |plan| crate::plan::text(plan, model.plan()));
+        for (plan, name) in [(Some(model.plan()), "full depth"), (plan, &text)] {
+            let Some(plan) = plan else { continue };
+            let checkpoints = exits::placed(policy.checkpoints.clone(), plan);
+            let early = Policy { checkpoints, ..policy.clone() };
+            for (policy, ending) in [(None, ""), (Some(early), ", early stop")] {
+                let session = Session::new(model.clone(), session.params().with_plan(plan.to_vec()))?;
+                ways.push(Way { name: format!("{file}{name}{ending}"), session, policy });
+            }
+        }
+    }
+    let Some(questions) = questions else { return Ok(Vec::new()) };
+    let items = &task.test[..args.rows.min(task.test.len())];
+    let how = Beside { keep_prefix: !args.no_prefix_cache, parallel: args.parallel };
+    let bar = bar(items.len(), &format!("{}, beside each other", task.name));
+    let done = beside(&mut ways, &questions, items, how, &mut |n| bar.set_position(n as u64))?;
+    bar.finish_and_clear();
+    Ok(done)
 }
 
 /// The task's own policy, else the one for anything.
@@ -125,6 +183,41 @@ fn as_json(m: &Measured) -> Value {
         "ideal_speedup": m.ideal_speedup(),
         "efficiency": m.speedup() / m.ideal_speedup(),
     })
+}
+
+fn way_as_json(way: &WayDone) -> Value {
+    json!({
+        "way": way.name,
+        "n": way.n,
+        "accuracy": way.accuracy(),
+        "agreement": way.agreement(),
+        "mean_steps": way.mean_steps(),
+        "n_steps": way.n_steps,
+        "seconds": way.time.as_secs_f64(),
+    })
+}
+
+fn print_ways(measured: &Measured, ways: &[WayDone], out: &mut dyn Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "\n| {} | accuracy | full depth's answer | mean layers | seconds | speed-up |\n|---|--:|--:|--:|--:|--:|",
+        measured.task
+    )?;
+    for way in ways {
+        writeln!(
+            out,
+            "| {} | {:.1} ± {:.1} % | {:.1} % | {:.1} of {} | {:.1} | {:.2}x |",
+            way.name,
+            100.0 * way.accuracy(),
+            100.0 * way.half_interval(),
+            100.0 * way.agreement(),
+            way.mean_steps(),
+            way.n_steps,
+            way.time.as_secs_f64(),
+            ways[0].time.as_secs_f64() / way.time.as_secs_f64().max(1e-9)
+        )?;
+    }
+    Ok(())
 }
 
 fn print(measured: &[Measured], out: &mut dyn Write) -> io::Result<()> {

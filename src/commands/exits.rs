@@ -5,11 +5,12 @@ use std::str::FromStr;
 
 use super::train_exit::TOKENS;
 use super::{Usage, note};
-use crate::cli::{DraftArg, ExitArg, ExitArgs, KvArg, Skip, Switch};
+use crate::cli::{DraftArg, ExitArg, ExitArgs, KvArg, Switch};
 use crate::decode::{Decoder, Kv, Mode, Options, Source};
 use crate::exit::{Checkpoint, ExitFile, Fingerprint};
 use crate::gguf::File;
-use crate::model::{Config, LayerStep};
+use crate::model::{LayerStep, Model};
+use crate::plan::depth_after;
 use crate::session::SessionParams;
 
 /// The flags, resolved for a model.
@@ -20,12 +21,14 @@ pub(super) struct Exits {
 }
 
 impl Exits {
-    pub(super) fn new(args: &ExitArgs, file: &File, config: &Config) -> anyhow::Result<Exits> {
+    /// For sessions on `model` that run `plan`.
+    pub(super) fn new(args: &ExitArgs, file: &File, model: &Model, plan: &[LayerStep]) -> anyhow::Result<Exits> {
         let Found { checkpoints, draft } = in_file(args, file)?;
+        let checkpoints = placed(checkpoints, plan);
         let (of_file, most) = draft.map_or((None, MOST), |(draft, most)| (Some(draft), most));
         let default = if checkpoints.is_empty() { DraftArg::Lookup } else { DraftArg::Checkpoints };
         let draft = args.draft.clone().or(of_file).unwrap_or(default);
-        let (draft_plan, source) = resolve(&draft, config.n_layer)?;
+        let (draft_plan, source) = resolve(&draft, model, plan)?;
         let chosen = match args.exit {
             None if args.draft.is_some() => ExitArg::Verified,
             None if checkpoints.is_empty() => ExitArg::Off,
@@ -66,17 +69,33 @@ pub(super) fn mode(arg: ExitArg) -> Mode {
     }
 }
 
-/// The plan that guesses, where one does, and the source that `--draft` names.
-pub(super) fn resolve(draft: &DraftArg, n_layer: usize) -> anyhow::Result<(Vec<LayerStep>, Source)> {
+/// Checkpoints where a plan has been through as many layers; none where nothing deeper follows.
+pub(super) fn placed(checkpoints: Vec<Checkpoint>, plan: &[LayerStep]) -> Vec<Checkpoint> {
+    let place = |checkpoint: Checkpoint| Some(Checkpoint { layer: depth_after(plan, checkpoint.layer)?, ..checkpoint });
+    let mut placed: Vec<Checkpoint> = checkpoints.into_iter().filter_map(place).collect();
+    // Where the layers between two are gone, the later one knows better.
+    placed.reverse();
+    placed.dedup_by_key(|checkpoint| checkpoint.layer);
+    placed.reverse();
+    placed
+}
+
+/// The plan that guesses for a session that runs `plan`, where one does, and the source that `--draft` names.
+pub(super) fn resolve(draft: &DraftArg, model: &Model, plan: &[LayerStep]) -> anyhow::Result<(Vec<LayerStep>, Source)> {
     Ok(match draft {
         DraftArg::Checkpoints => (Vec::new(), Source::Checkpoints),
         DraftArg::Lookup => (Vec::new(), Source::Lookup),
         DraftArg::Layer(layer) => {
-            let most = n_layer - 1;
-            anyhow::ensure!(*layer <= most, Usage(format!("--draft layer: expected 1 to {most}, found {layer}")));
-            (Vec::new(), Source::Layer(*layer))
+            let most = model.config().n_layer - 1;
+            let depth = depth_after(plan, *layer).filter(|_| *layer <= most);
+            let wrong =
+                || Usage(format!("--draft layer: expected 1 to {most}, less than all that runs, found {layer}"));
+            (Vec::new(), Source::Layer(depth.ok_or_else(wrong)?))
         }
-        DraftArg::Skip(skips) => (plan_without(skips, n_layer)?, Source::Plan),
+        DraftArg::Skip(list) => {
+            let rest = list.leave_out(plan, model.plan()).map_err(|e| Usage(format!("--draft skip: {e}")))?;
+            (rest, Source::Plan)
+        }
     })
 }
 
@@ -118,29 +137,18 @@ fn beside(model: &Path) -> PathBuf {
     model.with_extension("exit.gguf")
 }
 
-fn plan_without(skips: &[Skip], n_layer: usize) -> anyhow::Result<Vec<LayerStep>> {
-    if let Some(skip) = skips.iter().find(|skip| skip.il >= n_layer) {
-        anyhow::bail!(Usage(format!("--draft skip: expected layers below {n_layer}, found {}", skip.il)));
-    }
-    let runs = |il: usize, part: fn(&Skip) -> bool| !skips.iter().any(|skip| skip.il == il && part(skip));
-    let step = |il| LayerStep { il, attention: runs(il, |s| s.attention), feed_forward: runs(il, |s| s.feed_forward) };
-    let plan: Vec<LayerStep> = (0..n_layer).map(step).filter(|step| step.attention || step.feed_forward).collect();
-    anyhow::ensure!(!plan.is_empty(), Usage("--draft skip: expected some layers to stay".into()));
-    Ok(plan)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::Scorer;
+    use crate::plan::{Layers, full};
 
     #[test]
-    fn a_plan_leaves_out_what_is_named() {
-        let skip = |il, attention, feed_forward| Skip { il, attention, feed_forward };
-        let plan = plan_without(&[skip(1, true, true), skip(2, true, false)], 4).unwrap();
-        let half = LayerStep { il: 2, attention: false, feed_forward: true };
-        assert_eq!(plan, [LayerStep::whole(0), half, LayerStep::whole(3)]);
-        assert!(plan_without(&[skip(4, true, true)], 4).is_err());
-        assert!(plan_without(&[skip(0, true, true)], 1).is_err());
+    fn checkpoints_stand_where_as_many_layers_have_run() {
+        let at = |layer| Checkpoint { layer, lens: None, probe: None, scorer: Scorer::Top, least: 0.5 };
+        let plan = Layers::parse("~3-5,~9:attn").unwrap().steps(&full(10)).unwrap();
+        let placed = placed([2, 3, 4, 6, 7, 9].map(at).to_vec(), &plan);
+        assert_eq!(placed.iter().map(|checkpoint| checkpoint.layer).collect::<Vec<_>>(), [2, 3, 4, 6]);
         assert_eq!(beside(Path::new("a/m.Q4_1.gguf")), Path::new("a/m.Q4_1.exit.gguf"));
     }
 }

@@ -35,6 +35,18 @@ pub(super) fn during<T>(work: impl FnOnce() -> T) -> anyhow::Result<T> {
     Ok(done)
 }
 
+/// Takes over Ctrl-C and the wish to terminate for the rest of a program that looks soon and often whether it was asked to
+/// stop, and has to clean up. A second call changes nothing.
+pub(super) fn install_patient() -> anyhow::Result<()> {
+    if INSTALLED.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
+    let count = || {
+        PRESSED.fetch_add(1, Ordering::SeqCst);
+    };
+    ctrlc::set_handler(count).context("cannot handle Ctrl-C")
+}
+
 /// Whether Ctrl-C was pressed since the last `reset`.
 pub(super) fn requested() -> bool {
     PRESSED.load(Ordering::SeqCst) > 0

@@ -6,19 +6,25 @@ mod batch;
 mod bench;
 mod chat;
 mod completions;
+mod convert;
 mod devices;
 mod doctor;
 mod drafts;
 mod engine;
 mod eval;
 mod exits;
+mod imatrix;
 mod input;
 mod inspect;
 mod interrupt;
+mod layers;
 mod list;
 mod logits;
 mod output;
+mod perplexity;
+mod plan;
 mod pull;
+mod quantize;
 mod rm;
 mod rpc_server;
 mod run;
@@ -69,15 +75,19 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Logits(args) => logits::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
+        Command::Imatrix(args) => imatrix::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
         Command::TrainExit(args) => train_exit::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Layers(args) => layers::run(&args),
         Command::RpcServer(args) => rpc_server::run(&args),
         Command::Doctor(args) => doctor::run(&args),
-
         Command::Pull(args) => pull::run(&args),
         Command::List(args) => list::run(&args),
         Command::Rm(args) => rm::run(&args),
         Command::Completions(args) => completions::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Inspect(args) => show_file(&args),
         Command::Tokenize(args) => show_tokens(&args),
     }

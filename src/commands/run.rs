@@ -36,7 +36,7 @@ fn run_one(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let tokens = encode(&engine.tokenizer, template.as_ref(), args.generation.system.as_deref(), &text)?;
     interrupt::install()?;
-    let mut stats = Stats::new(engine.session.model().config().n_layer);
+    let mut stats = Stats::new(engine.session.n_steps());
     let starts = if template.is_some() { Starts::Answer } else { Starts::Continuation };
     let end = answer_one(&mut engine, &mut decoder, args, &tokens, starts, &mut stats)?;
     note(&stats);
@@ -60,8 +60,7 @@ fn write_depths(path: &Path, engine: &mut Engine, prompt: &[TokenId], answer: &A
         }
         None => Vec::new(),
     };
-    let config = session.model().config();
-    let page = Depths { tokens, confidence, n_layer: config.n_layer }.html(&config.name);
+    let page = Depths { tokens, confidence, n_layer: session.n_steps() }.html(&session.model().config().name);
     let page = page.map_err(|e| anyhow!("the page cannot be drawn: {e}"))?;
     write_whole(path, |file| Ok(file.write_all(page.as_bytes())?))?;
     note(format_args!("(written `{}`)", path.display()));
@@ -173,7 +172,7 @@ struct Response<'a> {
 fn run_batch(args: &RunArgs, path: &Path) -> anyhow::Result<ExitCode> {
     let (mut engine, mut decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
     interrupt::install()?;
-    let mut stats = Stats::new(engine.session.model().config().n_layer);
+    let mut stats = Stats::new(engine.session.n_steps());
     let mut interrupted = false;
     batch::for_each(path, |request: Request| {
         interrupted = answer_line(&mut engine, &mut decoder, args, request, &mut stats)? == End::Interrupted;

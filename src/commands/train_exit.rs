@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::engine::Engine;
-use super::{drafts, note};
+use super::{Usage, drafts, note};
 use crate::cli::{InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
 use crate::eval::{
     Answers, Excerpt, Questions, Sight, Task, collect, collect_own, excerpts, fit_lenses, look_cost, own_answer,
@@ -17,6 +17,7 @@ use crate::eval::{
 use crate::exit::{
     ExitFile, Fingerprint, Input, Lens, Options, Policy, Row, RuleKind, Target, Trained, Tried, train, train_confidence,
 };
+use crate::plan::layers_before;
 use crate::tokenizer::{Message, Special};
 
 /// The name of the task that needs no file, and of its policy for short answers.
@@ -32,6 +33,11 @@ pub(super) fn run(args: &TrainExitArgs) -> anyhow::Result<ExitCode> {
     };
     let tasks: Vec<Option<Task>> = args.task.iter().map(open).collect::<Result<_, _>>()?;
     let mut engine = Engine::open(&args.load)?;
+    let searches = args.search_drafts && args.load.layers.is_some();
+    anyhow::ensure!(!searches, Usage("--search-drafts: expected full depth, found --layers".into()));
+    let plan = engine.session.plan();
+    let rises = plan.is_sorted_by(|a, b| a.il < b.il);
+    anyhow::ensure!(rises, Usage("--layers: expected layers in rising order, each once, to fit stops to".into()));
     let layers = candidate_layers(args, engine.session.n_steps())?;
     let model = Fingerprint::of(&engine.file)?;
     let mut policies = Vec::new();
@@ -48,6 +54,10 @@ pub(super) fn run(args: &TrainExitArgs) -> anyhow::Result<ExitCode> {
             }),
         };
         policies.extend(fitted.with_context(|| format!("task `{name}`"))?);
+    }
+    // Policies count the model's layers; what was looked at are steps of the plan.
+    for checkpoint in policies.iter_mut().flat_map(|policy| &mut policy.checkpoints) {
+        checkpoint.layer = layers_before(engine.session.plan(), checkpoint.layer);
     }
     ExitFile { model, draft, policies }.save(&args.output)?;
     note(format_args!("(written `{}`)", args.output.display()));

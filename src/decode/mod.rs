@@ -173,18 +173,35 @@ impl Decoder {
     }
 
     fn step_fast(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<Step, Error> {
+        let Some((layer, logits)) = self.early(session)? else { return session.step(sampler) };
+        let token = sampler.sample(&logits, session.tokens());
+        session.push(token)?;
+        Ok(Step { token, layers_run: layer, was_guessed: false })
+    }
+
+    /// What the token after the timeline is chosen from, in the modes off and fast: the logits \[n_vocab\], and the layers run
+    /// for them. The token itself is the caller's to push.
+    pub fn read_out(&mut self, session: &mut Session) -> Result<(usize, Vec<f32>), Error> {
+        let early = if self.options.mode == Mode::Fast { self.early(session)? } else { None };
+        match early {
+            Some(early) => Ok(early),
+            None => Ok((session.n_steps(), session.logits()?.to_vec())),
+        }
+    }
+
+    /// The depth and the logits of the last token, if it may stop early and a checkpoint is sure; its deeper cache rows are
+    /// treated as the options say.
+    fn early(&self, session: &mut Session) -> Result<Option<(usize, Vec<f32>)>, Error> {
         let may_stop = !session.has_logits() && session.n_pending() <= self.options.most;
-        if may_stop && let Some((layer, logits)) = self.look(session)? {
-            let token = sampler.sample(&logits, session.tokens());
+        let found = if may_stop { self.look(session)? } else { None };
+        if found.is_some() {
             match self.options.kv {
                 Kv::Deferred => {}
                 Kv::Propagate => session.propagate()?,
                 Kv::Mask => session.hide(),
             }
-            session.push(token)?;
-            return Ok(Step { token, layers_run: layer, was_guessed: false });
         }
-        session.step(sampler)
+        Ok(found)
     }
 
     /// Takes the last token through the checkpoints. The first that is sure gives its depth and its logits.

@@ -27,6 +27,9 @@ const MOST: usize = 16;
 const BUDGET: f64 = 0.01;
 const HEAD_START: f64 = 48.0;
 
+/// What guesses by running are expected to lose at most, in tokens' time: looks that are not sure end them early.
+const RUNNING_RISK: f64 = 1.0;
+
 /// An arm must be this much faster than full depth, by its estimate, to be taken beyond the budget.
 const MARGIN: f64 = 1.03;
 
@@ -83,14 +86,15 @@ impl Pace {
         };
         let p = right / tries;
         let gain = |n: usize| (0..=n).map(|i| p.powi(i as i32)).sum::<f64>() / self.cost[n];
-        let best = (1..=available.min(MOST)).max_by(|&a, &b| gain(a).total_cmp(&gain(b))).unwrap_or(0);
-        if gain(best) > MARGIN && self.may_lose() { best } else { 0 }
+        let affordable = (1..=available.min(MOST)).filter(|&n| self.affords(self.cost[n] - 1.0));
+        let best = affordable.max_by(|&a, &b| gain(a).total_cmp(&gain(b))).unwrap_or(0);
+        if gain(best) > MARGIN { best } else { 0 }
     }
 
     /// Whether to guess by running.
     pub(super) fn tries_running(&self) -> bool {
         let pays = self.running.is_none_or(|ratio| ratio * MARGIN < 1.0 || self.since_running > AGAIN);
-        pays && self.is_ready() && self.may_lose()
+        pays && self.is_ready() && self.affords(RUNNING_RISK)
     }
 
     /// Whether it is known what a token alone costs.
@@ -104,8 +108,9 @@ impl Pace {
         samples.get(samples.len() / 2).copied().unwrap_or(0.0)
     }
 
-    fn may_lose(&self) -> bool {
-        self.saved > -BUDGET * self.of_plain() * (self.tokens as f64 + HEAD_START)
+    /// Whether guesses may turn out to have cost so many tokens' time for nothing.
+    fn affords(&self, lost: f64) -> bool {
+        self.saved >= self.of_plain() * (lost - BUDGET * (self.tokens as f64 + HEAD_START))
     }
 
     /// Takes note of an evaluation: tokens that it gave, seconds that it took, guessing included.

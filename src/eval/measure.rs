@@ -58,7 +58,7 @@ pub struct Beside {
 }
 
 /// An answer and the layers it took.
-type Answer = (usize, usize);
+pub(super) type Answer = (usize, usize);
 
 /// Answers questions at full depth and with a policy, by turns, and with the baseline's plan of layers.
 pub fn evaluate(
@@ -126,7 +126,7 @@ fn full_depth(
 }
 
 /// Answers questions of one prefix side by side; with a policy each as early as it may.
-fn run(
+pub(super) fn run(
     session: &mut Session,
     questions: &Questions<'_>,
     batch: &[Asked],
@@ -203,7 +203,8 @@ pub fn fixed_plan(
     // The first layer makes the state that all others work on.
     for first in 1..=(n_layer - n).max(1) {
         let left_out = first..first + n;
-        let plan: Vec<LayerStep> = (0..n_layer).filter(|il| !left_out.contains(il)).map(LayerStep::whole).collect();
+        let stays = |step: &&LayerStep| !left_out.contains(&step.il);
+        let plan: Vec<LayerStep> = session.plan().iter().filter(stays).copied().collect();
         let mut session = session_of(plan.clone())?;
         let same = answers(&mut session)?.iter().zip(&full).filter(|(a, b)| a == b).count();
         if best.as_ref().is_none_or(|(most, _)| same > *most) {

@@ -1,25 +1,46 @@
-//! Owns tasks with one short answer: their rows and prompts, what full depth and an early stop make of them, and how
-//! long both take.
+//! Owns what is measured of a model: tasks with one short answer, at full depth and with an early stop; perplexity over a
+//! text, the divergence from another model or depth, and what enters its multiplications; what layers are worth ([`layers`]).
 
 mod agreement;
+mod base_file;
 mod collect;
 mod depth;
+mod divergence;
 mod eye;
+mod imatrix;
+pub mod layers;
 mod measure;
+mod perplexity;
 mod questions;
+mod reading;
 mod report;
 mod rows;
+mod score;
 mod task;
+mod text_report;
+mod ways;
 
 pub use agreement::agreement;
+pub use base_file::{BaseFile, Rows, packed, write_header};
 pub use collect::{Excerpt, Sight, collect, collect_own, excerpts, fit_lenses, look_cost, own_answer, own_prompts};
 pub use depth::{Depths, confidence};
+pub use divergence::{Base, Compared, Divergence, Quantile, compare, log_softmax};
+pub use imatrix::{Entry, Imatrix};
 pub use measure::{Beside, Measured, Outcome, evaluate, fixed_plan};
+pub use perplexity::{Chunks, Estimate, Moments, surprise};
 pub use questions::Questions;
+pub use reading::Reading;
 pub use report::html;
+pub use score::{Against, Place, score};
 pub use task::{Answers, Item, Task};
+pub use text_report::Page;
+pub use ways::{Way, WayDone, beside};
 
-/// What is wrong with a task, or with running it.
+use std::fmt::Display;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What is wrong with a task, a text or a file, or with running it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file of the task cannot be used.
@@ -30,10 +51,54 @@ pub enum Error {
         /// What was expected and found.
         why: String,
     },
+    /// A text that makes no chunks.
+    #[error("text: expected {expected}, found {found}")]
+    Chunks {
+        /// What makes chunks.
+        expected: String,
+        /// What there is.
+        found: String,
+    },
+    /// A file of distributions or sums that cannot be used.
+    #[error("{path}: {field}: expected {expected}, found {found}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Part of it.
+        field: String,
+        /// What can be used.
+        expected: String,
+        /// What it says.
+        found: String,
+    },
+    /// A file cannot be read or written.
+    #[error("cannot {action} `{path}`: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// `open`, `read`, `write`.
+        action: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is no valid GGUF file.
+    #[error(transparent)]
+    Gguf(#[from] crate::gguf::Error),
     /// The model cannot run a row.
     #[error(transparent)]
     Session(#[from] crate::session::Error),
     /// The model lacks what is read.
     #[error(transparent)]
     Model(#[from] crate::model::Error),
+}
+
+impl Error {
+    fn invalid(path: &Path, field: impl Display, expected: impl Display, found: impl Display) -> Error {
+        let [field, expected, found] = [field.to_string(), expected.to_string(), found.to_string()];
+        Error::File { path: path.to_owned(), field, expected, found }
+    }
+
+    fn io(path: &Path, action: &'static str, source: io::Error) -> Error {
+        Error::Io { path: path.to_owned(), action, source }
+    }
 }

@@ -38,9 +38,19 @@ impl Probe {
     }
 
     fn logits(&self, x: &[f32]) -> Vec<f32> {
-        let dot = |row: &[f32]| row.iter().zip(x).map(|(w, x)| w * x).sum::<f32>();
-        self.weights.chunks_exact(x.len()).zip(&self.bias).map(|(w, b)| dot(w) + b).collect()
+        self.weights.chunks_exact(x.len()).zip(&self.bias).map(|(w, b)| dot(w, x) + b).collect()
     }
+}
+
+/// A scalar product in sums side by side, which take a fraction of the time of one sum: each addition waits for the last.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut sums = [0.0; LANES];
+    for (a, b) in a.iter().zip(b) {
+        sums.iter_mut().zip(a).zip(b).for_each(|((sum, a), b)| *sum += a * b);
+    }
+    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
 /// Fits the classes `y` of rows `x`, with inputs scaled to a mean of 0 and a deviation of 1. `alpha` is the strength of

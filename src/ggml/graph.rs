@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::context::{Context, Tensor};
 use super::node::{Node, Nodes};
+use super::observe::{self, Observed, Seen, Watch};
 use super::ops::Ops;
 use super::store::Store;
 use super::{Device, Error, sys};
@@ -67,6 +68,7 @@ impl<'g> Builder<'g> {
 struct Graph<S> {
     slots: S,
     tensors: Vec<NonNull<sys::ggml_tensor>>,
+    seen: Vec<Seen>,
     raw: NonNull<sys::ggml_cgraph>,
     /// This graph's alone.
     id: u64,
@@ -79,18 +81,27 @@ struct Graph<S> {
 unsafe impl<S: Send> Send for Graph<S> {}
 
 impl<S> Graph<S> {
-    fn build(n_tensors: usize, stores: &[&Arc<Store>], build: impl for<'g> FnOnce(&Builder<'g>) -> S) -> Graph<S> {
+    fn build(
+        n_tensors: usize,
+        is_observed: bool,
+        stores: &[&Arc<Store>],
+        build: impl for<'g> FnOnce(&Builder<'g>) -> S,
+    ) -> Graph<S> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let n_tensors = if is_observed { n_tensors * (1 + observe::TENSORS) } else { n_tensors };
         let ctx = Context::with_graph(n_tensors, n_tensors);
         // SAFETY: the context is alive and was made with room for a graph of this size.
         let raw = unsafe { sys::ggml_new_graph_custom(ctx.as_ptr(), n_tensors, false) };
         let raw = NonNull::new(raw).expect("the context has room for its graph");
         let tensors = RefCell::new(Vec::new());
         let nodes = Nodes::default();
-        let slots = build(&Builder { ops: Ops::new(&ctx, &nodes), ctx: &ctx, raw, slots: &tensors });
+        let watch = is_observed.then(|| Watch::new(raw));
+        let ops = Ops::new(&ctx, &nodes, watch.as_ref());
+        let slots = build(&Builder { ops, ctx: &ctx, raw, slots: &tensors });
         let graph = Graph {
             slots,
             tensors: tensors.into_inner(),
+            seen: watch.map_or_else(Vec::new, Watch::into_seen),
             raw,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             _nodes: nodes.into_inner(),
@@ -156,6 +167,7 @@ pub struct Runner<K, S> {
     scratch: Scratch,
     device: Arc<Device>,
     uses: u64,
+    observes: bool,
 }
 
 /// Graphs kept for reuse. A decode step needs one per padded cache length in use; prompts of odd lengths come and go.
@@ -164,12 +176,18 @@ const MAX_CACHED: usize = 64;
 impl<K: Hash + Eq + Copy, S: Copy> Runner<K, S> {
     /// A runner without graphs.
     pub fn new(device: Arc<Device>) -> Runner<K, S> {
-        Runner { cached: HashMap::new(), scratch: Scratch::new(&device), device, uses: 0 }
+        Runner { cached: HashMap::new(), scratch: Scratch::new(&device), device, uses: 0, observes: false }
     }
 
     /// The device that computes.
     pub fn device(&self) -> &Arc<Device> {
         &self.device
+    }
+
+    /// Observes the multiplications of every graph from now on ([`Computed::observed`]).
+    pub fn observe(&mut self) {
+        self.observes = true;
+        self.forget_all();
     }
 
     /// Drops all graphs: a store they use was replaced.
@@ -188,7 +206,7 @@ impl<K: Hash + Eq + Copy, S: Copy> Runner<K, S> {
     ) -> Result<Run<'_, S>, Error> {
         self.uses += 1;
         if !self.cached.contains_key(&key) {
-            let graph = Graph::build(n_tensors, stores, build);
+            let graph = Graph::build(n_tensors, self.observes, stores, build);
             if !self.device.is_cpu() {
                 graph.check_for(&self.device)?;
             }
@@ -309,12 +327,29 @@ impl<'r, S: Copy> Computed<'r, S> {
     /// An f32 output of a graph that ran on the CPU.
     #[track_caller]
     pub fn f32(&self, slot: Slot) -> &'r [f32] {
-        let tensor = tensor(self.graph, slot);
-        assert!(tensor.dtype() == DType::F32 && self.device.is_cpu(), "output {tensor:?}");
-        // SAFETY: on the CPU the data is memory of this process, f32 and contiguous, and stays while the runner is
-        // borrowed.
-        unsafe { std::slice::from_raw_parts((*tensor.as_ptr()).data.cast(), tensor.nbytes() / size_of::<f32>()) }
+        assert!(self.device.is_cpu(), "an output elsewhere is read");
+        floats(tensor(self.graph, slot))
     }
+
+    /// What entered the multiplications, where the runner observes them.
+    pub fn observed(&self) -> impl Iterator<Item = Observed<'r>> {
+        let graph = self.graph;
+        graph.seen.iter().map(|seen| {
+            // SAFETY: what was seen lies in the graph's own context.
+            let both = floats(unsafe { Tensor::from_raw(seen.sums) });
+            let (sums, squares) = both.split_at(both.len() / 2);
+            Observed { weight: &seen.weight, n_rows: seen.n_rows, sums, squares }
+        })
+    }
+}
+
+/// The numbers of an output, whose runner is borrowed for `'r`.
+#[track_caller]
+fn floats(tensor: Tensor<'_>) -> &[f32] {
+    assert_eq!(tensor.dtype(), DType::F32, "output {tensor:?}");
+    // SAFETY: on the CPU the data is memory of this process, f32 and contiguous, and stays while the runner is borrowed,
+    // as `Computed` borrows it.
+    unsafe { std::slice::from_raw_parts((*tensor.as_ptr()).data.cast(), tensor.nbytes() / size_of::<f32>()) }
 }
 
 fn tensor<S>(graph: &Graph<S>, slot: Slot) -> Tensor<'_> {

@@ -59,6 +59,11 @@ impl Weight {
         self.packing.map(|packing| (self.stored.t(), packing))
     }
 
+    /// The name in the file; of matrices in one tensor, their names with `+` between.
+    pub(super) fn name(&self) -> String {
+        self.stored.t().name()
+    }
+
     /// The store that holds the data.
     pub fn store(&self) -> &Arc<Store> {
         self.stored.store()
@@ -75,6 +80,7 @@ impl<'g> Ops<'g> {
     /// or \[n_out / 2, t\] with SwiGLU.
     #[track_caller]
     pub fn linear(&self, weight: &'g Weight, x: Tensor<'g>, around: Around<'g>) -> Tensor<'g> {
+        self.observe(weight, x, around);
         match weight.packing {
             Some(packing) if !is_gated(around) || packing.n_out().is_multiple_of(2 * GROUP) => {
                 self.packed(weight.stored.t(), packing, x, around)

@@ -13,9 +13,11 @@ mod graph;
 mod linear;
 mod node;
 mod norm;
+mod observe;
 mod ops;
 mod packed;
 mod remote;
+mod rows;
 mod shortlist;
 mod store;
 mod sys;
@@ -28,8 +30,13 @@ pub use cuda::{CudaStatus, cuda_status};
 pub use graph::{Builder, Computed, Run, Runner, Slot};
 pub use linear::{Activation, Around, Weight};
 pub use norm::Norm;
+pub use observe::Observed;
 pub use ops::{Ops, Rope};
 pub use remote::serve;
+pub use rows::{
+    RowsError, can_dequantize, can_quantize_to, dequantize_into, is_valid, needs_importance, prepare_quantize,
+    quantize_rows,
+};
 pub use store::{Content, PendingWeight, Store, StoreBuilder, Stored};
 
 use std::ffi::{CStr, c_char, c_void};

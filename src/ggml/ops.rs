@@ -2,6 +2,7 @@
 
 use super::context::{Context, Tensor};
 use super::node::Nodes;
+use super::observe::Watch;
 use super::sys;
 use crate::dtype::DType;
 
@@ -33,11 +34,17 @@ pub struct Rope {
 pub struct Ops<'g> {
     ctx: &'g Context,
     nodes: &'g Nodes,
+    watch: Option<&'g Watch>,
 }
 
 impl<'g> Ops<'g> {
-    pub(super) fn new(ctx: &'g Context, nodes: &'g Nodes) -> Ops<'g> {
-        Ops { ctx, nodes }
+    pub(super) fn new(ctx: &'g Context, nodes: &'g Nodes, watch: Option<&'g Watch>) -> Ops<'g> {
+        Ops { ctx, nodes, watch }
+    }
+
+    /// Who observes the graph.
+    pub(super) fn watch(&self) -> Option<&'g Watch> {
+        self.watch
     }
 
     pub(super) fn nodes(&self) -> &'g Nodes {

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -78,15 +79,20 @@ impl File {
     /// Tells the system that a tensor's bytes will not be needed soon: their memory counts no more, and they are read from
     /// the file again if they are asked for.
     pub fn release(&self, tensor: &TensorInfo) {
+        self.release_range(tensor, 0..tensor.bytes);
+    }
+
+    /// As [`File::release`], for some of a tensor's bytes.
+    pub fn release_range(&self, tensor: &TensorInfo, bytes: Range<usize>) {
+        assert!(bytes.end <= tensor.bytes, "release_range: {bytes:?} of {} bytes", tensor.bytes);
         #[cfg(unix)]
-        if tensor.bytes > 0 {
+        if !bytes.is_empty() {
             let dont_need = memmap2::UncheckedAdvice::DontNeed;
+            let start = tensor.start + bytes.start;
             // SAFETY: the map is of a file and never written to, so that dropped pages come back as they were.
             #[allow(unsafe_code)]
-            let _ = unsafe { self.parts[tensor.part].unchecked_advise_range(dont_need, tensor.start, tensor.bytes) };
+            let _ = unsafe { self.parts[tensor.part].unchecked_advise_range(dont_need, start, bytes.len()) };
         }
-        #[cfg(not(unix))]
-        let _ = tensor;
     }
 
     /// The alignment of every tensor's data (of a split file, the smallest of its parts').
@@ -97,6 +103,16 @@ impl File {
     /// How many files the model consists of.
     pub fn n_parts(&self) -> usize {
         self.parts.len()
+    }
+
+    /// The files of all parts.
+    pub fn part_paths(&self) -> Vec<PathBuf> {
+        let n = self.parts.len() as u32;
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        match name.strip_suffix(&part_name("", 0, n)) {
+            Some(stem) if n > 1 => (0..n).map(|no| self.path.with_file_name(part_name(stem, no, n))).collect(),
+            _ => vec![self.path.clone()],
+        }
     }
 
     /// Bytes of all parts together.

@@ -60,6 +60,17 @@ impl TensorInfo {
         &self.shape[..self.n_dims]
     }
 
+    /// The dimensions without trailing ones, as ggml counts them; at least one.
+    pub fn ggml_dims(&self) -> &[usize] {
+        let n = self.shape.iter().rposition(|&d| d != 1).map_or(1, |i| i + 1);
+        &self.shape[..n]
+    }
+
+    /// Which part of a split file holds the data (0 for the first), and at which byte of that part it starts.
+    pub fn place(&self) -> (usize, usize) {
+        (self.part, self.start)
+    }
+
     /// Number of elements.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()

@@ -1,11 +1,13 @@
-//! Owns writing a file: header, then each tensor's data as it is made. Refuses to leave an incomplete file, and
-//! anything that the reader would refuse.
+//! Owns writing a file, or the parts of a split one: header, then each tensor's data as it is made. Refuses to leave an
+//! incomplete file, and anything that the reader would refuse.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs;
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempPath;
 
 use super::header::{alignment, check_key, check_name, duplicate};
 use super::{Array, Error, MAGIC, Metadata, TensorInfo, VERSION, Value};
@@ -66,22 +68,71 @@ impl Writer {
         path: &Path,
         mut data: impl FnMut(&TensorInfo) -> Result<Cow<'a, [u8]>, E>,
     ) -> Result<(), E> {
+        self.write_streamed(path, |tensor, out| {
+            let bytes = data(tensor)?;
+            check_length(path, tensor, bytes.len())?;
+            Ok(out.write_all(&bytes).map_err(|e| Error::io(path, "write", e))?)
+        })
+    }
+
+    /// As [`Writer::write`], for tensors too large to hold: `data` writes each tensor's bytes in pieces. More or fewer bytes
+    /// than the tensor has are an error. When `out` fails, that failure is what is reported, whatever `data` makes of it.
+    pub fn write_streamed<E: From<Error>>(
+        &self,
+        path: &Path,
+        mut data: impl FnMut(&TensorInfo, &mut dyn Write) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let temporary = self.write_beside(path, &mut data)?;
+        Ok(publish(temporary, path)?)
+    }
+
+    /// Writes several files, the parts of a split one: none appears under its name before all are complete, and the first
+    /// appears last. `data` is asked for the tensors of the first file, then of the second, and so on.
+    pub fn write_parts<E: From<Error>>(
+        parts: &[(PathBuf, Writer)],
+        mut data: impl FnMut(&TensorInfo, &mut dyn Write) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let written: Result<Vec<_>, E> = parts.iter().map(|(path, part)| part.write_beside(path, &mut data)).collect();
+        for (temporary, (path, _)) in written?.into_iter().zip(parts).rev() {
+            publish(temporary, path)?;
+        }
+        Ok(())
+    }
+
+    /// How many bytes the file will have.
+    pub fn file_bytes(&self) -> Result<u64, Error> {
+        let path = Path::new("");
+        let alignment = alignment(path, &self.metadata)?;
+        let header = self.header(path, alignment)?.len() as u64;
+        Ok(self.tensors.iter().map(|t| (t.bytes + padding(t.bytes, alignment)) as u64).sum::<u64>() + header)
+    }
+
+    /// The complete file under a temporary name beside `path`; it goes when the name is dropped.
+    fn write_beside<E: From<Error>>(
+        &self,
+        path: &Path,
+        data: &mut impl FnMut(&TensorInfo, &mut dyn Write) -> Result<(), E>,
+    ) -> Result<TempPath, E> {
         let io = |e| Error::io(path, "write", e);
         let alignment = alignment(path, &self.metadata)?;
         let header = self.header(path, alignment)?;
         let temporary = create_beside(path).map_err(io)?;
-        let mut out = BufWriter::new(temporary.as_file());
+        let mut out = BufWriter::with_capacity(1 << 18, Paced { file: temporary.as_file(), unsynced: 0 });
         out.write_all(&header).map_err(io)?;
         for tensor in &self.tensors {
-            let bytes = data(tensor)?;
-            check_length(path, tensor, bytes.len())?;
-            out.write_all(&bytes).map_err(io)?;
-            out.write_all(&vec![0; padding(bytes.len(), alignment)]).map_err(io)?;
+            let mut counted = Counted { inner: &mut out, written: 0, failure: None };
+            let result = data(tensor, &mut counted);
+            if let Some(failure) = counted.failure {
+                return Err(io(failure).into());
+            }
+            result?;
+            check_length(path, tensor, counted.written)?;
+            out.write_all(&vec![0; padding(tensor.bytes, alignment)]).map_err(io)?;
         }
         out.flush().map_err(io)?;
         drop(out);
-        publish(temporary, path).map_err(io)?;
-        Ok(())
+        temporary.as_file().sync_all().map_err(io)?;
+        Ok(temporary.into_temp_path())
     }
 
     /// Everything before the data section, padded.
@@ -108,6 +159,57 @@ impl Writer {
     }
 }
 
+/// Brings the data to the disk as it comes, so that little is left to wait for at the end, and while others still work.
+struct Paced<'a> {
+    file: &'a fs::File,
+    unsynced: usize,
+}
+
+impl Write for Paced<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        const SYNCED_AT_ONCE: usize = 8 << 20;
+        let n = self.file.write(bytes)?;
+        self.unsynced += n;
+        if self.unsynced >= SYNCED_AT_ONCE {
+            self.file.sync_data()?;
+            self.unsynced = 0;
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Counts the bytes of a tensor and keeps the failure that ended them.
+struct Counted<'a, W> {
+    inner: &'a mut W,
+    written: usize,
+    failure: Option<io::Error>,
+}
+
+impl<W: Write> Write for Counted<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.inner.write(bytes) {
+            Ok(n) => {
+                self.written += n;
+                Ok(n)
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(e),
+            Err(e) => {
+                let kind = e.kind();
+                self.failure = Some(e);
+                Err(kind.into())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 fn check_length(path: &Path, tensor: &TensorInfo, found: usize) -> Result<(), Error> {
     if found == tensor.bytes {
         return Ok(());
@@ -130,12 +232,12 @@ fn create_beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
 }
 
 /// Makes the complete file appear under its name, and lasting.
-fn publish(temporary: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
-    temporary.as_file().sync_all()?;
-    temporary.persist(path)?;
+fn publish(temporary: TempPath, path: &Path) -> Result<(), Error> {
+    let io = |e| Error::io(path, "write", e);
+    temporary.persist(path).map_err(|e| io(e.error))?;
     // Only Unix lets a folder be synced; elsewhere the rename alone has to do.
     #[cfg(unix)]
-    fs::File::open(folder_of(path))?.sync_all()?;
+    fs::File::open(folder_of(path)).and_then(|folder| folder.sync_all()).map_err(io)?;
     Ok(())
 }
 

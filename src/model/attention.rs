@@ -1,7 +1,7 @@
 //! What the architectures share: attention over the cache, and multiplication by matrices that lie together.
 
 use super::weights::{Linear, Stack};
-use super::{Cache, Config, Rows};
+use super::{Cache, Config, LayerStep, Rows};
 use crate::ggml::{Around, Builder, Norm, Tensor};
 
 /// Queries, keys and values of some rows.
@@ -23,29 +23,29 @@ pub(super) type Before<'g> = Option<Norm<Tensor<'g>>>;
 pub(super) fn attend<'g>(
     g: &Builder<'g>,
     config: &Config,
-    il: usize,
+    step: &LayerStep,
     cache: &'g Cache,
     rows: &Rows<'g>,
     qkv: Qkv<'g>,
 ) -> Tensor<'g> {
     let Qkv { q, k, v } = qkv;
-    cache.write(g, il, rows, k, v);
+    cache.write(g, step, rows, k, v);
     let (heads, t) = (config.heads(), v.shape()[1]);
     if let Some(sees) = rows.sees {
-        let (k, v) = cache.for_kernel(il, &heads).expect("the session asked for a kernel");
-        return g.ops.attention(&heads, q, k, v, sees, rows.order).named("kqv_out", il);
+        let (k, v) = cache.for_kernel(step, &heads).expect("the session asked for a kernel");
+        return g.ops.attention(&heads, q, k, v, sees, rows.order).named("kqv_out", step.il);
     }
     let (mask, scale) = (rows.mask.expect("without a kernel there is a mask"), heads.scale);
     let q = g.ops.swap_1_2(q); // [head, t, n_head]
     let n_kv = mask.shape()[0];
-    let (k, v) = (cache.keys(g, config, il, n_kv), cache.values(g, config, il, n_kv));
+    let (k, v) = (cache.keys(g, config, step, n_kv), cache.values(g, config, step, n_kv));
     let mixed = if cache.transposes_values() {
         let weights = g.ops.soft_max(g.ops.mul_mat(k, q), mask, scale); // [n_kv, t, n_head]
         g.ops.contiguous(g.ops.swap_1_2(g.ops.mul_mat(v, weights))) // [head_v, n_head, t]
     } else {
         g.ops.flash_attn(q, k, v, mask, scale) // [head_v, n_head, t]
     };
-    g.ops.reshape(mixed, [config.n_head * config.head_dim_v, t]).named("kqv_out", il)
+    g.ops.reshape(mixed, [config.n_head * config.head_dim_v, t]).named("kqv_out", step.il)
 }
 
 /// The products of a matrix, its bias added.

@@ -1,9 +1,9 @@
-//! Owns the keys and values of past positions, a row per position and layer. Refuses rows beyond its length.
+//! Owns the keys and values of past positions, a row per position and step that has attention. Refuses rows beyond its length.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Config, Placement, Rows};
+use super::{Config, LayerStep, Placement, Rows};
 use crate::dtype::DType;
 use crate::ggml::{self, Builder, Heads, Store, StoreBuilder, Stored, Tensor};
 
@@ -18,18 +18,23 @@ pub enum ValueLayout {
 
 /// The key-value cache of one session, each layer's on the layer's device. Memory is touched as rows come into use.
 pub struct Cache {
+    /// Layer and turn of the steps that have rows, in the order of these.
+    steps: Vec<(usize, usize)>,
     k: Vec<Stored>,
     v: Vec<Stored>,
     layout: ValueLayout,
+    types: [DType; 2],
+    n_embd_v: usize,
     n_rows: usize,
     n_clear: usize,
 }
 
 impl Cache {
-    /// A cache of `n_rows` positions for every layer.
+    /// A cache of `n_rows` positions for every step that has attention.
     pub fn new(
         config: &Config,
         placement: &Placement,
+        steps: &[LayerStep],
         n_rows: usize,
         type_k: DType,
         type_v: DType,
@@ -39,15 +44,22 @@ impl Cache {
             ValueLayout::Rows => [config.n_embd_v(), n_rows],
             ValueLayout::Columns => [n_rows, config.n_embd_v()],
         };
-        let mut builder = StoreBuilder::new(2 * config.n_layer);
-        for il in 0..config.n_layer {
-            builder.place_on(&placement.devices()[placement.of_layer(il)]);
+        let mut with_rows: Vec<(usize, usize)> = Vec::new();
+        for step in steps.iter().filter(|step| step.attention) {
+            if !with_rows.contains(&(step.il, step.turn)) {
+                with_rows.push((step.il, step.turn));
+            }
+        }
+        let mut builder = StoreBuilder::new(2 * with_rows.len());
+        for (il, _) in &with_rows {
+            builder.place_on(&placement.devices()[placement.of_layer(*il)]);
             builder.add_empty(&format!("cache_k-{il}"), type_k, &[config.n_embd_k(), n_rows])?;
             builder.add_empty(&format!("cache_v-{il}"), type_v, &shape_v)?;
         }
         let stored = builder.finish();
         let (k, v) = stored.chunks_exact(2).map(|kv| (kv[0].clone(), kv[1].clone())).unzip();
-        Ok(Cache { k, v, layout, n_rows, n_clear: 0 })
+        let n_embd_v = config.n_embd_v();
+        Ok(Cache { steps: with_rows, k, v, layout, types: [type_k, type_v], n_embd_v, n_rows, n_clear: 0 })
     }
 
     /// Positions there is room for.
@@ -55,9 +67,24 @@ impl Cache {
         self.n_rows
     }
 
-    /// Holds the rows.
-    pub fn store(&self) -> &Arc<Store> {
-        self.k[0].store()
+    /// Holds the rows, where a step has any.
+    pub fn store(&self) -> Option<&Arc<Store>> {
+        self.k.first().map(Stored::store)
+    }
+
+    /// Whether every one of these steps that has attention has rows.
+    pub fn serves(&self, steps: &[LayerStep]) -> bool {
+        steps.iter().all(|step| !step.attention || self.steps.contains(&(step.il, step.turn)))
+    }
+
+    /// Bytes of all rows.
+    pub fn bytes(&self) -> usize {
+        self.k.iter().chain(&self.v).map(|stored| stored.t().nbytes()).sum()
+    }
+
+    fn place(&self, step: &LayerStep) -> usize {
+        let wanted = (step.il, step.turn);
+        self.steps.iter().position(|own| *own == wanted).expect("the session made rows for every step with attention")
     }
 
     /// Makes the first `n` rows readable: masked rows are multiplied by zero, which a stray NaN would survive.
@@ -120,20 +147,27 @@ impl Cache {
 
     /// Element index of every value of these rows in a cache that keeps them by column: \[n_embd_v\] per row.
     pub fn value_places(&self, rows: &[usize]) -> Vec<i64> {
-        let n_embd_v = self.v[0].t().shape()[1];
-        let of_row = |&row: &usize| (0..n_embd_v).map(move |channel| (channel * self.n_rows + row) as i64);
+        let of_row = |&row: &usize| (0..self.n_embd_v).map(move |channel| (channel * self.n_rows + row) as i64);
         rows.iter().flat_map(of_row).collect()
     }
 
     /// Adds to the graph the writing of keys `k` \[n_embd_k, t\] and values `v` \[n_embd_v, t\].
-    pub(super) fn write<'g>(&'g self, g: &Builder<'g>, il: usize, rows: &Rows<'g>, k: Tensor<'g>, v: Tensor<'g>) {
-        g.effect(g.ops.set_rows(self.k[il].t(), k, rows.cache_rows));
+    pub(super) fn write<'g>(
+        &'g self,
+        g: &Builder<'g>,
+        step: &LayerStep,
+        rows: &Rows<'g>,
+        k: Tensor<'g>,
+        v: Tensor<'g>,
+    ) {
+        let i = self.place(step);
+        g.effect(g.ops.set_rows(self.k[i].t(), k, rows.cache_rows));
         let Some(places) = rows.value_places else {
-            g.effect(g.ops.set_rows(self.v[il].t(), v, rows.cache_rows));
+            g.effect(g.ops.set_rows(self.v[i].t(), v, rows.cache_rows));
             return;
         };
         // Each value is a row of one element.
-        let (all, [n_embd_v, t, ..]) = (self.v[il].t(), v.shape());
+        let (all, [n_embd_v, t, ..]) = (self.v[i].t(), v.shape());
         let element = all.strides()[0];
         let cells = g.ops.view(all, [1, self.n_rows * n_embd_v, 1], [element, element], 0);
         let values = if t == 1 {
@@ -144,20 +178,25 @@ impl Cache {
         g.effect(g.ops.set_rows(cells, values, places));
     }
 
-    /// All keys and values, if they lie as the kernel for such heads reads them.
-    pub(super) fn for_kernel<'g>(&'g self, il: usize, heads: &Heads) -> Option<(Tensor<'g>, Tensor<'g>)> {
-        let (k, v) = (self.k[il].t(), self.v[il].t());
-        (self.transposes_values() && heads.has_kernel(k.dtype(), v.dtype())).then_some((k, v))
+    /// Whether keys and values lie as the kernel for such heads reads them.
+    pub(super) fn has_kernel(&self, heads: &Heads) -> bool {
+        self.transposes_values() && heads.has_kernel(self.types[0], self.types[1])
+    }
+
+    /// All keys and values of a step, where there is such a kernel.
+    pub(super) fn for_kernel<'g>(&'g self, step: &LayerStep, heads: &Heads) -> Option<(Tensor<'g>, Tensor<'g>)> {
+        let i = self.place(step);
+        self.has_kernel(heads).then(|| (self.k[i].t(), self.v[i].t()))
     }
 
     /// The first `n_kv` rows of keys, by head: \[head, n_kv, n_head_kv\].
-    pub(super) fn keys<'g>(&'g self, g: &Builder<'g>, config: &Config, il: usize, n_kv: usize) -> Tensor<'g> {
-        by_head(g, self.k[il].t(), config.head_dim_k, config.n_head_kv, n_kv)
+    pub(super) fn keys<'g>(&'g self, g: &Builder<'g>, config: &Config, step: &LayerStep, n_kv: usize) -> Tensor<'g> {
+        by_head(g, self.k[self.place(step)].t(), config.head_dim_k, config.n_head_kv, n_kv)
     }
 
     /// The first `n_kv` positions of values, by head: \[head_v, n_kv, n_head_kv\], or by column \[n_kv, head_v, n_head_kv\].
-    pub(super) fn values<'g>(&'g self, g: &Builder<'g>, config: &Config, il: usize, n_kv: usize) -> Tensor<'g> {
-        let (all, head, n_head) = (self.v[il].t(), config.head_dim_v, config.n_head_kv);
+    pub(super) fn values<'g>(&'g self, g: &Builder<'g>, config: &Config, step: &LayerStep, n_kv: usize) -> Tensor<'g> {
+        let (all, head, n_head) = (self.v[self.place(step)].t(), config.head_dim_v, config.n_head_kv);
         match self.layout {
             ValueLayout::Rows => by_head(g, all, head, n_head, n_kv),
             ValueLayout::Columns => {

@@ -21,15 +21,24 @@ pub(super) struct Llama {
     rope: Rope,
 }
 
+/// A pruned file lacks halves; its plan, and every plan made of it, leaves them out.
 struct Layer {
-    attn_norm: Stored,
-    attn_qkv: Stack,
-    attn_output: Linear,
-    ffn_norm: Stored,
-    ffn_gate_up: Stack,
-    ffn_down: Linear,
+    attention: Option<Attention>,
+    feed_forward: Option<FeedForward>,
+}
+
+struct Attention {
+    norm: Stored,
+    qkv: Stack,
     /// Llama 3 divides the rotary frequencies by these.
     rope_freqs: Option<Stored>,
+    output: Linear,
+}
+
+struct FeedForward {
+    norm: Stored,
+    gate_up: Stack,
+    down: Linear,
 }
 
 impl Llama {
@@ -37,6 +46,7 @@ impl Llama {
         file: &Arc<File>,
         config: &Config,
         rope: Rope,
+        plan: &[LayerStep],
         placement: &Placement,
         progress: &mut dyn FnMut(usize),
     ) -> Result<(Llama, usize), Error> {
@@ -45,35 +55,43 @@ impl Llama {
         let mut w = Loader::new(file.clone(), placement, progress);
         let token_embd = w.table("token_embd.weight", [n_embd, n_vocab])?;
         let mut layers = Vec::new();
-        for il in 0..config.n_layer {
-            let blk = format!("blk.{il}");
-            w.at_layer(il);
+        for step in plan {
+            let blk = format!("blk.{}", step.il);
+            w.at_layer(step.il);
+            let attention = |w: &mut Loader| {
+                let norm = w.vector(&format!("{blk}.attn_norm.weight"), n_embd)?;
+                let qkv = w.stack(&blk, &[("attn_q", n_q), ("attn_k", n_k), ("attn_v", n_v)], n_embd)?;
+                let output = w.linear(&format!("{blk}.attn_output"), [config.n_head * config.head_dim_v, n_embd])?;
+                let freqs = w.shared_vector("rope_freqs.weight", rope.n_dims / 2)?;
+                Ok::<_, Error>((norm, qkv, output, freqs))
+            };
+            let feed_forward = |w: &mut Loader| {
+                let norm = w.vector(&format!("{blk}.ffn_norm.weight"), n_embd)?;
+                let gate_up = w.stack(&blk, &[("ffn_gate", n_ff), ("ffn_up", n_ff)], n_embd)?;
+                Ok::<_, Error>((norm, gate_up, w.linear(&format!("{blk}.ffn_down"), [n_ff, n_embd])?))
+            };
             layers.push((
-                w.vector(&format!("{blk}.attn_norm.weight"), n_embd)?,
-                w.stack(&blk, &[("attn_q", n_q), ("attn_k", n_k), ("attn_v", n_v)], n_embd)?,
-                w.linear(&format!("{blk}.attn_output"), [config.n_head * config.head_dim_v, n_embd])?,
-                w.vector(&format!("{blk}.ffn_norm.weight"), n_embd)?,
-                w.stack(&blk, &[("ffn_gate", n_ff), ("ffn_up", n_ff)], n_embd)?,
-                w.linear(&format!("{blk}.ffn_down"), [n_ff, n_embd])?,
-                w.shared_vector("rope_freqs.weight", rope.n_dims / 2)?,
+                step.attention.then(|| attention(&mut w)).transpose()?,
+                step.feed_forward.then(|| feed_forward(&mut w)).transpose()?,
             ));
         }
         w.at_output();
         let output_norm = w.vector("output_norm.weight", n_embd)?;
         let output = w.head([n_embd, n_vocab], token_embd)?;
         let (stored, weights_bytes) = w.finish();
-        let layers =
-            layers.into_iter().map(|(attn_norm, attn_qkv, attn_output, ffn_norm, ffn_gate_up, ffn_down, freqs)| {
-                Layer {
-                    attn_norm: attn_norm.get(&stored),
-                    attn_qkv: attn_qkv.get(&stored),
-                    attn_output: attn_output.get(&stored),
-                    ffn_norm: ffn_norm.get(&stored),
-                    ffn_gate_up: ffn_gate_up.get(&stored),
-                    ffn_down: ffn_down.get(&stored),
-                    rope_freqs: freqs.map(|f| f.get(&stored)),
-                }
-            });
+        let layers = layers.into_iter().map(|(attention, feed_forward)| Layer {
+            attention: attention.map(|(norm, qkv, output, freqs)| Attention {
+                norm: norm.get(&stored),
+                qkv: qkv.get(&stored),
+                rope_freqs: freqs.map(|f| f.get(&stored)),
+                output: output.get(&stored),
+            }),
+            feed_forward: feed_forward.map(|(norm, gate_up, down)| FeedForward {
+                norm: norm.get(&stored),
+                gate_up: gate_up.get(&stored),
+                down: down.get(&stored),
+            }),
+        });
         let network = Llama {
             token_embd: token_embd.get(&stored),
             layers: layers.collect(),
@@ -103,20 +121,23 @@ impl Llama {
         mut h: Tensor<'g>,
     ) -> Tensor<'g> {
         let layer = &self.layers[step.il];
-        if *step == LayerStep::keys(step.il) {
-            let Qkv { k, v, .. } = self.rotated_qkv(g, config, layer, rows, h);
-            cache.write(g, step.il, rows, k, v);
+        let attention = || layer.attention.as_ref().expect("plans ask for halves that the file has");
+        if step.is_empty() {
+            let Qkv { k, v, .. } = self.rotated_qkv(g, config, attention(), rows, h);
+            cache.write(g, step, rows, k, v);
         }
         if step.attention {
-            let qkv = self.rotated_qkv(g, config, layer, rows, h);
-            let mixed = attend(g, config, step.il, cache, rows, qkv);
+            let attention = attention();
+            let qkv = self.rotated_qkv(g, config, attention, rows, h);
+            let mixed = attend(g, config, step, cache, rows, qkv);
             let around = Around { residual: Some(h), ..Around::default() };
-            h = linear(g, &layer.attn_output, mixed, around).named("ffn_inp", step.il);
+            h = linear(g, &attention.output, mixed, around).named("ffn_inp", step.il);
         }
         if step.feed_forward {
-            let gated = gate_up(g, layer, h, self.norm(&layer.ffn_norm));
+            let network = layer.feed_forward.as_ref().expect("plans ask for halves that the file has");
+            let gated = gate_up(g, network, h, self.norm(&network.norm));
             let around = Around { residual: Some(h), ..Around::default() };
-            h = linear(g, &layer.ffn_down, gated, around).named("l_out", step.il);
+            h = linear(g, &network.down, gated, around).named("l_out", step.il);
         }
         h
     }
@@ -139,13 +160,13 @@ impl Llama {
         &'g self,
         g: &Builder<'g>,
         config: &Config,
-        layer: &'g Layer,
+        attention: &'g Attention,
         rows: &Rows<'g>,
         x: Tensor<'g>,
     ) -> Qkv<'g> {
         let (n_head, n_head_kv, head) = (config.n_head, config.n_head_kv, config.head_dim_k);
-        let parts = stack(g, &layer.attn_qkv, x, self.norm(&layer.attn_norm));
-        let rope = |x| g.ops.rope(x, rows.positions, layer.rope_freqs.as_ref().map(Stored::t), &self.rope);
+        let parts = stack(g, &attention.qkv, x, self.norm(&attention.norm));
+        let rope = |x| g.ops.rope(x, rows.positions, attention.rope_freqs.as_ref().map(Stored::t), &self.rope);
         let [q_part, .., v_part] = &parts[..] else {
             let qkv = parts[0];
             let v = columns(g, qkv, config.n_embd_q() + config.n_embd_k(), config.n_embd_v());
@@ -165,11 +186,11 @@ impl Llama {
 }
 
 /// silu(gate) * up of the normed rows: \[n_ff, t\].
-fn gate_up<'g>(g: &Builder<'g>, layer: &'g Layer, x: Tensor<'g>, norm: Before<'g>) -> Tensor<'g> {
-    if let [(gate_up, _)] = &layer.ffn_gate_up.parts[..] {
+fn gate_up<'g>(g: &Builder<'g>, network: &'g FeedForward, x: Tensor<'g>, norm: Before<'g>) -> Tensor<'g> {
+    if let [(gate_up, _)] = &network.gate_up.parts[..] {
         return linear(g, gate_up, x, Around { norm, activation: Some(Activation::Swiglu), ..Around::default() });
     }
-    match stack(g, &layer.ffn_gate_up, x, norm)[..] {
+    match stack(g, &network.gate_up, x, norm)[..] {
         [gate, up] => g.ops.swiglu_split(gate, up),
         _ => unreachable!("gate and up are one or two parts"),
     }

@@ -7,6 +7,7 @@ mod config;
 mod head;
 mod llama;
 mod opt;
+mod parts;
 mod placement;
 mod readout;
 mod weights;
@@ -15,6 +16,9 @@ pub use cache::{Cache, ValueLayout};
 pub use config::{Config, Family, OptConfig, SUPPORTED_ARCHITECTURES};
 pub use placement::Placement;
 pub use readout::{FinalNorm, OutputRow};
+
+pub use crate::plan::LayerStep;
+pub use parts::LACKS;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -87,30 +91,6 @@ impl Error {
     }
 }
 
-/// One step of a plan: which layer's weights, and which of its two halves run. With neither, the layer's keys and values are
-/// written, from the hidden state as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LayerStep {
-    /// The layer.
-    pub il: usize,
-    /// Whether its attention runs.
-    pub attention: bool,
-    /// Whether its feed-forward network runs.
-    pub feed_forward: bool,
-}
-
-impl LayerStep {
-    /// The whole layer `il`.
-    pub fn whole(il: usize) -> LayerStep {
-        LayerStep { il, attention: true, feed_forward: true }
-    }
-
-    /// Only the keys and values of layer `il`.
-    pub fn keys(il: usize) -> LayerStep {
-        LayerStep { il, attention: false, feed_forward: false }
-    }
-}
-
 /// What the rows of a forward pass share: their places, and what they may see.
 #[derive(Clone, Copy)]
 pub struct Rows<'g> {
@@ -140,6 +120,7 @@ pub struct Model {
     config: Config,
     placement: Placement,
     network: Network,
+    plan: Vec<LayerStep>,
     weights_bytes: usize,
 }
 
@@ -158,13 +139,14 @@ impl Model {
         placement: Placement,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Model, Error> {
+        let plan = parts::plan(&file, config.n_layer)?;
         let (network, weights_bytes) = match &config.family {
-            Family::Llama(rope) => Llama::load(&file, &config, *rope, &placement, progress)
+            Family::Llama(rope) => Llama::load(&file, &config, *rope, &plan, &placement, progress)
                 .map(|(network, bytes)| (Network::Llama(network), bytes))?,
             Family::Opt(opt) => Opt::load(&file, &config, opt, &placement, progress)
                 .map(|(network, bytes)| (Network::Opt(network), bytes))?,
         };
-        Ok(Model { file, config, placement, network, weights_bytes })
+        Ok(Model { file, config, placement, network, plan, weights_bytes })
     }
 
     /// The numbers that describe the model.
@@ -187,6 +169,11 @@ impl Model {
         &self.placement
     }
 
+    /// Full depth: every layer in order, with the halves that the file has.
+    pub fn plan(&self) -> &[LayerStep] {
+        &self.plan
+    }
+
     /// Bytes of weights that one token reads at full depth.
     pub fn weights_bytes(&self) -> usize {
         self.weights_bytes
@@ -202,7 +189,7 @@ impl Model {
 
     /// Whether attention over this cache needs no mask on the CPU: a kernel tells from the positions what each row sees.
     pub fn masks_by_position(&self, cache: &Cache) -> bool {
-        cache.for_kernel(0, &self.config.heads()).is_some()
+        cache.has_kernel(&self.config.heads())
     }
 
     /// What reads the logits of these tokens from a hidden state that went through [`FinalNorm::apply`]: the output head's

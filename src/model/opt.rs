@@ -140,12 +140,12 @@ impl Opt {
         mut h: Tensor<'g>,
     ) -> Tensor<'g> {
         let layer = &self.layers[step.il];
-        if *step == LayerStep::keys(step.il) {
+        if step.is_empty() {
             let Qkv { k, v, .. } = self.qkv(g, config, layer, h);
-            cache.write(g, step.il, rows, k, v);
+            cache.write(g, step, rows, k, v);
         }
         if step.attention {
-            let mixed = attend(g, config, step.il, cache, rows, self.qkv(g, config, layer, h));
+            let mixed = attend(g, config, step, cache, rows, self.qkv(g, config, layer, h));
             let around = Around { residual: Some(h), ..Around::default() };
             let sum = linear(g, &layer.attn_output, mixed, around);
             h = self.after(g, sum, &layer.attn_norm).named("ffn_inp", step.il);

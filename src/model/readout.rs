@@ -19,7 +19,7 @@ impl FinalNorm {
     /// A normed hidden state: \[n_embd\]. The output head makes of it what it makes of the state itself.
     pub fn apply(self, hidden: &[f32]) -> Vec<f32> {
         let scaled = |x: &[f32], eps: f32| {
-            let squares: f32 = x.iter().map(|x| x * x).sum();
+            let squares = sum_of_squares(x);
             let scale = 1.0 / (squares / x.len() as f32 + eps).sqrt();
             x.iter().map(|x| x * scale).collect()
         };
@@ -32,6 +32,17 @@ impl FinalNorm {
             FinalNorm::None => hidden.to_vec(),
         }
     }
+}
+
+/// In sums side by side: in one, each addition waits for the last.
+fn sum_of_squares(x: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for chunk in chunks {
+        sums.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += x * x);
+    }
+    sums.iter().sum::<f32>() + rest.iter().map(|x| x * x).sum::<f32>()
 }
 
 /// A token's logit as a linear function of a normed hidden state: a row \[n_embd\], and a constant.

@@ -48,12 +48,12 @@ impl Hidden {
         bytes.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()
     }
 
-    /// Lets states wait on the CPU.
-    pub(super) fn write(&mut self, places: &[usize], states: &[f32]) {
+    /// Lets states wait on a device.
+    pub(super) fn write(&mut self, device: usize, places: &[usize], states: &[f32]) {
         let n_embd = self.states[0].t().shape()[0];
         for (place, state) in places.iter().zip(states.chunks_exact(n_embd)) {
             let bytes: Vec<u8> = state.iter().flat_map(|x| x.to_ne_bytes()).collect();
-            self.states[0].write(place * bytes.len(), &bytes);
+            self.states[device].write(place * bytes.len(), &bytes);
         }
     }
 

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use half::f16;
 
 use super::hidden::Hidden;
-use super::{Error, SessionParams, TokenId};
+use super::{Error, Inputs, SessionParams, TokenId};
 use crate::dtype::DType;
 use crate::ggml::{Builder, Order, Run, Runner, Slot, Stored, Tensor, Weight};
 use crate::model::{Cache, LayerStep, Model, Rows, ValueLayout};
+use crate::plan::Half;
 
 /// A token on its way through the layers.
 #[derive(Debug)]
@@ -60,10 +61,10 @@ pub(super) struct Machine {
     pub(super) n_run: usize,
     /// Of logits computed from now on.
     pub(super) keep: Keep,
-    /// The plan's layers, keys and values only.
-    keys: Vec<LayerStep>,
     /// Rows that deeper layers do not see: cache row, and the depth from which on it is missing there.
     pub(super) hidden_rows: Vec<(usize, usize)>,
+    /// What entered the multiplications, where somebody asks.
+    pub(super) inputs: Option<Inputs>,
 }
 
 /// Cache rows in a graph are rounded up to this, so that one graph serves many steps; and rows that see each other's
@@ -77,7 +78,7 @@ enum Plan {
     Whole,
     /// The one that guesses.
     Draft,
-    /// Keys and values only.
+    /// The session's, keys and values only.
     Keys,
 }
 
@@ -143,17 +144,13 @@ struct Slots {
 impl Machine {
     pub(super) fn new(model: Arc<Model>, params: SessionParams) -> Result<Machine, Error> {
         let config = model.config();
-        let layout = if params.flash_attn { ValueLayout::Rows } else { ValueLayout::Columns };
-        let n_rows = params.n_ctx.next_multiple_of(KV_STEP);
-        let placement = model.placement();
-        let cache = Cache::new(config, placement, n_rows, params.type_k, params.type_v, layout)?;
+        let (cache, placement) = (cache(&model, &params)?, model.placement());
         let hidden = Hidden::new(config.n_embd, placement.devices(), params.n_batch)?;
         let runners = placement.devices().iter().map(|device| Runner::new(device.clone())).collect();
         let generations = placement.devices().iter().map(|device| device.generation()).collect();
-        let keys = params.plan.iter().map(|step| LayerStep::keys(step.il)).collect();
-        let hidden_rows = Vec::new();
+        let (hidden_rows, inputs) = (Vec::new(), None);
         let mut machine =
-            Machine { model, params, cache, hidden, runners, generations, n_run: 0, keep: 0, keys, hidden_rows };
+            Machine { model, params, cache, hidden, runners, generations, n_run: 0, keep: 0, hidden_rows, inputs };
         machine.rehearse()?;
         Ok(machine)
     }
@@ -195,7 +192,7 @@ impl Machine {
 
     /// The device that runs a step.
     fn device_at(&self, plan: Plan, step: usize) -> usize {
-        self.model.placement().of_layer(steps_of(&self.params, &self.keys, plan)[step].il)
+        self.model.placement().of_layer(steps_of(&self.params, plan)[step].il)
     }
 
     /// Where rows wait before a step: with the device that ran them so far and goes on with them, or on the CPU.
@@ -213,8 +210,31 @@ impl Machine {
         starts.zip(ends.iter().copied()).map(|(start, end)| start..end).collect()
     }
 
+    /// Sums up what enters every multiplication from now on.
+    pub(super) fn observe(&mut self) {
+        self.runners.iter_mut().for_each(Runner::observe);
+        self.inputs = Some(Inputs::new());
+    }
+
     pub(super) fn n_steps(&self) -> usize {
         self.params.plan.len()
+    }
+
+    /// Changes what runs; nothing may be on its way.
+    pub(super) fn replan(&mut self, plan: Vec<LayerStep>) -> Result<(), Error> {
+        self.params.plan = plan;
+        self.runners.iter_mut().for_each(Runner::forget_all);
+        if !self.cache.serves(&self.params.plan) {
+            self.cache = cache(&self.model, &self.params)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a row a hidden state \[n_embd\] to wait with.
+    pub(super) fn enter(&mut self, row: &mut Row, state: &[f32]) -> Result<(), Error> {
+        self.give_slots(&mut [row], &[0])?;
+        self.hidden.write(self.home(Plan::Whole, row.depth), &[row.slot.unwrap_or(0)], state);
+        self.check_devices()
     }
 
     /// Gives back what a row holds.
@@ -307,7 +327,7 @@ impl Machine {
         finish: &mut dyn FnMut(usize, Finished<'_>),
     ) -> Result<(), Error> {
         let n_rows = batch.len();
-        let is_last = range.end == steps_of(&self.params, &self.keys, plan).len();
+        let is_last = range.end == steps_of(&self.params, plan).len();
         let out_rows: Vec<usize> = (0..n_rows).filter(|&i| is_last && outs.contains(&batch[i])).collect();
         if !is_last {
             self.give_slots(rows, batch)?;
@@ -338,6 +358,7 @@ impl Machine {
         let value_places = self.cache.transposes_values().then(|| self.cache.value_places(&cache_rows));
         let mask = (n_kv > 0).then(|| mask(batch.iter().map(|&i| &*rows[i]), &missing, n_rows, n_kv));
         self.n_run += if plan == Plan::Keys { 0 } else { n_rows * range.len() };
+        let mut inputs = self.inputs.take();
         let mut run = self.prepare(device, key)?;
         let slots = run.slots();
         for (slot, values) in [
@@ -366,13 +387,16 @@ impl Machine {
             run.set_f16(slot, &mask);
         }
         let computed = run.compute()?;
+        if let Some(inputs) = &mut inputs {
+            computed.observed().for_each(|seen| inputs.entry(seen.weight.to_owned()).or_default().add(&seen));
+        }
         let read = |slot: Option<Slot>| slot.map_or(Ok(Cow::default()), |slot| computed.read(slot));
         let hidden = read(slots.hidden)?;
         match to {
             To::Waiting | To::Nowhere => {}
             To::Host => {
                 let states = hidden.into_owned();
-                self.hidden.write(&places, &states);
+                self.hidden.write(0, &places, &states);
             }
             To::Head => {
                 let logits = read(slots.logits)?;
@@ -384,6 +408,7 @@ impl Machine {
                 finish_rows(batch, &out_rows, &states, &logits, finish);
             }
         }
+        self.inputs = inputs;
         if is_last {
             for &i in batch {
                 self.hidden.give_back(rows[i].slot.take());
@@ -402,7 +427,7 @@ impl Machine {
             _ if self.home(plan, start) == device => From::Waiting,
             _ => From::Host,
         };
-        let to = if end < steps_of(&self.params, &self.keys, plan).len() {
+        let to = if end < steps_of(&self.params, plan).len() {
             if self.home(plan, end) == device { To::Waiting } else { To::Host }
         } else if n_out == 0 {
             To::Nowhere
@@ -418,9 +443,10 @@ impl Machine {
     fn prepare(&mut self, device: usize, key: GraphKey) -> Result<Run<'_, Slots>, Error> {
         let ends = self.ends(key);
         let (model, cache, hidden) = (&self.model, &self.cache, self.hidden.states(device));
-        let mut stores = vec![model.store(), cache.store(), hidden.store()];
+        let mut stores = vec![model.store(), hidden.store()];
+        stores.extend(cache.store());
         stores.extend(sketch(model, key.keep).map(Weight::store));
-        let steps = steps_of(&self.params, &self.keys, key.plan);
+        let steps = steps_of(&self.params, key.plan);
         let size = model.graph_size(key.end - key.start);
         Ok(self.runners[device].prepare(key, size, &stores, |g| build(g, model, steps, cache, hidden, key, ends))?)
     }
@@ -471,6 +497,12 @@ impl Machine {
         Ok(state)
     }
 
+    /// What tokens are before the first step: \[n_embd\] each, one after the other.
+    pub(super) fn embeddings(&mut self, tokens: &[TokenId]) -> Result<Vec<f32>, Error> {
+        let tokens: Vec<usize> = tokens.iter().map(|&token| token as usize).collect();
+        self.embed(&tokens, &(0..tokens.len()).collect::<Vec<_>>())
+    }
+
     /// What the output head makes of hidden states, \[n_embd\] each: \[n_vocab\] each, one after the other.
     pub(super) fn heads_of(&mut self, states: &[f32]) -> Result<Vec<f32>, Error> {
         let n_embd = self.model.config().n_embd;
@@ -505,11 +537,16 @@ impl Machine {
     }
 }
 
-fn steps_of<'a>(params: &'a SessionParams, keys: &'a [LayerStep], plan: Plan) -> &'a [LayerStep] {
+fn cache(model: &Model, params: &SessionParams) -> Result<Cache, Error> {
+    let layout = if params.flash_attn { ValueLayout::Rows } else { ValueLayout::Columns };
+    let n_rows = params.n_ctx.next_multiple_of(KV_STEP);
+    Ok(Cache::new(model.config(), model.placement(), &params.plan, n_rows, params.type_k, params.type_v, layout)?)
+}
+
+fn steps_of(params: &SessionParams, plan: Plan) -> &[LayerStep] {
     match plan {
-        Plan::Whole => &params.plan,
+        Plan::Whole | Plan::Keys => &params.plan,
         Plan::Draft => &params.draft_plan,
-        Plan::Keys => keys,
     }
 }
 
@@ -547,6 +584,9 @@ fn build<'g>(
         From::Host => input("inp_states", DType::F32, &[model.config().n_embd, n_rows], &mut slots.states),
     };
     let mut steps = plan[start..end].to_vec();
+    if key.plan == Plan::Keys {
+        steps = steps.into_iter().filter(|step| step.attention).map(LayerStep::keys).collect();
+    }
     if matches!(to, To::Waiting | To::Host) {
         h = model.run(g, &steps, cache, &rows, h);
         if to == To::Host {
@@ -558,9 +598,9 @@ fn build<'g>(
         return slots;
     }
     // After the last attention only rows that give logits go on.
-    let finish = steps.last_mut().filter(|last| last.feed_forward).map(|last| {
-        last.feed_forward = false;
-        LayerStep { il: last.il, attention: false, feed_forward: true }
+    let finish = steps.pop_if(|last| last.feed_forward).map(|last| {
+        steps.extend(last.attention.then(|| last.only(Half::Attention)));
+        last.only(Half::FeedForward)
     });
     h = model.run(g, &steps, cache, &rows, h);
     if to == To::Nowhere {

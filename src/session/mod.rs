@@ -13,9 +13,13 @@ mod ask;
 mod guess;
 mod hidden;
 mod machine;
+mod read;
 mod state;
+mod trace;
 
 pub use ask::{AtCut, Cut, Question, View};
+pub use read::{InputSums, Inputs};
+pub use trace::Shown;
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,6 +29,7 @@ use std::sync::Arc;
 use crate::dtype::DType;
 use crate::ggml::{self, Order};
 use crate::model::{LayerStep, Model};
+use crate::plan::{Half, number};
 use crate::sample::Sampler;
 use guess::Guess;
 use machine::{Keep, Machine, Row};
@@ -94,12 +99,12 @@ pub struct SessionParams {
     pub flash_attn: bool,
     /// Where the plan is cut into ranges that run as graphs of their own; empty for one range.
     pub cuts: Vec<usize>,
-    /// What runs, in order; empty for every layer of the model.
+    /// What runs, in order; empty for everything that the model has.
     pub plan: Vec<LayerStep>,
     /// Whether steps compute only the logits that the sampler chooses among, where that is faster: a low-bit copy of the
     /// output head tells which ([`crate::ggml::Ops::shortlist`]).
     pub shortlist: bool,
-    /// What runs to guess a token ([`Session::skim`]); empty for nothing.
+    /// What runs to guess a token ([`Session::skim`]), steps of the plan with their turns; empty for nothing.
     pub draft_plan: Vec<LayerStep>,
 }
 
@@ -189,11 +194,15 @@ impl Session {
         }
         params.n_batch = params.n_batch.clamp(1, params.n_ctx);
         if params.plan.is_empty() {
-            params.plan = (0..config.n_layer).map(LayerStep::whole).collect();
+            params.plan = model.plan().to_vec();
         }
-        if let Some(step) = params.plan.iter().chain(&params.draft_plan).find(|step| step.il >= config.n_layer) {
-            let expected = format!("layers below {}", config.n_layer);
-            return Err(Error::Parameter { name: "plan", expected, found: step.il.to_string() });
+        number(&mut params.plan);
+        check_plan(&params.plan, &model)?;
+        check_plan(&params.draft_plan, &model)?;
+        let shared = |step: &&LayerStep| !params.plan.iter().any(|own| own.keys() == step.keys() && own.attention);
+        if let Some(step) = params.draft_plan.iter().filter(|step| step.attention).find(shared) {
+            let expected = "attention of steps that the plan runs too".to_owned();
+            return Err(Error::Parameter { name: "draft_plan", expected, found: step.il.to_string() });
         }
         params.cuts.sort_unstable();
         params.cuts.dedup();
@@ -231,6 +240,11 @@ impl Session {
     /// Steps of the plan: the depth that is full here.
     pub fn n_steps(&self) -> usize {
         self.machine.n_steps()
+    }
+
+    /// Bytes of memory that cached keys and values may take: those of steps that have attention.
+    pub fn cache_bytes(&self) -> usize {
+        self.machine.cache.bytes()
     }
 
     /// The timeline. Its last token may not have been evaluated yet.
@@ -472,6 +486,21 @@ impl Session {
         (self.has_logits, self.is_ahead) = (!outs.is_empty(), false);
         self.logits_keep = self.machine.keep;
         Ok(())
+    }
+}
+
+/// Refuses steps that the model does not have.
+fn check_plan(plan: &[LayerStep], model: &Model) -> Result<(), Error> {
+    let has = |step: &LayerStep| {
+        let own = model.plan().get(step.il);
+        own.is_some_and(|own| [Half::Attention, Half::FeedForward].iter().all(|&half| own.has(half) || !step.has(half)))
+    };
+    match plan.iter().find(|step| step.is_empty() || !has(step)) {
+        None => Ok(()),
+        Some(step) => {
+            let expected = format!("layers below {} with the halves that the model has", model.plan().len());
+            Err(Error::Parameter { name: "plan", expected, found: format!("{step:?}") })
+        }
     }
 }
 

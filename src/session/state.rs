@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 
 use super::{Error, Session, TokenId};
 use crate::ggml::Order;
+use crate::plan::text;
 
 impl Session {
     /// Writes the timeline, as far as it has been through every layer, and its cache rows.
@@ -56,9 +57,8 @@ impl Session {
     /// What a saved state must agree on.
     fn fingerprint(&self) -> String {
         let (config, params) = (self.model().config(), &self.machine.params);
-        let whole = params.plan.iter().enumerate().all(|(i, step)| *step == crate::model::LayerStep::whole(i));
-        let plan =
-            if whole && params.plan.len() == config.n_layer { String::new() } else { format!(" {:?}", params.plan) };
+        let whole = params.plan == self.model().plan();
+        let plan = if whole { String::new() } else { format!(" {}", text(&params.plan, self.model().plan())) };
         format!(
             "curtail state 1: {} `{}`, {} bytes, {} layers, rows of {}+{}, {} {}{plan}",
             config.architecture,

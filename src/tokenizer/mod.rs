@@ -145,6 +145,11 @@ impl Tokenizer {
         self.roles.bos
     }
 
+    /// The token that begins a text, where the file asks for it.
+    pub fn leading_bos(&self) -> Option<TokenId> {
+        self.roles.bos.filter(|_| self.add_bos)
+    }
+
     /// The token that ends a text.
     pub fn eos(&self) -> Option<TokenId> {
         self.roles.eos

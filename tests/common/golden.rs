@@ -33,7 +33,11 @@ pub(crate) fn prompt(folder: &str, name: &str) -> Vec<TokenId> {
 }
 
 pub(crate) fn reference(folder: &str, name: &str) -> Vec<f32> {
-    let bytes = std::fs::read(path(folder, &format!("{name}.logits.f32"))).expect("the golden logits");
+    floats(&path(folder, &format!("{name}.logits.f32")))
+}
+
+pub(crate) fn floats(path: &Path) -> Vec<f32> {
+    let bytes = std::fs::read(path).expect("the golden logits");
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect()
 }
 

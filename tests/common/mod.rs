@@ -3,13 +3,20 @@
 
 pub(crate) mod golden;
 
+use std::path::Path;
 use std::process::Command;
 
-/// The path of the demo model. Its absence is a failure: a test that skips shows nothing.
+/// The path of the demo model, in a folder of its own: beside the model in `models/` there may be an exit file, which would
+/// change what the commands do. Its absence is a failure: a test that skips shows nothing.
 pub(crate) fn demo_model() -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/SmolLM2-135M-Instruct.Q4_1.gguf");
-    assert!(std::path::Path::new(path).exists(), "{path} is missing: `make model` fetches it");
-    path.to_owned()
+    const NAME: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(NAME);
+    assert!(model.exists(), "{} is missing: `make model` fetches it", model.display());
+    let link = Path::new(env!("CARGO_TARGET_TMPDIR")).join(NAME);
+    // Tests run beside each other: one of them makes it.
+    let made = std::os::unix::fs::symlink(&model, &link);
+    assert!(link.exists(), "{}: {made:?}", link.display());
+    link.to_str().expect("UTF-8").to_owned()
 }
 
 /// The program under test.

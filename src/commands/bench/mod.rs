@@ -20,17 +20,19 @@ use crate::cli::{BenchArgs, ExitArg, ExitArgs, Range};
 use crate::decode::{Decoder, Kv, Mode, Options, Source};
 use crate::exit::{Checkpoint, Probe, Scorer};
 use crate::gguf::File;
-use crate::model::{Config, Model};
+use crate::model::{Config, LayerStep, Model};
+use crate::plan::{self, Half};
 use crate::sample::{Sampler, SamplerParams};
 use crate::session::{Session, SessionParams};
 use crate::tokenizer::TokenId;
 use report::{Look, Report, Row};
 
-/// One thing to time: a prompt of random tokens, single-token steps, or both one after the other.
+/// One thing to time: a prompt of random tokens, single-token steps, or both one after the other, behind a context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Test {
     n_prompt: usize,
     n_gen: usize,
+    n_depth: usize,
 }
 
 /// How tokens are generated.
@@ -63,29 +65,20 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let threads = threads(args)?;
     let file = Arc::new(File::open(&engine::find_model(&args.model)?)?);
     let mut report = Report::new(&file, args);
-    let n_hows = hows(args).len();
-    let progress = progress(threads.len() * tests.len() * args.repetitions * n_hows);
+    let n_runners = hows(args).len() * (1 + args.layers.len());
+    let progress = progress(threads.len() * tests.len() * args.repetitions * n_runners);
     for n_threads in threads {
         let params = SessionParams { n_ctx: most_tokens(&tests), ..session_params(args) };
         let model = engine::load_model(&file, n_threads, &args.devices, &params)?;
+        let plans = plans(&model, args)?;
         for &test in &tests {
-            let mut runners = runners(&model, &file, test, args)?;
+            let mut runners = runners(&model, &file, test, args, &plans)?;
             let samples = time(&mut runners, test, args, &progress)?;
-            let n_layer = model.config().n_layer as f64;
-            let (dense, all_heads) = (median(&samples[0]), test.n_gen as f64 * runners[0].head_time()?);
-            let all_layers = dense - all_heads;
-            for (runner, samples) in runners.iter().zip(samples) {
-                let (layers, time) = (runner.layers_per_token, median(&samples));
-                let of_ideal = (runner.how == How::Forced)
-                    .then(|| (dense - all_layers * (1.0 - runner.forced_mean() / n_layer)) / time);
-                let look = (runner.how == How::Looks).then(|| {
-                    let seconds = (time - dense) / (test.n_gen * args.look_layers.len()) as f64;
-                    Look { us: 1e6 * seconds, of_layer: seconds * test.n_gen as f64 * n_layer / all_layers }
-                });
-                let weights_bytes = weights_read(&model, test, args);
-                let row =
-                    Row { n_threads, test, samples, weights_bytes, exit: runner.how.name(), layers, of_ideal, look };
-                progress.suspend(|| report.row(&row))?;
+            let full = median(&samples[0]);
+            let n_hows = runners.len() / plans.len();
+            for (runners, samples) in runners.chunks_mut(n_hows).zip(samples.chunks(n_hows)) {
+                let rows = rows(runners, samples, n_threads, test, args, full)?;
+                rows.iter().try_for_each(|row| progress.suspend(|| report.row(row)))?;
             }
         }
     }
@@ -94,11 +87,54 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What the runners of one plan, full depth first, have to show.
+fn rows(
+    runners: &mut [Runner],
+    samples: &[Vec<Duration>],
+    n_threads: usize,
+    test: Test,
+    args: &BenchArgs,
+    full: f64,
+) -> anyhow::Result<Vec<Row>> {
+    let n_layer = runners[0].session.n_steps() as f64;
+    let (dense, all_heads) = (median(&samples[0]), test.n_gen as f64 * runners[0].head_time()?);
+    let all_layers = dense - all_heads;
+    let row = |(runner, samples): (&Runner, &Vec<Duration>)| {
+        let time = median(samples);
+        let of_ideal =
+            (runner.how == How::Forced).then(|| (dense - all_layers * (1.0 - runner.forced_mean() / n_layer)) / time);
+        let look = (runner.how == How::Looks).then(|| {
+            let seconds = (time - dense) / (test.n_gen * args.look_layers.len()) as f64;
+            Look { us: 1e6 * seconds, of_layer: seconds * test.n_gen as f64 * n_layer / all_layers }
+        });
+        Row {
+            n_threads,
+            test,
+            samples: samples.clone(),
+            weights_bytes: weights_read(&runner.session, test, args),
+            plan: plan::text(runner.session.plan(), runner.session.model().plan()),
+            of_full: full / time,
+            exit: runner.how.name(),
+            layers: runner.layers_per_token,
+            of_ideal,
+            look,
+        }
+    };
+    Ok(runners.iter().zip(samples).map(row).collect())
+}
+
+/// Full depth, and what is timed beside it.
+fn plans(model: &Model, args: &BenchArgs) -> anyhow::Result<Vec<Vec<LayerStep>>> {
+    let asked = args.layers.iter().map(|layers| super::plan::steps(Some(layers), model));
+    [Ok(model.plan().to_vec())].into_iter().chain(asked).collect()
+}
+
 fn tests(args: &BenchArgs) -> Vec<Test> {
-    let prompts = counts(&args.n_prompt).map(|n_prompt| Test { n_prompt, n_gen: 0 });
-    let generations = counts(&args.n_gen).map(|n_gen| Test { n_prompt: 0, n_gen });
-    let both = args.prompt_gen.iter().map(|&(n_prompt, n_gen)| Test { n_prompt, n_gen });
-    prompts.chain(generations).chain(both).filter(|test| test.n_prompt + test.n_gen > 0).collect()
+    let prompts = counts(&args.n_prompt).map(|n_prompt| (n_prompt, 0));
+    let generations = counts(&args.n_gen).map(|n_gen| (0, n_gen));
+    let all: Vec<(usize, usize)> = prompts.chain(generations).chain(args.prompt_gen.iter().copied()).collect();
+    let at = |n_depth| all.iter().map(move |&(n_prompt, n_gen)| Test { n_prompt, n_gen, n_depth });
+    counts(&args.n_depth).flat_map(at).filter(|test| test.n_prompt + test.n_gen > 0).collect()
 }
 
 fn counts(ranges: &[Range]) -> impl Iterator<Item = usize> {
@@ -136,9 +172,16 @@ fn hows(args: &BenchArgs) -> Vec<How> {
     [How::Dense].into_iter().chain(exit).chain(forced).chain(looks).collect()
 }
 
-fn runners(model: &Arc<Model>, file: &File, test: Test, args: &BenchArgs) -> anyhow::Result<Vec<Runner>> {
+fn runners(
+    model: &Arc<Model>,
+    file: &File,
+    test: Test,
+    args: &BenchArgs,
+    plans: &[Vec<LayerStep>],
+) -> anyhow::Result<Vec<Runner>> {
     let hows = if test.n_gen > 0 { hows(args) } else { vec![How::Dense] };
-    hows.into_iter().map(|how| Runner::new(model, file, test, args, how)).collect()
+    let all = plans.iter().flat_map(|plan| hows.iter().map(move |how| (plan, how)));
+    all.map(|(plan, how)| Runner::new(model, file, test, args, how.clone(), plan)).collect()
 }
 
 /// The time of every repetition of every runner, by turns, after one warm-up.
@@ -174,9 +217,20 @@ fn median(times: &[Duration]) -> f64 {
     report::median(&seconds)
 }
 
-/// Bytes of weights that a test reads: all of them once for each batch and each step.
-fn weights_read(model: &Model, test: Test, args: &BenchArgs) -> f64 {
-    (test.n_prompt.div_ceil(args.batch_size) + test.n_gen) as f64 * model.weights_bytes() as f64
+/// Bytes of weights that a test reads: all that the plan runs once for each batch and each step.
+fn weights_read(session: &Session, test: Test, args: &BenchArgs) -> f64 {
+    let model = session.model();
+    let of = |step: &LayerStep| -> f64 {
+        let parts = [(Half::Attention, "attn"), (Half::FeedForward, "ffn")].map(|(half, name)| {
+            let prefix = format!("blk.{}.{name}_", step.il);
+            step.has(half).then_some(prefix)
+        });
+        let runs = |name: &str| parts.iter().flatten().any(|part| name.starts_with(part));
+        model.file().tensors().iter().filter(|tensor| runs(&tensor.name)).map(|tensor| tensor.bytes as f64).sum()
+    };
+    let all = |plan: &[LayerStep]| plan.iter().map(of).sum::<f64>();
+    let bytes = model.weights_bytes() as f64 - all(model.plan()) + all(session.plan());
+    (test.n_prompt.div_ceil(args.batch_size) + test.n_gen) as f64 * bytes
 }
 
 fn session_params(args: &BenchArgs) -> SessionParams {
@@ -186,7 +240,8 @@ fn session_params(args: &BenchArgs) -> SessionParams {
 /// Tokens that the longest test takes: one to start from where there is no prompt; and where some are generated, one sampled
 /// ahead of the clock.
 fn most_tokens(tests: &[Test]) -> usize {
-    let of = |test: &Test| if test.n_gen > 0 { test.n_prompt + test.n_gen + 2 } else { test.n_prompt };
+    let ahead = |test: &Test| if test.n_gen > 0 { test.n_gen + 2 } else { 0 };
+    let of = |test: &Test| test.n_depth + test.n_prompt + ahead(test);
     tests.iter().map(of).max().unwrap_or(0)
 }
 
@@ -202,29 +257,40 @@ struct Runner {
 }
 
 impl Runner {
-    fn new(model: &Arc<Model>, file: &File, test: Test, args: &BenchArgs, how: How) -> anyhow::Result<Runner> {
+    fn new(
+        model: &Arc<Model>,
+        file: &File,
+        test: Test,
+        args: &BenchArgs,
+        how: How,
+        plan: &[LayerStep],
+    ) -> anyhow::Result<Runner> {
         let off = ExitArgs { exit: Some(ExitArg::Off), ..args.exits.clone() };
         let exits = if matches!(how, How::Exit(_)) { &args.exits } else { &off };
-        let exits = Exits::new(exits, file, model.config())?;
-        let params = SessionParams { n_ctx: most_tokens(&[test]), ..session_params(args) };
+        let exits = Exits::new(exits, file, model, plan)?;
+        let params = SessionParams { n_ctx: most_tokens(&[test]), ..session_params(args) }.with_plan(plan.to_vec());
         let session =
             Session::new(Arc::clone(model), exits.params(params)).with_context(|| format!("cannot run {test}"))?;
         let sampler = Sampler::new(SamplerParams { temperature: 0.0, seed: Some(0), ..SamplerParams::default() });
-        let prompt = random_tokens(test.n_prompt.max(1), model.config().n_vocab);
-        let decoder = if how == How::Looks { blind(&args.look_layers, model.config())? } else { exits.decoder };
+        let prompt = random_tokens(test.n_depth + test.n_prompt.max(1), model.config().n_vocab);
+        let decoder =
+            if how == How::Looks { blind(&args.look_layers, model.config(), plan.len())? } else { exits.decoder };
         let forced = args.exit_layers.clone();
         Ok(Runner { how, session, decoder, forced, sampler, prompt, layers_per_token: 0.0 })
     }
 
-    /// Runs a test once, from an empty context.
+    /// Runs a test once, behind its context, which is evaluated by the first run.
     fn run(&mut self, test: Test) -> anyhow::Result<Duration> {
-        self.session.rewind(0);
+        self.session.rewind(test.n_depth);
+        if self.session.tokens().len() < test.n_depth {
+            self.evaluate(test.n_depth)?;
+        }
         if test.n_prompt == 0 {
-            self.session.push(self.prompt[0])?;
+            self.session.push(self.prompt[test.n_depth])?;
         }
         let start = Instant::now();
         if test.n_prompt > 0 {
-            self.evaluate_prompt()?;
+            self.evaluate(test.n_depth + test.n_prompt)?;
             if test.n_gen > 0 {
                 // Comes out of the prompt's logits; evaluates nothing.
                 self.session.step(&mut self.sampler)?;
@@ -275,18 +341,18 @@ impl Runner {
         Ok(median(&times))
     }
 
-    fn evaluate_prompt(&mut self) -> anyhow::Result<()> {
-        self.session.sync(&self.prompt, &mut |_, _| ControlFlow::Continue(()))?;
+    fn evaluate(&mut self, n_tokens: usize) -> anyhow::Result<()> {
+        self.session.sync(&self.prompt[..n_tokens], &mut |_, _| ControlFlow::Continue(()))?;
         Ok(())
     }
 }
 
 /// Looks at what every token's confidence would be read from, and is never sure.
-fn blind(layers: &[usize], config: &Config) -> anyhow::Result<Decoder> {
+fn blind(layers: &[usize], config: &Config, n_steps: usize) -> anyhow::Result<Decoder> {
     let mut layers = layers.to_vec();
     layers.sort_unstable();
     layers.dedup();
-    let most = config.n_layer - 1;
+    let most = n_steps - 1;
     ensure!(layers.iter().all(|&l| l <= most), super::Usage(format!("--look-layers: expected 1 to {most}")));
     let probe = Probe { weights: vec![0.0; 2 * config.n_embd], bias: vec![0.0; 2] };
     let look = |layer| Checkpoint { layer, lens: None, probe: Some(probe.clone()), scorer: Scorer::Top, least: 2.0 };
@@ -304,9 +370,10 @@ fn random_tokens(n: usize, n_vocab: usize) -> Vec<TokenId> {
 impl std::fmt::Display for Test {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.n_prompt, self.n_gen) {
-            (n_prompt, 0) => write!(f, "pp{n_prompt}"),
-            (0, n_gen) => write!(f, "tg{n_gen}"),
-            (n_prompt, n_gen) => write!(f, "pp{n_prompt}+tg{n_gen}"),
+            (n_prompt, 0) => write!(f, "pp{n_prompt}")?,
+            (0, n_gen) => write!(f, "tg{n_gen}")?,
+            (n_prompt, n_gen) => write!(f, "pp{n_prompt}+tg{n_gen}")?,
         }
+        if self.n_depth > 0 { write!(f, " @ d{}", self.n_depth) } else { Ok(()) }
     }
 }

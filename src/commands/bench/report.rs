@@ -18,6 +18,10 @@ pub(super) struct Row {
     pub(super) samples: Vec<Duration>,
     /// Bytes of weights that one run reads.
     pub(super) weights_bytes: f64,
+    /// What ran.
+    pub(super) plan: String,
+    /// Full depth's time over the time taken.
+    pub(super) of_full: f64,
     /// How tokens stop early.
     pub(super) exit: &'static str,
     /// Rows times layers per generated token.
@@ -44,6 +48,8 @@ pub(super) struct Report {
     begun: bool,
     /// Whether generations stop early somewhere.
     exits: bool,
+    /// Whether other plans than full depth run.
+    plans: bool,
 }
 
 /// What all rows share, in llama-bench's order.
@@ -69,6 +75,7 @@ struct Record<'a> {
     n_threads: usize,
     n_prompt: usize,
     n_gen: usize,
+    n_depth: usize,
     test_time: String,
     avg_ns: f64,
     stddev_ns: f64,
@@ -78,6 +85,8 @@ struct Record<'a> {
     min_ts: f64,
     max_ts: f64,
     weights_gb_s: f64,
+    layers: &'a str,
+    of_full_depth: f64,
     exit: &'static str,
     layers_per_token: f64,
     of_ideal: Option<f64>,
@@ -95,6 +104,7 @@ impl Report {
             records: Vec::new(),
             begun: false,
             exits: super::hows(args).len() > 1,
+            plans: !args.layers.is_empty(),
         }
     }
 
@@ -105,9 +115,9 @@ impl Report {
         match self.format {
             BenchFormat::Md => {
                 if !self.begun {
-                    writeln!(out, "{}", markdown_head(&self.fixed, self.exits))?;
+                    writeln!(out, "{}", markdown_head(&self.fixed, self.exits, self.plans))?;
                 }
-                writeln!(out, "{}", markdown_row(&record, row.test, self.exits))?;
+                writeln!(out, "{}", markdown_row(&record, row.test, self.exits, self.plans))?;
             }
             BenchFormat::Csv => {
                 let record = serde_json::to_value(&record)?;
@@ -151,7 +161,7 @@ impl Fixed {
 }
 
 impl<'a> Record<'a> {
-    fn new(fixed: &'a Fixed, row: &Row) -> Record<'a> {
+    fn new(fixed: &'a Fixed, row: &'a Row) -> Record<'a> {
         let samples_ns: Vec<u64> = row.samples.iter().map(|t| (t.as_nanos() as u64).max(1)).collect();
         let ns: Vec<f64> = samples_ns.iter().map(|&t| t as f64).collect();
         let n_tokens = (row.test.n_prompt + row.test.n_gen) as f64;
@@ -162,6 +172,7 @@ impl<'a> Record<'a> {
             n_threads: row.n_threads,
             n_prompt: row.test.n_prompt,
             n_gen: row.test.n_gen,
+            n_depth: row.test.n_depth,
             test_time: Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true),
             avg_ns: avg_ns.round(),
             stddev_ns: stddev(&ns).round(),
@@ -172,6 +183,8 @@ impl<'a> Record<'a> {
             max_ts: ts.iter().copied().fold(0.0, f64::max),
             // Bytes in a nanosecond are gigabytes in a second.
             weights_gb_s: row.weights_bytes / avg_ns,
+            layers: &row.plan,
+            of_full_depth: row.of_full,
             exit: row.exit,
             layers_per_token: row.layers,
             of_ideal: row.of_ideal,
@@ -203,32 +216,34 @@ pub(super) fn median(x: &[f64]) -> f64 {
     (low + high) / 2.0
 }
 
-fn markdown_head(fixed: &Fixed, exits: bool) -> String {
+fn markdown_head(fixed: &Fixed, exits: bool, plans: bool) -> String {
     let [names, rules] = if exits {
         [" exit     | layers | of ideal | a look            |", " -------- | -----: | -------: | ----------------: |"]
     } else {
         [""; 2]
     };
+    let [plan_names, plan_rules] = if plans { [" of full depth | plan |", " ------------: | ---- |"] } else { [""; 2] };
     let (name, rule) = (fixed.model_type.len().max(5), "-".repeat(fixed.model_type.len().max(5)));
     format!(
-        "| {:<name$} | {:>10} | {:>8} | {:<7} | {:>7} | {:>13} | {:>18} | {:>9} | {:>9} | {:>9} | {:>7} |{names}\n\
+        "| {:<name$} | {:>10} | {:>8} | {:<7} | {:>7} | {:>13} | {:>18} | {:>9} | {:>9} | {:>9} | {:>7} |{names}{plan_names}\n\
          | {rule} | ---------: | -------: | ------- | ------: | ------------: | -----------------: | --------: | \
-         --------: | --------: | ------: |{rules}",
+         --------: | --------: | ------: |{rules}{plan_rules}",
         "model", "size", "params", "backend", "threads", "test", "t/s", "median", "min", "max", "GB/s"
     )
 }
 
-fn markdown_row(record: &Record, test: Test, exits: bool) -> String {
+fn markdown_row(record: &Record, test: Test, exits: bool, plans: bool) -> String {
     let ideal = record.of_ideal.map_or_else(String::new, |share| format!("{share:.3}"));
     let layers = if test.n_gen > 0 { format!("{:.2}", record.layers_per_token) } else { String::new() };
     let look = record.look_us.zip(record.look_of_layer);
     let look = look.map_or_else(String::new, |(us, layers)| format!("{us:.1} us, {:.1} %", 100.0 * layers));
     let exit =
         if exits { format!(" {:<8} | {layers:>6} | {ideal:>8} | {look:>17} |", record.exit) } else { String::new() };
+    let plan = if plans { format!(" {:>13.3} | {} |", record.of_full_depth, record.layers) } else { String::new() };
     let fixed = record.fixed;
     let name = fixed.model_type.len().max(5);
     format!(
-        "| {:<name$} | {:>10} | {:>8} | {:<7} | {:>7} | {:>13} | {:>18} | {:>9.2} | {:>9.2} | {:>9.2} | {:>7.2} |{exit}",
+        "| {:<name$} | {:>10} | {:>8} | {:<7} | {:>7} | {:>13} | {:>18} | {:>9.2} | {:>9.2} | {:>9.2} | {:>7.2} |{exit}{plan}",
         fixed.model_type,
         size(fixed.model_size),
         params(fixed.model_n_params),
@@ -311,9 +326,11 @@ mod tests {
         let samples = samples_ms.iter().map(|&ms| Duration::from_millis(ms)).collect();
         let row = Row {
             n_threads: 2,
-            test: Test { n_prompt: 0, n_gen: 100 },
+            test: Test { n_prompt: 0, n_gen: 100, n_depth: 0 },
             samples,
             weights_bytes: 2e9,
+            plan: "0-29".into(),
+            of_full: 1.0,
             exit: "off",
             layers: 30.0,
             of_ideal: None,

@@ -168,7 +168,7 @@ fn change_model(talk: &mut Talk<'_>, path: &Path) -> anyhow::Result<()> {
     talk.conversation.forget_tokens();
     // Layers of two models have no common mean.
     note(&talk.stats);
-    talk.stats = Stats::new(talk.engine.session.model().config().n_layer);
+    talk.stats = Stats::new(talk.engine.session.n_steps());
     note(info(talk));
     talk.tell_completion_mode();
     Ok(())

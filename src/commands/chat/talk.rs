@@ -54,7 +54,7 @@ impl<'a> Talk<'a> {
             conversation: Conversation::new(args.generation.system.clone()),
             sampler: Sampler::new(settings.sampling.params()),
             settings,
-            stats: Stats::new(engine.session.model().config().n_layer),
+            stats: Stats::new(engine.session.n_steps()),
             engine,
             template,
             decoder,

@@ -1,0 +1,159 @@
+//! Owns the JSON files of a checkpoint and the typed access to them. Refuses values of other types than asked for,
+//! naming file, key, expected and found; `null` is as good as absent.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::Error;
+
+/// No text file of a checkpoint is larger; the largest tokenizer has some tens of megabytes.
+const MAX_TEXT_BYTES: u64 = 1 << 30;
+
+/// The text of a file; `None` where there is none.
+pub(super) fn read_text(path: &Path) -> Result<Option<String>, Error> {
+    match fs::metadata(path) {
+        Ok(facts) if facts.len() > MAX_TEXT_BYTES => {
+            return Err(Error::invalid(path, "size", format_args!("at most {MAX_TEXT_BYTES} bytes"), facts.len()));
+        }
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io(path, "open", e)),
+    }
+    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) => {
+            let found = format!("an invalid sequence at byte {}", e.utf8_error().valid_up_to());
+            Err(Error::invalid(path, "text", "valid UTF-8", found))
+        }
+    }
+}
+
+/// A JSON object of a file.
+#[derive(Clone, Debug)]
+pub(super) struct Object<'a> {
+    path: &'a Path,
+    /// What leads to this object, with a dot behind; empty for the outermost one.
+    prefix: String,
+    map: &'a Map<String, Value>,
+}
+
+/// A JSON file whose outermost value is an object.
+#[derive(Clone, Debug)]
+pub(super) struct Document {
+    path: PathBuf,
+    map: Map<String, Value>,
+}
+
+impl Document {
+    /// Reads a file; `None` where there is none.
+    pub(super) fn read(path: PathBuf) -> Result<Option<Document>, Error> {
+        let Some(text) = read_text(&path)? else { return Ok(None) };
+        match serde_json::from_str(&text) {
+            Ok(Value::Object(map)) => Ok(Some(Document { path, map })),
+            Ok(other) => Err(Error::invalid(&path, "content", "a JSON object", kind(&other))),
+            Err(e) => Err(Error::invalid(&path, "content", "JSON", e)),
+        }
+    }
+
+    /// Reads a file that must be there.
+    pub(super) fn need(path: PathBuf) -> Result<Document, Error> {
+        match Document::read(path.clone())? {
+            Some(document) => Ok(document),
+            None => Err(Error::io(&path, "open", io::Error::from(io::ErrorKind::NotFound))),
+        }
+    }
+
+    pub(super) fn root(&self) -> Object<'_> {
+        Object { path: &self.path, prefix: String::new(), map: &self.map }
+    }
+}
+
+impl<'a> Object<'a> {
+    /// The value of a key, whatever its type; `None` for `null`.
+    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key).filter(|v| !v.is_null())
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&'a String, &'a Value)> {
+        self.map.iter()
+    }
+
+    /// The error for a key.
+    pub(super) fn error(&self, key: &str, expected: impl std::fmt::Display, found: impl std::fmt::Display) -> Error {
+        Error::invalid(self.path, format_args!("`{}{key}`", self.prefix), expected, found)
+    }
+
+    pub(super) fn object(&self, key: &str) -> Result<Option<Object<'a>>, Error> {
+        let inner = self.typed(key, "an object", Value::as_object)?;
+        Ok(inner.map(|map| Object { path: self.path, prefix: format!("{}{key}.", self.prefix), map }))
+    }
+
+    pub(super) fn array(&self, key: &str) -> Result<Option<&'a Vec<Value>>, Error> {
+        self.typed(key, "an array", Value::as_array)
+    }
+
+    pub(super) fn str(&self, key: &str) -> Result<Option<&'a str>, Error> {
+        self.typed(key, "a string", Value::as_str)
+    }
+
+    pub(super) fn bool(&self, key: &str) -> Result<Option<bool>, Error> {
+        self.typed(key, "true or false", Value::as_bool)
+    }
+
+    pub(super) fn u32(&self, key: &str) -> Result<Option<u32>, Error> {
+        self.typed(key, "an integer from 0 to 4294967295", |v| v.as_u64().and_then(|n| n.try_into().ok()))
+    }
+
+    /// A finite number.
+    pub(super) fn f64(&self, key: &str) -> Result<Option<f64>, Error> {
+        self.typed(key, "a number", |v| v.as_f64().filter(|x| x.is_finite()))
+    }
+
+    /// A count of at least 1 that must be there.
+    pub(super) fn need_count(&self, key: &str) -> Result<usize, Error> {
+        self.count(key)?.ok_or_else(|| self.error(key, "a count of at least 1", "no such key"))
+    }
+
+    /// A count of at least 1.
+    pub(super) fn count(&self, key: &str) -> Result<Option<usize>, Error> {
+        match self.u32(key)? {
+            Some(0) => Err(self.error(key, "a count of at least 1", 0)),
+            n => Ok(n.map(|n| n as usize)),
+        }
+    }
+
+    fn typed<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        read(value).map(Some).ok_or_else(|| self.error(key, expected, shown(value)))
+    }
+}
+
+/// A value for a message: short ones as they are, long ones by their kind.
+pub(super) fn shown(value: &Value) -> String {
+    match value {
+        Value::Array(_) | Value::Object(_) => kind(value).to_owned(),
+        Value::String(s) if s.chars().count() > 60 => "a long string".to_owned(),
+        Value::String(s) => format!("`{s}`"),
+        other => other.to_string(),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}

@@ -1,0 +1,198 @@
+//! A Hugging Face checkpoint to a GGUF file: Llama and OPT, from safetensors or from PyTorch's pickles, and llama2.c's
+//! checkpoints. Owns every check of what such a folder says; refuses to run anything in it, to follow names out of it, and
+//! to convert what it does not know to the last tensor.
+//!
+//! [`Plan::new`] reads everything but the numbers and checks it; [`Plan::write`] streams the numbers, in memory for a few
+//! pieces of some megabytes. For a Llama the file is the one that llama.cpp's `convert_hf_to_gguf.py` writes, byte for
+//! byte, but for what is said in [`Plan::notices`] and where that script's files give other token ids than the model's
+//! own tokenizer.
+
+mod card;
+mod checkpoint;
+mod element;
+mod error;
+mod json;
+mod llama;
+mod llama2c;
+mod naming;
+mod opt;
+mod pickle;
+mod safetensors;
+mod target;
+mod torch;
+mod vocab;
+mod write;
+
+pub use error::Error;
+pub use target::OutType;
+
+use std::path::{Path, PathBuf};
+
+use checkpoint::Tensors;
+use json::{Document, Object, shown};
+use target::{Output, file_type, place};
+use vocab::Vocab;
+
+use crate::dtype::DType;
+use crate::gguf::{Metadata, TensorInfo, Writer};
+
+/// What the user may choose.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The type of large matrices.
+    pub outtype: OutType,
+    /// `general.name`, instead of what the checkpoint says.
+    pub name: Option<String>,
+    /// `tokenizer.ggml.pre`, instead of what `tokenizer.json` says.
+    pub pre: Option<String>,
+    /// The vocabulary of a llama2.c checkpoint (`tokenizer.bin`).
+    pub tokenizer: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { outtype: OutType::Auto, name: None, pre: None, tokenizer: None }
+    }
+}
+
+/// A checkpoint that was read and checked, ready to be written.
+#[derive(Debug)]
+pub struct Plan {
+    metadata: Metadata,
+    writer: Writer,
+    outputs: Vec<Output>,
+    dtype: DType,
+    notices: Vec<String>,
+}
+
+impl Plan {
+    /// Reads a checkpoint: a folder as Hugging Face transformers saves it, or a file of llama2.c.
+    pub fn new(path: &Path, options: &Options) -> Result<Plan, Error> {
+        if path.is_file() {
+            return llama2c::plan(path, options);
+        }
+        let folder = path.canonicalize().map_err(|e| Error::io(path, "open", e))?;
+        let config = Document::need(folder.join("config.json"))?;
+        let config = config.root();
+        check_unquantized(&config)?;
+        match architecture(&config)? {
+            "LlamaForCausalLM" | "LLaMAForCausalLM" => plan_llama(&folder, config, options),
+            "OPTForCausalLM" => plan_opt(&folder, config, options),
+            other => {
+                let expected = "`LlamaForCausalLM` or `OPTForCausalLM`";
+                Err(config.error("architectures", expected, format_args!("`{other}`")))
+            }
+        }
+    }
+
+    /// Writes the file: complete, or not at all. `progress` is told how many bytes of tensors are written so far; when it
+    /// says `false`, writing ends with [`Error::Interrupted`].
+    pub fn write(&self, path: &Path, mut progress: impl FnMut(u64) -> bool) -> Result<(), Error> {
+        write::write(path, &self.writer, &self.outputs, &mut progress)
+    }
+
+    /// The key-value pairs of the file.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// The tensors of the file, in its order.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        self.writer.tensors()
+    }
+
+    /// Bytes of all tensors.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors().iter().map(|t| t.bytes as u64).sum()
+    }
+
+    /// The type of large matrices.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// What a user should know about this conversion.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
+    fn build(metadata: Metadata, outputs: Vec<Output>, dtype: DType, notices: Vec<String>) -> Result<Plan, Error> {
+        let mut writer = Writer::new(metadata.clone());
+        for output in &outputs {
+            let dims: Vec<usize> = output.shape.iter().rev().copied().collect();
+            writer.tensor(&output.name, &dims, output.dtype)?;
+        }
+        Ok(Plan { metadata, writer, outputs, dtype, notices })
+    }
+}
+
+fn plan_llama(folder: &Path, json: Object, options: &Options) -> Result<Plan, Error> {
+    let config = llama::Config::read(json.clone())?;
+    let tensors = checkpoint::open(folder)?;
+    check_layers(&json, config.n_layer(), &tensors)?;
+    let dtype = options.outtype.resolved(&tensors);
+    let mut outputs = config.extra()?;
+    outputs.extend(place(folder, &tensors, config.targets(), dtype, llama::name_of)?);
+    let (mut meta, mut notices) = (general("llama"), Vec::new());
+    card::write(folder, options.name.as_deref(), json.clone(), parameters(&outputs), &mut meta)?;
+    config.write(file_type(dtype), &mut meta)?;
+    meta.insert("general.quantization_version", QUANTIZATION_VERSION);
+    Vocab::open(folder, json, config.n_vocab, options.pre.as_deref(), &mut notices)?.llama(&mut meta)?;
+    Plan::build(meta, outputs, dtype, notices)
+}
+
+fn plan_opt(folder: &Path, json: Object, options: &Options) -> Result<Plan, Error> {
+    let config = opt::Config::read(json.clone())?;
+    let tensors = checkpoint::open(folder)?;
+    check_layers(&json, config.n_layer(), &tensors)?;
+    let dtype = options.outtype.resolved(&tensors);
+    let outputs = place(folder, &tensors, config.targets(), dtype, opt::name_of)?;
+    let (mut meta, mut notices) = (general("opt"), Vec::new());
+    card::write(folder, options.name.as_deref(), json.clone(), parameters(&outputs), &mut meta)?;
+    config.write(file_type(dtype), &mut meta);
+    meta.insert("general.quantization_version", QUANTIZATION_VERSION);
+    Vocab::open(folder, json, config.n_vocab, options.pre.as_deref(), &mut notices)?.opt(&mut meta)?;
+    Plan::build(meta, outputs, dtype, notices)
+}
+
+/// `GGML_QNT_VERSION` of ggml.
+const QUANTIZATION_VERSION: u32 = 2;
+
+fn general(architecture: &str) -> Metadata {
+    let mut meta = Metadata::new();
+    meta.insert("general.architecture", architecture);
+    meta.insert("general.type", "model");
+    meta
+}
+
+fn parameters(outputs: &[Output]) -> u64 {
+    outputs.iter().map(Output::elements).sum()
+}
+
+/// The first of the architectures that the configuration names.
+fn architecture<'a>(config: &Object<'a>) -> Result<&'a str, Error> {
+    let list = config.array("architectures")?;
+    let first = list.and_then(|list| list.first()).and_then(serde_json::Value::as_str);
+    first.ok_or_else(|| config.error("architectures", "a list with a name", "none"))
+}
+
+fn check_unquantized(config: &Object) -> Result<(), Error> {
+    match config.get("quantization_config") {
+        None => Ok(()),
+        Some(settings) => {
+            let error =
+                config.error("quantization_config", "an unquantized checkpoint", shown(&settings["quant_method"]));
+            Err(error
+                .with_hint("convert the checkpoint that this one was made from, with --outtype q8_0 to save space"))
+        }
+    }
+}
+
+/// Refuses a number of layers that would take more memory to list than the checkpoint has tensors.
+fn check_layers(config: &Object, n_layer: usize, tensors: &Tensors) -> Result<(), Error> {
+    if n_layer > tensors.len() {
+        let expected = format!("no more layers than the {} tensors of the checkpoint", tensors.len());
+        return Err(config.error("num_hidden_layers", expected, n_layer));
+    }
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! Owns the way of the numbers: pieces of some megabytes are read and converted on all cores while the pieces before
+//! them are written, in order. Refuses to hold more than a few pieces at a time.
+
+use std::io::Write;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread;
+
+use super::Error;
+use super::checkpoint::Source;
+use super::element::{convert, encode};
+use super::target::{Data, Output, Rows};
+use crate::gguf::{self, Writer};
+
+/// Bytes of a checkpoint that are read at a time, in whole rows.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Finished pieces of a thread that wait for their turn to be written.
+const WAITING: usize = 4;
+
+/// A finished piece, or why there is none.
+type Made = Result<Vec<u8>, Error>;
+
+/// Writes the tensors as `writer` declares them. `progress` is told of the bytes written so far and may say stop.
+pub(super) fn write(
+    path: &Path,
+    writer: &Writer,
+    outputs: &[Output],
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<(), Error> {
+    let pieces: Vec<_> = outputs.iter().flat_map(|output| pieces(output).map(move |rows| (output, rows))).collect();
+    let n_threads = thread::available_parallelism().map_or(1, |n| n.get());
+    // Threads of its own: whoever calls this may be one of a pool's, and then the pool could not do the work it waits for.
+    thread::scope(|scope| {
+        let start = |first: usize| {
+            let ((full, filled), (empty, emptied)) = (sync_channel(WAITING), channel());
+            let pieces = &pieces;
+            scope.spawn(move || produce(pieces.iter().skip(first).step_by(n_threads), &full, &emptied));
+            Worker { filled, empty }
+        };
+        // The workers' ends go when writing ends, early or not, and with them the other sides.
+        write_in_order(path, writer, (0..n_threads).map(start).collect(), progress)
+    })
+}
+
+/// The writer's end of a thread: finished pieces come, and their memory goes back.
+struct Worker {
+    filled: Receiver<Made>,
+    empty: Sender<Vec<u8>>,
+}
+
+/// One thread's share: every n-th piece.
+fn produce<'a>(
+    pieces: impl Iterator<Item = &'a (&'a Output, Range<usize>)>,
+    full: &SyncSender<Made>,
+    emptied: &Receiver<Vec<u8>>,
+) {
+    let mut raw = Vec::new();
+    for (output, rows) in pieces {
+        let mut out = emptied.try_recv().unwrap_or_default();
+        let made = piece(output, rows, &mut raw, &mut out).map(|()| out);
+        if full.send(made).is_err() {
+            return;
+        }
+    }
+}
+
+fn write_in_order(
+    path: &Path,
+    writer: &Writer,
+    workers: Vec<Worker>,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<(), Error> {
+    let mut turns = workers.iter().cycle();
+    let mut written = 0;
+    writer.write_streamed(path, |tensor, out: &mut dyn Write| {
+        let mut left = tensor.bytes;
+        while left > 0 {
+            let worker = turns.next().expect("at least one thread");
+            let bytes = worker.filled.recv().expect("a piece for each part of each tensor")?;
+            let io = |source| gguf::Error::Io { path: path.to_owned(), action: "write", source };
+            out.write_all(&bytes).map_err(io)?;
+            left -= bytes.len();
+            written += bytes.len() as u64;
+            // A thread that is done needs no memory back.
+            let _ = worker.empty.send(bytes);
+            if !progress(written) {
+                return Err(Error::Interrupted);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The rows that are converted at a time.
+fn pieces(output: &Output) -> impl Iterator<Item = Range<usize>> + use<> {
+    let (n, row_bytes, unit) = match &output.data {
+        Data::Made(values) => (values.len(), 4, 1),
+        Data::Stored { source, rows } => {
+            let (n, row) = rows_of(source, *rows);
+            let unit = if let Rows::Interleaved { head_dim } = rows { *head_dim } else { 1 };
+            (n, row * source.element.bytes(), unit)
+        }
+        Data::Grouped { values, .. } => (values.rows(), values.row(), 1),
+    };
+    let step = (PIECE_BYTES / row_bytes.max(1)).max(1).next_multiple_of(unit);
+    (0..n).step_by(step).map(move |start| start..n.min(start + step))
+}
+
+/// Rows and elements of each. The rows of an interleaved vector are its elements.
+fn rows_of(source: &Source, rows: Rows) -> (usize, usize) {
+    match (rows, source.shape.as_slice()) {
+        (Rows::Interleaved { .. }, [n]) => (*n, 1),
+        _ => (source.rows(), source.row()),
+    }
+}
+
+/// Some rows in the output's type. Both buffers are used again and again: fresh memory costs more than the work does.
+fn piece(output: &Output, range: &Range<usize>, raw: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Error> {
+    match &output.data {
+        Data::Stored { source, rows: Rows::Interleaved { head_dim } } => {
+            let (_, row) = rows_of(source, Rows::Interleaved { head_dim: *head_dim });
+            let row_bytes = row * source.element.bytes();
+            read_rows(source, row_bytes, range, out)?;
+            interleave(out, row_bytes, *head_dim, raw);
+            out.clear();
+            convert(raw, source.element, output.dtype, out);
+        }
+        Data::Stored { source, .. } if source.element.same() == Some(output.dtype) => {
+            read_rows(source, source.row() * source.element.bytes(), range, out)?;
+        }
+        Data::Stored { source, .. } => {
+            read_rows(source, source.row() * source.element.bytes(), range, raw)?;
+            out.clear();
+            convert(raw, source.element, output.dtype, out);
+        }
+        Data::Grouped { values, scales } => {
+            out.clear();
+            encode(&ungrouped(values, scales, range)?, output.dtype, out);
+        }
+        Data::Made(values) => {
+            out.clear();
+            encode(&values[range.clone()], output.dtype, out);
+        }
+    }
+    Ok(())
+}
+
+fn read_rows(source: &Source, row_bytes: usize, range: &Range<usize>, raw: &mut Vec<u8>) -> Result<(), Error> {
+    raw.resize(range.len() * row_bytes, 0);
+    source.shard.read(source.offset + (range.start * row_bytes) as u64, raw)
+}
+
+/// Of each head first row, first row of the second half, second row, and so on.
+fn interleave(raw: &[u8], row_bytes: usize, head_dim: usize, out: &mut Vec<u8>) {
+    out.clear();
+    for head in raw.chunks_exact(head_dim * row_bytes) {
+        let (first, second) = head.split_at(head.len() / 2);
+        for (a, b) in first.chunks_exact(row_bytes).zip(second.chunks_exact(row_bytes)) {
+            out.extend_from_slice(a);
+            out.extend_from_slice(b);
+        }
+    }
+}
+
+/// The numbers of rows whose groups have a scale each.
+fn ungrouped(values: &Source, scales: &Source, range: &Range<usize>) -> Result<Vec<f32>, Error> {
+    let mut raw = Vec::new();
+    read_rows(values, values.row(), range, &mut raw)?;
+    let group = values.rows() * values.row() / scales.rows();
+    let (start, end) = (range.start * values.row(), range.end * values.row());
+    let groups = start / group..end.div_ceil(group);
+    let mut bits = Vec::new();
+    read_rows(scales, 4, &groups, &mut bits)?;
+    let scales: Vec<f32> = bits.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+    let scale_of = |i: usize| scales[(start + i) / group - groups.start];
+    Ok(raw.iter().enumerate().map(|(i, &b)| f32::from(b as i8) * scale_of(i)).collect())
+}

@@ -1,0 +1,98 @@
+//! Owns the ways to read a chunk: at full depth, after given numbers of layers, or as fast generation would.
+
+use std::ops::{ControlFlow, Range};
+
+use super::Error;
+use crate::decode::Decoder;
+use crate::session::{Session, TokenId};
+
+/// How the distribution at a place comes about.
+pub enum Reading {
+    /// The whole plan of the session, in batches.
+    Batches(Session),
+    /// Token by token, as a decoder chooses: at full depth, or after the checkpoint that is sure.
+    Tokens(Session, Box<Decoder>),
+    /// Given numbers of layers, one place after the other and from the beginning again: for each number a session that
+    /// runs no more, and which of the turns are its.
+    Forced {
+        /// The layers of each turn.
+        turns: Vec<usize>,
+        /// For each number of layers, its session.
+        sessions: Vec<(usize, Session)>,
+    },
+}
+
+/// Rows that are given on at once, where they come one by one.
+const AT_ONCE: usize = 32;
+
+/// Gets places, counted from the first that is scored, and their logits, \[n_vocab\] each.
+pub(super) type Each<'a> = dyn FnMut(&[usize], &[f32]) + 'a;
+
+impl Reading {
+    /// Reads a chunk and gives the logits of the places `scored` to `each`. Returns the layers run for each place.
+    pub fn chunk(&mut self, input: &[TokenId], scored: Range<usize>, each: &mut Each<'_>) -> Result<Vec<usize>, Error> {
+        match self {
+            Reading::Batches(session) => {
+                batches(session, input, scored.start, scored.clone().collect(), each)?;
+                Ok(vec![session.n_steps(); scored.len()])
+            }
+            Reading::Tokens(session, decoder) => tokens(session, decoder, input, scored, each),
+            Reading::Forced { turns, sessions } => {
+                let turn = |place: usize| turns[(place - scored.start) % turns.len()];
+                for (layers, session) in sessions {
+                    let own = scored.clone().filter(|&place| turn(place) == *layers).collect();
+                    batches(session, input, scored.start, own, each)?;
+                }
+                Ok(scored.clone().map(turn).collect())
+            }
+        }
+    }
+
+    /// Rows times layers run so far.
+    pub fn layers_executed(&self) -> usize {
+        match self {
+            Reading::Batches(session) | Reading::Tokens(session, _) => session.layers_executed(),
+            Reading::Forced { sessions, .. } => sessions.iter().map(|(_, session)| session.layers_executed()).sum(),
+        }
+    }
+}
+
+fn batches(
+    session: &mut Session,
+    input: &[TokenId],
+    first: usize,
+    places: Vec<usize>,
+    each: &mut Each<'_>,
+) -> Result<(), Error> {
+    session.read(input, &places, &mut |places, logits| {
+        let from_first: Vec<usize> = places.iter().map(|place| place - first).collect();
+        each(&from_first, logits);
+    })?;
+    Ok(())
+}
+
+/// What lies before the first place is a prompt; each token after it is pushed once its distribution was read.
+fn tokens(
+    session: &mut Session,
+    decoder: &mut Decoder,
+    input: &[TokenId],
+    scored: Range<usize>,
+    each: &mut Each<'_>,
+) -> Result<Vec<usize>, Error> {
+    session.rewind(0);
+    session.sync(&input[..scored.start], &mut |_, _| ControlFlow::Continue(()))?;
+    let (mut layers, mut places, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+    for place in scored.clone() {
+        session.push(input[place])?;
+        let (layer, logits) = decoder.read_out(session)?;
+        layers.push(layer);
+        places.push(place - scored.start);
+        rows.extend(logits);
+        if places.len() == AT_ONCE || place + 1 == scored.end {
+            each(&places, &rows);
+            places.clear();
+            rows.clear();
+        }
+    }
+    Ok(layers)
+}

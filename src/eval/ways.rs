@@ -1,0 +1,118 @@
+//! Owns the running of a task in several ways beside each other: full depth, fewer layers, an early stop, both, another
+//! quantization.
+
+use std::time::Duration;
+
+use super::eye::Eye;
+use super::measure::{Answer, Beside, run, wilson};
+use super::questions::{Asked, Questions};
+use super::{Error, Item};
+use crate::exit::{Lens, Policy};
+use crate::session::Session;
+
+/// A way to answer.
+pub struct Way {
+    /// What it is called.
+    pub name: String,
+    /// What runs.
+    pub session: Session,
+    /// When it stops early, in depths of what runs.
+    pub policy: Option<Policy>,
+}
+
+/// What a way made of a task.
+#[derive(Clone, Debug)]
+pub struct WayDone {
+    /// What it is called.
+    pub name: String,
+    /// Questions.
+    pub n: usize,
+    /// True answers.
+    pub right: usize,
+    /// Answers that the first way gives too.
+    pub same: usize,
+    /// Steps that were run for all answers.
+    pub steps: usize,
+    /// Steps of its plan.
+    pub n_steps: usize,
+    /// Time of all answers.
+    pub time: Duration,
+}
+
+impl WayDone {
+    /// Share of true answers.
+    pub fn accuracy(&self) -> f64 {
+        self.right as f64 / self.n.max(1) as f64
+    }
+
+    /// Half the width of its 95 % confidence interval.
+    pub fn half_interval(&self) -> f64 {
+        wilson(self.accuracy(), self.n)
+    }
+
+    /// Share of answers that the first way gives too.
+    pub fn agreement(&self) -> f64 {
+        self.same as f64 / self.n.max(1) as f64
+    }
+
+    /// Steps for an answer, on average.
+    pub fn mean_steps(&self) -> f64 {
+        self.steps as f64 / self.n.max(1) as f64
+    }
+}
+
+/// Answers questions in every way, by turns.
+pub fn beside(
+    ways: &mut [Way],
+    questions: &Questions<'_>,
+    items: &[Item],
+    how: Beside,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<WayDone>, Error> {
+    let asked: Vec<Asked> = items.iter().map(|item| questions.ask(item)).collect();
+    let nothing = |way: &Way| WayDone {
+        name: way.name.clone(),
+        n: 0,
+        right: 0,
+        same: 0,
+        steps: 0,
+        n_steps: way.session.n_steps(),
+        time: Duration::ZERO,
+    };
+    let mut done: Vec<WayDone> = ways.iter().map(nothing).collect();
+    for way in ways.iter_mut() {
+        asked.first().map(|first| answers(way, questions, std::slice::from_ref(first), how)).transpose()?; // warm-up
+    }
+    let batches = asked.chunk_by(|a, b| a.prefix == b.prefix).flat_map(|same| same.chunks(how.parallel.max(1)));
+    for (i, batch) in batches.enumerate() {
+        let n = ways.len();
+        let mut found = vec![Vec::new(); n];
+        // By turns, each first once, so that a slow moment of the machine hits all.
+        for which in (0..n).map(|k| (i + k) % n) {
+            let (own, time) = answers(&mut ways[which], questions, batch, how)?;
+            (found[which], done[which].time) = (own, done[which].time + time);
+        }
+        for (done, own) in done.iter_mut().zip(&found) {
+            for ((asked, answer), first) in batch.iter().zip(own).zip(&found[0]) {
+                done.n += 1;
+                done.right += usize::from(asked.is_right(answer.0));
+                done.same += usize::from(answer.0 == first.0);
+                done.steps += answer.1;
+            }
+        }
+        progress(done[0].n);
+    }
+    Ok(done)
+}
+
+/// Answers with the steps that they took, and the time of all.
+type Answers = (Vec<Answer>, Duration);
+
+fn answers(way: &mut Way, questions: &Questions<'_>, batch: &[Asked], how: Beside) -> Result<Answers, Error> {
+    let Some(policy) = &way.policy else { return run(&mut way.session, questions, batch, None, how) };
+    let model = way.session.model().clone();
+    let lenses: Vec<(usize, &Lens)> =
+        policy.checkpoints.iter().filter_map(|c| Some((c.layer, c.lens.as_ref()?))).collect();
+    let eye = Eye::new(policy.input, questions, lenses, &model)?;
+    run(&mut way.session, questions, batch, Some((&eye, policy)), how)
+}

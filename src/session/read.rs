@@ -1,0 +1,70 @@
+//! A text of which many places are looked at: their logits, and what enters the multiplications on the way.
+
+use std::collections::BTreeMap;
+
+use super::machine::Row;
+use super::{Error, Session, TokenId};
+use crate::ggml::{Observed, Order};
+
+/// Sums over the rows that entered a multiplication, column by column.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InputSums {
+    /// Rows so far.
+    pub n_rows: u64,
+    /// \[n_in\]
+    pub sums: Vec<f64>,
+    /// Sums of squares, \[n_in\].
+    pub squares: Vec<f64>,
+}
+
+/// By the weight that is multiplied by; matrices that the model keeps in one tensor have their names joined by `+`.
+pub type Inputs = BTreeMap<String, InputSums>;
+
+impl InputSums {
+    pub(super) fn add(&mut self, observed: &Observed<'_>) {
+        self.n_rows += observed.n_rows as u64;
+        for (all, new) in [(&mut self.sums, observed.sums), (&mut self.squares, observed.squares)] {
+            all.resize(new.len(), 0.0);
+            all.iter_mut().zip(new).for_each(|(all, &new)| *all += f64::from(new));
+        }
+    }
+}
+
+impl Session {
+    /// Evaluates a text through the whole plan, in batches, as a timeline of its own. `shown` are the places that are looked at,
+    /// rising: `each` gets them batch by batch, with their logits, \[n_vocab\] each.
+    pub fn read(
+        &mut self,
+        tokens: &[TokenId],
+        shown: &[usize],
+        each: &mut dyn FnMut(&[usize], &[f32]),
+    ) -> Result<(), Error> {
+        self.check(tokens)?;
+        self.need(0);
+        self.rewind(0);
+        self.extend(tokens, Order::Prompt);
+        let (n_steps, n_batch) = (self.n_steps(), self.machine.params.n_batch);
+        let (mut logits, mut rest) = (Vec::new(), shown);
+        for (i, batch) in self.rows.chunks_mut(n_batch).enumerate() {
+            let (start, end) = (i * n_batch, i * n_batch + batch.len());
+            let (here, later) = rest.split_at(rest.partition_point(|&place| place < end));
+            rest = later;
+            let outs: Vec<usize> = here.iter().map(|place| place - start).collect();
+            let mut rows: Vec<&mut Row> = batch.iter_mut().collect();
+            logits.clear();
+            self.machine.deepen(&mut rows, n_steps, &outs, &mut |_, finished| logits.extend(finished.logits))?;
+            each(here, &logits);
+        }
+        Ok(())
+    }
+
+    /// Sums up what enters every multiplication from now on.
+    pub fn observe(&mut self) {
+        self.machine.observe();
+    }
+
+    /// What entered the multiplications since [`Session::observe`].
+    pub fn inputs(&self) -> Option<&Inputs> {
+        self.machine.inputs.as_ref()
+    }
+}
