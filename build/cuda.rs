@@ -27,6 +27,12 @@ pub(crate) fn compile(ggml: &Path, out: &Path) -> Vec<PathBuf> {
     println!("cargo:rerun-if-changed=build/cuda.rs");
     println!("cargo:rerun-if-changed=vendor/cublas_lazy.c");
     let home = toolkit();
+    // SAFETY: the build script has no other threads now. cc takes nvcc from there; a compiler that it is told of by name gets the
+    // flags of a C compiler.
+    #[allow(unsafe_code)]
+    unsafe {
+        env::set_var("NVCC", home.join("bin/nvcc"))
+    };
     let command = |file: &Path| command(&home, ggml, out, file);
     let sources = sources(&ggml.join("src/ggml-cuda"));
     let cache = cache_folder(out, &format!("{:?} {}", command(Path::new("x.cu")), version(&home)));
@@ -114,7 +120,7 @@ fn object_name(source: &Path) -> String {
 /// One `cc::Build` per file: with several, cc asks for relocatable device code, which upstream does not use.
 fn command(home: &Path, ggml: &Path, out: &Path, source: &Path) -> Command {
     let mut build = ggml_build(ggml, out, true);
-    build.cuda(true).cudart("none").compiler(home.join("bin/nvcc")).include(home.join("include"));
+    build.cuda(true).std("c++17").cudart("none").include(home.join("include"));
     build.include(home.join("include/cccl")).include(ggml.join("src/ggml-cuda"));
     // VMM would need the driver's library at link time, which a machine without a driver does not have.
     build.define("GGML_CUDA_USE_GRAPHS", None).define("GGML_CUDA_NO_VMM", None);

@@ -22,6 +22,7 @@ use crate::dtype::DType;
 pub struct Slot(usize);
 
 /// What a closure uses to build a graph: the operations, and which of their results matter.
+#[derive(Clone, Copy)]
 pub struct Builder<'g> {
     /// The operations.
     pub ops: Ops<'g>,
@@ -31,6 +32,11 @@ pub struct Builder<'g> {
 }
 
 impl<'g> Builder<'g> {
+    /// The same, with [`Ops::row_by_row`].
+    pub fn row_by_row(&self) -> Builder<'g> {
+        Builder { ops: self.ops.row_by_row(), ..*self }
+    }
+
     /// A tensor to be filled before each run.
     #[track_caller]
     pub fn input(&self, name: &str, dtype: DType, shape: &[usize]) -> (Tensor<'g>, Slot) {

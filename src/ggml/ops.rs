@@ -35,12 +35,23 @@ pub struct Ops<'g> {
     ctx: &'g Context,
     nodes: &'g Nodes,
     watch: Option<&'g Watch>,
+    row_by_row: bool,
 }
 
 impl<'g> Ops<'g> {
     pub(super) fn new(ctx: &'g Context, nodes: &'g Nodes, watch: Option<&'g Watch>) -> Ops<'g> {
-        Ops { ctx, nodes, watch }
+        Ops { ctx, nodes, watch, row_by_row: false }
     }
+
+    /// Operations that add up every row as if it were alone: ggml's kernels for several rows add up in other orders than those
+    /// for one. Each row takes up to [`Ops::TENSORS_ROW_BY_ROW`] times the tensors of a graph.
+    pub fn row_by_row(self) -> Ops<'g> {
+        Ops { row_by_row: true, ..self }
+    }
+
+    /// Bound on the tensors that one row adds to a graph for each tensor that there would be otherwise: two views, the
+    /// operation, and the joining of its result with the others'.
+    pub const TENSORS_ROW_BY_ROW: usize = 4;
 
     /// Who observes the graph.
     pub(super) fn watch(&self) -> Option<&'g Watch> {
@@ -64,6 +75,10 @@ impl<'g> Ops<'g> {
         let ([a0, _, a2, a3], [x0, _, x2, x3]) = (a.shape(), x.shape());
         assert!(a0 == x0 && x2.is_multiple_of(a2) && x3.is_multiple_of(a3), "mul_mat: {a:?} by {x:?}");
         assert!(a.strides()[0] <= a.strides()[1], "mul_mat: {a:?} is transposed");
+        if self.row_by_row && x.shape()[1] > 1 && adds_rows_up_together(a.dtype()) {
+            let alone = Ops { row_by_row: false, ..*self };
+            return self.join(1, (0..x.shape()[1]).map(|i| alone.mul_mat(a, self.row_of(x, i))));
+        }
         // SAFETY: both tensors are alive and multiply.
         self.adopt(unsafe { sys::ggml_mul_mat(self.room(), a.as_ptr(), x.as_ptr()) })
     }
@@ -190,6 +205,11 @@ impl<'g> Ops<'g> {
         let (qs, ks, vs, ms) = (q.shape(), k.shape(), v.shape(), mask.shape());
         assert!(qs[0] == ks[0] && qs[2].is_multiple_of(ks[2]) && vs[1..] == ks[1..], "flash_attn: {q:?} {k:?} {v:?}");
         assert!(mask.dtype() == DType::F16 && ms[0] == ks[1] && ms[1] >= qs[1], "flash_attn: mask {mask:?}");
+        if self.row_by_row && qs[1] > 1 {
+            let alone = Ops { row_by_row: false, ..*self };
+            let row = |i| alone.flash_attn(self.row_of(q, i), k, v, self.row_of(mask, i), scale);
+            return self.join(2, (0..qs[1]).map(row));
+        }
         // SAFETY: the tensors are alive and their shapes were just checked.
         self.adopt(unsafe {
             sys::ggml_flash_attn_ext(self.room(), q.as_ptr(), k.as_ptr(), v.as_ptr(), mask.as_ptr(), scale, 0.0, 0.0)
@@ -230,6 +250,25 @@ impl<'g> Ops<'g> {
         self.adopt(unsafe { sys::ggml_cont(self.room(), a.as_ptr()) })
     }
 
+    /// `x` \[k, n, m\] as \[k, 1, m\], of one of the n.
+    #[track_caller]
+    fn row_of(&self, x: Tensor<'g>, i: usize) -> Tensor<'g> {
+        let ([k, _, m, _], [_, row, matrix, _]) = (x.shape(), x.strides());
+        self.view(x, [k, 1, m], [row, matrix], i * row)
+    }
+
+    /// Tensors one after the other in a dimension, in which they may differ.
+    #[track_caller]
+    fn join(&self, dim: usize, parts: impl Iterator<Item = Tensor<'g>>) -> Tensor<'g> {
+        let join = |a: Tensor<'g>, b: Tensor<'g>| {
+            let same = |i: usize| i == dim || a.shape()[i] == b.shape()[i];
+            assert!(a.dtype() == b.dtype() && (0..4).all(same), "join: {a:?} and {b:?}");
+            // SAFETY: both tensors are alive, and their shapes were just checked.
+            self.adopt(unsafe { sys::ggml_concat(self.room(), a.as_ptr(), b.as_ptr(), dim as i32) })
+        };
+        parts.reduce(join).expect("join: there is a part")
+    }
+
     #[track_caller]
     pub(super) fn room(&self) -> *mut sys::ggml_context {
         self.ctx.room()
@@ -239,6 +278,13 @@ impl<'g> Ops<'g> {
     pub(super) fn adopt(&self, raw: *mut sys::ggml_tensor) -> Tensor<'g> {
         self.ctx.adopt(raw)
     }
+}
+
+/// Whether ggml's kernel of a processor multiplies such a matrix by several rows in another order than by one (its tinyBLAS
+/// does).
+pub(super) fn adds_rows_up_together(dtype: DType) -> bool {
+    use DType::{BF16, F16, F32, IQ4_NL, Q4_0, Q5_0, Q8_0};
+    matches!(dtype, F32 | F16 | BF16 | Q8_0 | Q4_0 | Q5_0 | IQ4_NL)
 }
 
 #[track_caller]

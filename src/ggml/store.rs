@@ -8,6 +8,7 @@ use memmap2::MmapMut;
 
 use super::context::{Context, Tensor};
 use super::linear::Weight;
+use super::ops::adds_rows_up_together;
 use super::packed::Packing;
 use super::{Device, Error, backend, sys};
 use crate::dtype::DType;
@@ -210,6 +211,11 @@ impl StoreBuilder {
     /// Whether [`StoreBuilder::add_weight`] would store such a weight in a faster layout.
     pub fn repacks(dtype: DType, shape: [usize; 2]) -> bool {
         Packing::of(dtype, shape).is_some() || backend::repack_buffer_type(dtype, shape).is_some()
+    }
+
+    /// Whether several rows multiplied by such a weight of the CPU come out to the bit as each alone would.
+    pub fn adds_rows_up_alike(dtype: DType, shape: [usize; 2]) -> bool {
+        Packing::of(dtype, shape).is_some() || !adds_rows_up_together(dtype)
     }
 
     /// A tensor readable by every operation, with this content.

@@ -23,7 +23,7 @@ pub use parts::LACKS;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::ggml::{self, Builder, Device, Order, Store, Tensor, Weight};
+use crate::ggml::{self, Builder, Device, Order, Store, StoreBuilder, Tensor, Weight};
 use crate::gguf::{self, File, TensorInfo};
 use head::Head;
 use llama::Llama;
@@ -122,6 +122,7 @@ pub struct Model {
     network: Network,
     plan: Vec<LayerStep>,
     weights_bytes: usize,
+    weights_add_up_alike: bool,
 }
 
 impl Model {
@@ -146,7 +147,10 @@ impl Model {
             Family::Opt(opt) => Opt::load(&file, &config, opt, &placement, progress)
                 .map(|(network, bytes)| (Network::Opt(network), bytes))?,
         };
-        Ok(Model { file, config, placement, network, plan, weights_bytes })
+        let mut matrices = file.tensors().iter().filter(|t| t.n_dims == 2);
+        let weights_add_up_alike =
+            matrices.all(|t| StoreBuilder::adds_rows_up_alike(t.dtype, [t.shape[0], t.shape[1]]));
+        Ok(Model { file, config, placement, network, plan, weights_bytes, weights_add_up_alike })
     }
 
     /// The numbers that describe the model.
@@ -190,6 +194,12 @@ impl Model {
     /// Whether attention over this cache needs no mask on the CPU: a kernel tells from the positions what each row sees.
     pub fn masks_by_position(&self, cache: &Cache) -> bool {
         cache.has_kernel(&self.config.heads())
+    }
+
+    /// Whether several rows over this cache on the CPU come out to the bit as each alone would, without
+    /// [`ggml::Ops::row_by_row`].
+    pub fn adds_rows_up_alike(&self, cache: &Cache) -> bool {
+        self.masks_by_position(cache) && self.weights_add_up_alike
     }
 
     /// What reads the logits of these tokens from a hidden state that went through [`FinalNorm::apply`]: the output head's

@@ -11,7 +11,7 @@ use half::f16;
 use super::hidden::Hidden;
 use super::{Error, Inputs, SessionParams, TokenId};
 use crate::dtype::DType;
-use crate::ggml::{Builder, Order, Run, Runner, Slot, Stored, Tensor, Weight};
+use crate::ggml::{Builder, Ops, Order, Run, Runner, Slot, Stored, Tensor, Weight};
 use crate::model::{Cache, LayerStep, Model, Rows, ValueLayout};
 use crate::plan::Half;
 
@@ -71,6 +71,9 @@ pub(super) struct Machine {
 /// cache rows at another place add up in the same order if the places differ by a multiple of it.
 pub(super) const KV_STEP: usize = 64;
 
+/// Rows in a graph that runs them row by row.
+const ROW_BY_ROW: usize = 16;
+
 /// Which steps run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Plan {
@@ -93,6 +96,8 @@ struct GraphKey {
     end: usize,
     n_rows: usize,
     order: Order,
+    /// Whether kernels get every row alone.
+    row_by_row: bool,
     /// Cache rows that the mask covers; 0 without a mask.
     n_kv: usize,
     n_out: usize,
@@ -167,7 +172,8 @@ impl Machine {
                 let n_out = usize::from(range.end == self.n_steps());
                 let order = if n_rows == 1 { Order::Token } else { Order::Prompt };
                 let (start, end) = (range.start, range.end);
-                let key = GraphKey { plan: Plan::Whole, start, end, n_rows, order, n_kv, n_out, keep: 0 };
+                let key =
+                    GraphKey { plan: Plan::Whole, start, end, n_rows, order, row_by_row: false, n_kv, n_out, keep: 0 };
                 self.prepare(device, key)?;
             }
         }
@@ -265,16 +271,37 @@ impl Machine {
         let ends: Vec<usize> = starts.iter().skip(1).copied().chain([to]).collect();
         for (start, end) in starts.into_iter().zip(ends) {
             let here: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].depth == start).collect();
-            let orders: Vec<Order> = rows.iter().map(|row| row.order).collect();
-            let (n_batch, same_order) = (self.params.n_batch, here.chunk_by(|&a, &b| orders[a] == orders[b]));
-            for batch in same_order.flat_map(|same| same.chunks(n_batch)) {
-                self.run(Plan::Whole, start..end, rows, batch, outs, finish)?;
-                for &i in batch {
-                    rows[i].depth = end;
+            let device = self.device_at(Plan::Whole, start);
+            let kinds: Vec<_> = rows.iter().map(|row| self.kind_of(row, device)).collect();
+            for same in here.chunk_by(|&a, &b| kinds[a] == kinds[b]) {
+                let most = if kinds[same[0]].1.is_some() { ROW_BY_ROW } else { self.params.n_batch };
+                for batch in same.chunks(most) {
+                    self.run(Plan::Whole, start..end, rows, batch, outs, finish)?;
+                    for &i in batch {
+                        rows[i].depth = end;
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// What rows that run beside each other on a device have in common: the order of their sums, and the cache rows in the graph
+    /// where a kernel's order depends on them.
+    fn kind_of(&self, row: &Row, device: usize) -> (Order, Option<usize>) {
+        let is_alone = row.order == Order::Token && self.runs_row_by_row(device);
+        (row.order, is_alone.then(|| self.n_kv(row.cache_row + 1)))
+    }
+
+    /// Whether rows of [`Order::Token`] have to be run row by row to come out as each alone would.
+    fn runs_row_by_row(&self, device: usize) -> bool {
+        let is_cpu = device == 0 && self.hidden_rows.is_empty() && self.model.adds_rows_up_alike(&self.cache);
+        !is_cpu && self.model.placement().devices()[device].can_run_row_by_row()
+    }
+
+    /// Cache rows in the graph of rows that see so many.
+    fn n_kv(&self, n_seen: usize) -> usize {
+        n_seen.next_multiple_of(KV_STEP).min(self.cache.n_rows())
     }
 
     /// Fills the deeper layers' cache rows of waiting rows from the states that they have, and ends their way.
@@ -335,7 +362,7 @@ impl Machine {
         let n_seen = batch.iter().map(|&i| rows[i].cache_row + 1).max().unwrap_or(0);
         self.clear_up_to(n_seen);
         let device = self.device_at(plan, range.start);
-        let n_kv = n_seen.next_multiple_of(KV_STEP).min(self.cache.n_rows());
+        let n_kv = self.n_kv(n_seen);
         let missing: Vec<usize> =
             self.hidden_rows.iter().filter(|(_, depth)| *depth <= range.start).map(|(row, _)| *row).collect();
         let by_position = device == 0 && missing.is_empty() && self.model.masks_by_position(&self.cache);
@@ -344,7 +371,8 @@ impl Machine {
         let order = if n_rows == 1 { Order::Token } else { rows[batch[0]].order };
         let n_out = out_rows.len();
         let keep = if n_out > 0 { self.keep } else { 0 };
-        let key = GraphKey { plan, start: range.start, end: range.end, n_rows, order, n_kv, n_out, keep };
+        let row_by_row = (2..=ROW_BY_ROW).contains(&n_rows) && order == Order::Token && self.runs_row_by_row(device);
+        let key = GraphKey { plan, start: range.start, end: range.end, n_rows, order, row_by_row, n_kv, n_out, keep };
         let (from, to) = self.ends(key);
         let of = |value: fn(&Row) -> usize| batch.iter().map(|&i| value(rows[i])).collect::<Vec<_>>();
         let tokens = of(|row| row.token as usize);
@@ -447,7 +475,7 @@ impl Machine {
         stores.extend(cache.store());
         stores.extend(sketch(model, key.keep).map(Weight::store));
         let steps = steps_of(&self.params, key.plan);
-        let size = model.graph_size(key.end - key.start);
+        let size = graph_size(model, key);
         Ok(self.runners[device].prepare(key, size, &stores, |g| build(g, model, steps, cache, hidden, key, ends))?)
     }
 
@@ -455,7 +483,8 @@ impl Machine {
     fn embed(&mut self, tokens: &[usize], positions: &[usize]) -> Result<Vec<f32>, Error> {
         let n_rows = tokens.len();
         let order = Order::Token;
-        let key = GraphKey { plan: Plan::Whole, start: 0, end: 0, n_rows, order, n_kv: 0, n_out: 0, keep: 0 };
+        let row_by_row = false;
+        let key = GraphKey { plan: Plan::Whole, start: 0, end: 0, n_rows, order, row_by_row, n_kv: 0, n_out: 0, keep: 0 };
         let model = &self.model;
         let mut run = self.runners[0].prepare(key, model.graph_size(0), &[model.store()], |g| {
             let (tokens, tokens_slot) = g.input("inp_tokens", DType::I32, &[n_rows]);
@@ -507,6 +536,7 @@ impl Machine {
     pub(super) fn heads_of(&mut self, states: &[f32]) -> Result<Vec<f32>, Error> {
         let n_embd = self.model.config().n_embd;
         let (n, n_rows) = (self.n_steps(), states.len() / n_embd);
+        let of_output = self.model.placement().of_output();
         if n_rows == 0 {
             return Ok(Vec::new());
         }
@@ -516,14 +546,16 @@ impl Machine {
             end: n,
             n_rows,
             order: Order::Token,
+            row_by_row: (2..=ROW_BY_ROW).contains(&n_rows) && self.runs_row_by_row(of_output),
             n_kv: 0,
             n_out: n_rows,
             keep: self.keep,
         };
         let model = &self.model;
         let stores: Vec<_> = std::iter::once(model.store()).chain(sketch(model, key.keep).map(Weight::store)).collect();
-        let runner = &mut self.runners[model.placement().of_output()];
-        let mut run = runner.prepare(key, model.graph_size(0), &stores, |g| {
+        let runner = &mut self.runners[of_output];
+        let mut run = runner.prepare(key, graph_size(model, key), &stores, |g| {
+            let g = &if key.row_by_row { g.row_by_row() } else { *g };
             let (states, slot) = g.input("inp_hidden", DType::F32, &[n_embd, n_rows]);
             let logits = g.output(head(g, model, states, key.keep));
             Slots { states: Some(slot), logits: Some(logits), ..Slots::default() }
@@ -550,6 +582,12 @@ fn steps_of(params: &SessionParams, plan: Plan) -> &[LayerStep] {
     }
 }
 
+/// Bound on the tensors of a graph.
+fn graph_size(model: &Model, key: GraphKey) -> usize {
+    let each = if key.row_by_row { Ops::TENSORS_ROW_BY_ROW * key.n_rows } else { 1 };
+    each * model.graph_size(key.end - key.start)
+}
+
 /// The graph that takes `key.n_rows` rows through the steps `key.start..key.end` of the plan.
 fn build<'g>(
     g: &Builder<'g>,
@@ -561,6 +599,7 @@ fn build<'g>(
     (from, to): (From, To),
 ) -> Slots {
     let GraphKey { start, end, n_rows, order, n_kv, n_out, keep, .. } = key;
+    let g = &if key.row_by_row { g.row_by_row() } else { *g };
     let mut slots = Slots::default();
     let input = |name, dtype, shape: &[usize], slot: &mut Option<Slot>| {
         let (tensor, given) = g.input(name, dtype, shape);
