@@ -34,7 +34,7 @@ fn logits_equal_those_of_transformers() {
     for name in VARIANTS {
         let (model, tokens, reference) = (load(name), prompt(name), reference(name));
         for flash_attn in [false, true] {
-            let found = logits(&model, &tokens, SessionParams { flash_attn, ..f32_cache() });
+            let found = logits(&model, &tokens, SessionParams { flash_attn: Some(flash_attn), ..f32_cache() });
             let difference = largest_difference(&found, &reference);
             println!("{name}, flash attention {flash_attn}: largest difference {difference:e}");
             // Flash attention reads queries as f16 whatever the cache holds.
@@ -63,7 +63,7 @@ fn layers_in_ranges_give_the_very_same_logits() {
     let cuts: Vec<usize> = (1..model.config().n_layer).collect();
     assert!(!cuts.is_empty(), "the golden model has several layers");
     for params in
-        [f32_cache(), SessionParams::default(), SessionParams { flash_attn: true, ..SessionParams::default() }]
+        [f32_cache(), SessionParams::default(), SessionParams { flash_attn: Some(true), ..SessionParams::default() }]
     {
         let whole = logits(&model, &tokens, params.clone());
         assert_eq!(whole, logits(&model, &tokens, SessionParams { cuts: cuts.clone(), ..params }));
@@ -75,7 +75,7 @@ fn layers_in_ranges_give_the_very_same_logits() {
 fn quantized_caches_stay_near_the_reference() {
     let (model, tokens, reference) = (load("head-dim"), prompt("head-dim"), reference("head-dim"));
     let mean = |dtype: DType| {
-        let params = SessionParams { type_k: dtype, type_v: dtype, flash_attn: true, ..SessionParams::default() };
+        let params = SessionParams { type_k: dtype, type_v: dtype, flash_attn: Some(true), ..SessionParams::default() };
         let found = logits(&model, &tokens, params);
         found.iter().zip(&reference).map(|(a, b)| (a - b).abs()).sum::<f32>() / found.len() as f32
     };

@@ -43,7 +43,7 @@ fn logits_equal_those_of_transformers() {
     for name in VARIANTS {
         let (model, tokens, reference) = (load(name), prompt(name), reference(name));
         for flash_attn in [false, true] {
-            let found = logits(&model, &tokens, SessionParams { flash_attn, ..f32_cache() });
+            let found = logits(&model, &tokens, SessionParams { flash_attn: Some(flash_attn), ..f32_cache() });
             let difference = largest_difference(&found, &reference);
             println!("{name}, flash attention {flash_attn}: largest difference {difference:e}");
             assert!(difference < F32_TOLERANCE, "{name}: {difference}");

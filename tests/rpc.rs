@@ -15,7 +15,7 @@ use curtail::ggml::{self, Device};
 use curtail::gguf::File;
 use curtail::model::{Config, LayerStep, Model, Placement};
 use curtail::sample::{Sampler, SamplerParams};
-use curtail::session::{Error, Session, SessionParams, TokenId};
+use curtail::session::{Error, Reader, Session, SessionParams, TokenId};
 
 /// A worker that dies with its owner.
 struct Worker {
@@ -146,6 +146,43 @@ fn two_workers_give_the_tokens_of_the_cpu() {
             (0..24).map(|_| decoder.step(&mut there, &mut sampler).expect("a token").token).collect();
         assert_eq!(found, expected, "verified");
     }
+}
+
+#[test]
+fn what_is_read_on_a_worker_is_what_would_be_read_here() {
+    let workers = [Worker::start(), Worker::start()];
+    let model = spread(&workers, 13);
+    let (n_embd, n_out) = (model.config().n_embd, 3);
+    let weights: Vec<f32> = (0..n_embd * n_out).map(|i| ((i * 7919 % 1000) as f32 - 500.0) / 2e4).collect();
+    // 13 is where the state changes workers, and comes here anyway.
+    let depths = [4, 9, 13, 20];
+    let reader = |&depth: &usize| Reader { depth, weights: weights.clone(), bias: vec![0.25, 0.0, -0.25] };
+    let readers = depths.iter().map(reader).collect();
+    let mut there = session(&model, SessionParams { readers, ..SessionParams::default() });
+    start(&mut there, &prompts()[0]);
+    for _ in 0..3 {
+        there.step(&mut greedy()).expect("a token");
+        for depth in depths {
+            let reading = there.reach_reading(depth).expect("it runs");
+            assert_eq!(reading.is_none(), depth == 13);
+            let Some(reading) = reading else { continue };
+            let x = there.reach_normed(depth).expect("it waits there");
+            let sum = |w: &[f32]| w.iter().zip(&x).map(|(w, x)| f64::from(w * x)).sum::<f64>();
+            let logits: Vec<f64> =
+                weights.chunks_exact(n_embd).zip([0.25, 0.0, -0.25]).map(|(w, b)| sum(w) + b).collect();
+            let all: f64 = logits.iter().map(|x| x.exp()).sum();
+            assert_eq!(reading.len(), n_out);
+            for (found, logit) in reading.iter().zip(&logits) {
+                let expected = logit.exp() / all;
+                assert!((f64::from(*found) - expected).abs() < 1e-5, "{depth}: {found} instead of {expected}");
+            }
+        }
+    }
+    there.set_readers(Vec::new()).expect("nothing to send");
+    there.step(&mut greedy()).expect("a token");
+    assert_eq!(there.reach_reading(4).expect("it runs"), None);
+    let wrong = Reader { depth: 4, weights: vec![0.0; 5], bias: vec![0.0] };
+    assert!(matches!(there.set_readers(vec![wrong]), Err(Error::Parameter { name: "readers", .. })));
 }
 
 #[test]

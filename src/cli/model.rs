@@ -63,17 +63,17 @@ pub struct CacheArgs {
     /// Type of the cached values
     #[arg(long, visible_alias = "ctv", value_name = "TYPE", default_value = "f16", value_parser = dtype)]
     pub cache_type_v: DType,
-    /// Flash attention: less memory at long contexts, a little less accurate [default: on where the cached values
-    /// are quantized]
+    /// Flash attention: less memory at long contexts, on the CPU a little less accurate [default: on GPUs, and where
+    /// the cached values are quantized]
     #[arg(long, visible_alias = "fa", value_enum, value_name = "on|off")]
     #[arg(num_args = 0..=1, default_missing_value = "on", hide_possible_values = true)]
     pub flash_attn: Option<Switch>,
 }
 
 impl CacheArgs {
-    /// Whether attention is one fused operation; quantized values cannot be read otherwise.
-    pub fn wants_flash_attn(&self) -> bool {
-        self.flash_attn.map_or(self.cache_type_v.is_quantized(), |switch| switch == Switch::On)
+    /// Whether attention is one fused operation, where the flags say so.
+    pub fn wants_flash_attn(&self) -> Option<bool> {
+        self.flash_attn.map(|switch| switch == Switch::On)
     }
 }
 

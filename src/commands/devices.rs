@@ -77,8 +77,10 @@ pub(super) struct Needs {
     pub(super) layers: Vec<u64>,
     /// Cache rows of one layer.
     pub(super) cache: u64,
-    /// Results in between.
+    /// Results in between; those of attention that is not fused aside.
     pub(super) scratch: u64,
+    /// Those.
+    pub(super) scores: u64,
     /// Final norm and output head.
     pub(super) output: u64,
 }
@@ -93,27 +95,33 @@ impl Needs {
         let n_ctx = if params.n_ctx == 0 { config.n_ctx_train } else { params.n_ctx };
         let row = |n, dtype: crate::dtype::DType| dtype.row_bytes(n).unwrap_or(0) as u64;
         let n_batch = params.n_batch.clamp(1, n_ctx.max(1)) as u64;
-        // Normed rows, products of both halves of a layer, and attention over the whole context where it is not fused.
-        let row_floats = 6 * config.n_embd + 3 * config.n_ff + config.n_vocab;
-        let attention = if params.flash_attn { n_ctx } else { config.n_head * n_ctx };
+        // Normed rows, products of both halves of a layer, and the mask.
+        let row_floats = 6 * config.n_embd + 3 * config.n_ff + config.n_vocab + n_ctx;
         Needs {
             layers: (0..config.n_layer).map(|il| bytes(&format!("blk.{il}."))).collect(),
             cache: n_ctx as u64 * (row(config.n_embd_k(), params.type_k) + row(config.n_embd_v(), params.type_v)),
-            scratch: n_batch * 4 * (row_floats + attention) as u64,
+            scratch: n_batch * 4 * row_floats as u64,
+            scores: n_batch * 4 * (config.n_head * n_ctx) as u64,
             output: head + bytes("output_norm."),
         }
     }
 
     /// Layers that this much memory holds. A part stays free: drivers and other programs need some.
-    fn fit(&self, memory: Memory) -> usize {
-        let room = (memory.free - memory.free / 20).saturating_sub(self.scratch + self.output);
+    fn fit(&self, memory: Memory, fuses_attention: bool) -> usize {
+        let scratch = self.scratch + if fuses_attention { 0 } else { self.scores };
+        let room = (memory.free - memory.free / 20).saturating_sub(scratch + self.output);
         let one = self.layers.iter().max().copied().unwrap_or(0) + self.cache;
         (room / one.max(1)) as usize
     }
 }
 
 /// Where the flags want the layers.
-pub(super) fn place(args: &DeviceArgs, devices: Vec<Arc<Device>>, needs: &Needs) -> anyhow::Result<Placement> {
+pub(super) fn place(
+    args: &DeviceArgs,
+    devices: Vec<Arc<Device>>,
+    needs: &Needs,
+    params: &SessionParams,
+) -> anyhow::Result<Placement> {
     let (others, n_layer) = (&devices[1..], needs.layers.len());
     if others.is_empty() {
         if let Some(GpuLayers::Last(1..) | GpuLayers::All) = args.gpu_layers {
@@ -121,7 +129,11 @@ pub(super) fn place(args: &DeviceArgs, devices: Vec<Arc<Device>>, needs: &Needs)
         }
         return Ok(Placement::new(devices, Vec::new(), 0));
     }
-    let fits: Vec<usize> = others.iter().map(|d| d.memory().map_or(n_layer, |m| needs.fit(m).min(n_layer))).collect();
+    let fit = |device: &Arc<Device>| {
+        let fits = device.memory().map(|memory| needs.fit(memory, params.fuses_attention_on(device)));
+        fits.map_or(n_layer, |n| n.min(n_layer))
+    };
+    let fits: Vec<usize> = others.iter().map(fit).collect();
     let wanted = match args.gpu_layers.unwrap_or(GpuLayers::Auto) {
         GpuLayers::Auto => fits.iter().sum::<usize>().min(n_layer),
         GpuLayers::All => n_layer,
@@ -199,21 +211,23 @@ mod tests {
         assert_eq!(spread(4, &[3.0, 1.0]), [1, 1, 1, 2]);
         assert_eq!(spread(5, &[0.0, 1.0, 1.0]), [2, 2, 2, 3, 3]);
         assert_eq!(spread(3, &[1.0]), [1, 1, 1]);
-        assert_eq!(spread(0, &[1.0]), []);
+        assert!(spread(0, &[1.0]).is_empty());
     }
 
     #[test]
     fn memory_holds_layers_with_their_caches() {
-        let needs = Needs { layers: vec![90; 4], cache: 10, scratch: 50, output: 50 };
-        let fit = |free| needs.fit(Memory { free, total: 2000 });
+        let needs = Needs { layers: vec![90; 4], cache: 10, scratch: 50, scores: 200, output: 50 };
+        let fit = |free| needs.fit(Memory { free, total: 2000 }, true);
         assert_eq!([fit(0), fit(200), fit(210), fit(1000)], [0, 0, 1, 8]);
+        assert_eq!(needs.fit(Memory { free: 1000, total: 2000 }, false), 6);
     }
 
     #[test]
     fn without_another_device_nothing_can_be_asked_of_one() {
         let cpu = || vec![Device::cpu(1).unwrap()];
-        let needs = Needs { layers: vec![1; 4], cache: 1, scratch: 1, output: 1 };
-        let of = |gpu_layers| place(&DeviceArgs { gpu_layers, ..DeviceArgs::default() }, cpu(), &needs);
+        let (needs, params) =
+            (Needs { layers: vec![1; 4], cache: 1, scratch: 1, scores: 1, output: 1 }, SessionParams::default());
+        let of = |gpu_layers| place(&DeviceArgs { gpu_layers, ..DeviceArgs::default() }, cpu(), &needs, &params);
         assert!(of(Some(GpuLayers::All)).is_err() && of(Some(GpuLayers::Last(2))).is_err());
         for possible in [None, Some(GpuLayers::Auto), Some(GpuLayers::Last(0))] {
             assert!(summary(&of(possible).unwrap(), 4).is_none());

@@ -80,7 +80,7 @@ pub(super) fn load_model(
     let context = || format!("cannot load `{}`", file.path().display());
     let config = Config::from_gguf(file).with_context(context)?;
     let needs = Needs::new(file, &config, params);
-    let placement = devices::place(args, devices::find(args, n_threads)?, &needs)?;
+    let placement = devices::place(args, devices::find(args, n_threads)?, &needs, params)?;
     let bar = devices::progress(&placement, &needs);
     let model = Model::place(Arc::clone(file), config, placement, &mut |sent| bar.set_position(sent as u64));
     bar.finish_and_clear();

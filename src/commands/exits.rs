@@ -53,7 +53,8 @@ impl Exits {
 
     /// The same session, ready for such guesses.
     pub(super) fn params(&self, params: SessionParams) -> SessionParams {
-        SessionParams { draft_plan: self.draft_plan.clone(), shortlist: self.shortlist, ..params }
+        let (draft_plan, readers) = (self.draft_plan.clone(), self.decoder.readers());
+        SessionParams { draft_plan, readers, shortlist: self.shortlist, ..params }
     }
 }
 

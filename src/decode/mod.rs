@@ -14,9 +14,9 @@ mod race;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::exit::Checkpoint;
+use crate::exit::{Checkpoint, Probe};
 use crate::sample::Sampler;
-use crate::session::{Error, Session, Step, TokenId};
+use crate::session::{Error, Reader, Session, Step, TokenId};
 use pace::{Arm, Pace};
 
 pub use race::{Raced, race};
@@ -134,6 +134,15 @@ impl Decoder {
         self.options.mode
     }
 
+    /// What the checkpoints read, for a session that can read it where the states are.
+    pub fn readers(&self) -> Vec<Reader> {
+        let reader = |checkpoint: &Checkpoint| {
+            let Probe { weights, bias } = checkpoint.probe.clone()?;
+            Some(Reader { depth: checkpoint.layer, weights, bias })
+        };
+        self.options.checkpoints.iter().filter_map(reader).collect()
+    }
+
     /// Whether there are checkpoints to look at.
     pub fn has_checkpoints(&self) -> bool {
         !self.options.checkpoints.is_empty()
@@ -207,8 +216,15 @@ impl Decoder {
     /// Takes the last token through the checkpoints. The first that is sure gives its depth and its logits.
     fn look(&self, session: &mut Session) -> Result<Option<(usize, Vec<f32>)>, Error> {
         for checkpoint in &self.options.checkpoints {
-            let x = session.reach_normed(checkpoint.layer)?;
-            if checkpoint.chance(&x).is_some_and(|chance| chance >= checkpoint.least) {
+            let (chance, x) = match session.reach_reading(checkpoint.layer)? {
+                Some(chances) => (Checkpoint::chance_among(&chances), None),
+                None => {
+                    let x = session.reach_normed(checkpoint.layer)?;
+                    (checkpoint.chance(&x), Some(x))
+                }
+            };
+            if chance.is_some_and(|chance| chance >= checkpoint.least) {
+                let x = x.map_or_else(|| session.reach_normed(checkpoint.layer), Ok)?;
                 return Ok(Some((checkpoint.layer, session.heads_of(&through(checkpoint, x))?)));
             }
         }

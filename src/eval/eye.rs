@@ -2,9 +2,9 @@
 
 use super::Error;
 use super::questions::{Asked, Questions};
-use crate::exit::{Checkpoint, Input, Lens, Reading, Walk, softmax_reading};
+use crate::exit::{Checkpoint, Input, Lens, Probe, Reading, Walk, reading_of, softmax_reading};
 use crate::model::{FinalNorm, Model, OutputRow};
-use crate::session::{Cut, View};
+use crate::session::{Cut, Reader, View};
 
 /// Makes of a cut what a policy reads.
 pub(super) struct Eye<'q> {
@@ -70,6 +70,10 @@ impl<'q> Eye<'q> {
 
     /// What there is to read of a question.
     pub(super) fn see(&self, asked: &Asked, cuts: &[&Cut]) -> Seen {
+        if !cuts[0].reading.is_empty() {
+            let reading = reading_of(&cuts[0].reading);
+            return Seen { input: Vec::new(), reading: Some(reading), answer: reading.label };
+        }
         let fitted = |input| Seen { input, reading: None, answer: 0 };
         match (self.input, self.questions) {
             (Input::Hidden, _) => fitted(self.normed(&cuts[0].hidden)),
@@ -87,10 +91,27 @@ impl<'q> Eye<'q> {
 
     fn labels(&self, cut: &Cut) -> Vec<f32> {
         let x = self.normed(&cut.hidden);
-        let wanted = if self.lenses.is_empty() { 0 } else { cut.layers_run };
-        let rows = self.label_rows.iter().find(|(layer, _)| *layer == wanted).map_or(&[][..], |(_, rows)| rows);
+        let rows = self.label_rows_at(cut.layers_run);
         let dot = |row: &[f32]| row.iter().zip(&x).map(|(w, x)| w * x).sum::<f32>();
         rows.iter().map(|(row, constant)| dot(row) + constant).collect()
+    }
+
+    fn label_rows_at(&self, layer: usize) -> &[OutputRow] {
+        let wanted = if self.lenses.is_empty() { 0 } else { layer };
+        self.label_rows.iter().find(|(layer, _)| *layer == wanted).map_or(&[], |(_, rows)| rows)
+    }
+
+    /// What a session can read for the checkpoints where the states are: the fitted read-outs, with what lies before them.
+    pub(super) fn readers(&self, checkpoints: &[Checkpoint]) -> Vec<Reader> {
+        let reader = |checkpoint: &Checkpoint| {
+            let (depth, probe) = (checkpoint.layer, checkpoint.probe.as_ref()?);
+            match self.input {
+                Input::Hidden => Some(Reader { depth, weights: probe.weights.clone(), bias: probe.bias.clone() }),
+                Input::Labels => Some(through_labels(depth, probe, self.label_rows_at(depth))),
+                Input::Vocabulary | Input::Choices | Input::Confidence => None,
+            }
+        };
+        checkpoints.iter().filter_map(reader).collect()
     }
 
     pub(super) fn normed(&self, hidden: &[f32]) -> Vec<f32> {
@@ -98,15 +119,29 @@ impl<'q> Eye<'q> {
     }
 }
 
+/// A read-out of label logits as one of the state that they are products of.
+fn through_labels(depth: usize, probe: &Probe, rows: &[OutputRow]) -> Reader {
+    let (mut weights, mut bias) = (Vec::new(), Vec::new());
+    for (factors, constant) in probe.weights.chunks_exact(rows.len()).zip(&probe.bias) {
+        let mut sum = vec![0.0; rows[0].0.len()];
+        for (factor, (row, _)) in factors.iter().zip(rows) {
+            sum.iter_mut().zip(row).for_each(|(sum, w)| *sum += factor * w);
+        }
+        weights.extend(sum);
+        bias.push(constant + factors.iter().zip(rows).map(|(factor, (_, c))| factor * c).sum::<f32>());
+    }
+    Reader { depth, weights, bias }
+}
+
 impl Seen {
     /// The answer, and whether a checkpoint stops with it.
     pub(super) fn decide(&self, checkpoint: &Checkpoint, walk: &mut Walk) -> (usize, bool) {
-        let (reading, answer) = match (&checkpoint.probe, self.reading) {
-            (Some(probe), _) => {
+        let (reading, answer) = match (self.reading, &checkpoint.probe) {
+            (Some(reading), _) => (reading, self.answer),
+            (None, Some(probe)) => {
                 let reading = probe.read(&self.input);
                 (reading, reading.label)
             }
-            (None, Some(reading)) => (reading, self.answer),
             (None, None) => return (self.answer, false),
         };
         (answer, walk.stops(checkpoint, &reading))

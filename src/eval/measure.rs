@@ -139,6 +139,9 @@ pub(super) fn run(
     let cuts: Vec<usize> = policy.iter().flat_map(|(_, policy)| policy.checkpoints.iter().map(|c| c.layer)).collect();
     let prefix = &batch[0].prefix;
     keep(session, &prefix[..if how.keep_prefix { batch[0].n_kept } else { 0 }])?;
+    if let Some((eye, policy)) = policy.filter(|_| session.model().placement().devices().len() > 1) {
+        session.set_readers(eye.readers(&policy.checkpoints))?;
+    }
     let mut answers = vec![(0, 0); batch.len()];
     let mut walks = vec![Walk::default(); batch.len()];
     let start = Instant::now();

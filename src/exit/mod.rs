@@ -16,7 +16,7 @@ mod train;
 
 pub use file::{Draft, Error, ExitFile, Fingerprint};
 pub use lens::{Lens, LensFit};
-pub use probe::{Probe, Reading, softmax_reading};
+pub use probe::{Probe, Reading, reading_of, softmax_reading};
 pub use rules::RuleKind;
 pub use scorer::{Crf, Scorer, Svm};
 pub use train::{Options, Row, Trained, Tried, train, train_confidence};
@@ -73,8 +73,16 @@ impl Checkpoint {
     /// The probability that the lens's best token is full depth's, by a hidden state \[n_embd\], normed as before the output head; of
     /// [`Input::Confidence`] only.
     pub fn chance(&self, x: &[f32]) -> Option<f32> {
-        Some(self.probe.as_ref()?.chance_of(1, x))
+        Some(self.probe.as_ref()?.chance_of(Checkpoint::RIGHT, x))
     }
+
+    /// The same, among the probabilities of the probe's labels.
+    pub fn chance_among(chances: &[f32]) -> Option<f32> {
+        chances.get(Checkpoint::RIGHT).copied()
+    }
+
+    /// The label that says so.
+    const RIGHT: usize = 1;
 }
 
 /// How to stop early on one task.

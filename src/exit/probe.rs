@@ -95,6 +95,14 @@ pub fn softmax_reading(logits: &[f32]) -> Reading {
     Reading { label, top, gap: top - (second - max).exp() / sum }
 }
 
+/// The reading of probabilities, at least one; of equals the first wins.
+pub fn reading_of(chances: &[f32]) -> Reading {
+    let top = chances.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let label = chances.iter().position(|&x| x == top).unwrap_or(0);
+    let others = chances.iter().enumerate().filter(|(i, _)| *i != label).map(|(_, x)| *x);
+    Reading { label, top, gap: top - others.fold(0.0, f32::max) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +113,8 @@ mod tests {
         assert_eq!(reading.label, 1);
         assert!((reading.top - 0.75).abs() < 1e-6 && (reading.gap - 0.5).abs() < 1e-6, "{reading:?}");
         assert_eq!(softmax_reading(&[1.0]), Reading { label: 0, top: 1.0, gap: 1.0 });
+        assert_eq!(reading_of(&[0.25, 0.75, 0.0]), Reading { label: 1, top: 0.75, gap: 0.5 });
+        assert_eq!(reading_of(&[1.0]), softmax_reading(&[1.0]));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
-use super::context::Context;
+use super::context::{Context, Tensor};
 use super::remote::Worker;
 use super::{Content, Error, sys};
 use crate::dtype::DType;
@@ -113,6 +113,21 @@ impl Device {
         matches!(self.kind, Kind::Cpu(_))
     }
 
+    /// Whether it is a GPU of this machine.
+    pub fn is_gpu(&self) -> bool {
+        !self.is_cpu() && !self.is_remote()
+    }
+
+    /// The program part that computes: `CPU`, `CUDA` or `RPC`.
+    pub fn backend(&self) -> &'static str {
+        match &self.kind {
+            Kind::Cpu(_) => "CPU",
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(_) => "CUDA",
+            Kind::Remote(..) => "RPC",
+        }
+    }
+
     /// Whether it belongs to another machine.
     pub fn is_remote(&self) -> bool {
         matches!(self.kind, Kind::Remote(..))
@@ -160,6 +175,23 @@ impl Device {
             // SAFETY: the device is static, the node alive.
             (_, Some(device)) => unsafe { sys::ggml_backend_dev_supports_op(device, node.as_ptr()) },
             _ => true,
+        }
+    }
+
+    /// Fills an input of a graph that runs next.
+    pub(super) fn set_input(&self, tensor: Tensor<'_>, bytes: &[u8]) {
+        assert_eq!(bytes.len(), tensor.nbytes(), "input {tensor:?}");
+        let (raw, data) = (tensor.as_ptr(), bytes.as_ptr().cast());
+        match &self.kind {
+            // In the stream that the graph runs in, so that nobody waits for the copy. CUDA has taken the bytes when the call
+            // returns: they lie in pageable memory.
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(cuda) => cuda.with(|backend| {
+                // SAFETY: backend and tensor are alive, and the tensor has data of exactly this size on this device.
+                unsafe { sys::ggml_backend_tensor_set_async(backend.as_ptr(), raw, data, 0, bytes.len()) }
+            }),
+            // SAFETY: the tensor has data of exactly this size.
+            _ => unsafe { sys::ggml_backend_tensor_set(raw, data, 0, bytes.len()) },
         }
     }
 

@@ -284,8 +284,9 @@ impl<'r, S: Copy> Run<'r, S> {
         if unsafe { (*tensor.as_ptr()).data.is_null() } {
             return; // no node reads it, so it has no place
         }
-        // SAFETY: the tensor has data of exactly this size, and plain numbers are valid bytes.
-        unsafe { sys::ggml_backend_tensor_set(tensor.as_ptr(), values.as_ptr().cast(), 0, size_of_val(values)) }
+        // SAFETY: plain numbers are valid bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
+        self.device.set_input(tensor, bytes);
     }
 
     /// Runs the graph. The results borrow the runner:

@@ -37,19 +37,27 @@ impl<V> Norm<V> {
 }
 
 impl<'g> Ops<'g> {
+    /// The rows of `x`, each divided by its root mean square.
+    #[track_caller]
+    pub fn rms_norm(&self, x: Tensor<'g>, eps: f32) -> Tensor<'g> {
+        // SAFETY: the tensor is alive.
+        self.adopt(unsafe { sys::ggml_rms_norm(self.room(), x.as_ptr(), eps) })
+    }
+
+    /// The rows of `x`, each less its mean and divided by its standard deviation.
+    #[track_caller]
+    pub fn layer_norm(&self, x: Tensor<'g>, eps: f32) -> Tensor<'g> {
+        // SAFETY: the tensor is alive.
+        self.adopt(unsafe { sys::ggml_norm(self.room(), x.as_ptr(), eps) })
+    }
+
     /// The normed rows of `x`.
     #[track_caller]
     pub fn norm(&self, x: Tensor<'g>, norm: Norm<Tensor<'g>>) -> Tensor<'g> {
         match norm {
-            Norm::Rms { weight, eps } => {
-                // SAFETY: the tensor is alive.
-                let normed = self.adopt(unsafe { sys::ggml_rms_norm(self.room(), x.as_ptr(), eps) });
-                self.mul(normed, weight)
-            }
+            Norm::Rms { weight, eps } => self.mul(self.rms_norm(x, eps), weight),
             Norm::Layer { weight, bias, eps } => {
-                // SAFETY: the tensor is alive.
-                let normed = self.adopt(unsafe { sys::ggml_norm(self.room(), x.as_ptr(), eps) });
-                let scaled = self.mul(normed, weight);
+                let scaled = self.mul(self.layer_norm(x, eps), weight);
                 bias.map_or(scaled, |bias| self.add(scaled, bias))
             }
         }

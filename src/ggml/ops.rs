@@ -198,6 +198,13 @@ impl<'g> Ops<'g> {
         self.adopt(unsafe { sys::ggml_soft_max_ext(self.room(), x.as_ptr(), mask.as_ptr(), scale, 0.0) })
     }
 
+    /// softmax(`x`) over rows.
+    #[track_caller]
+    pub fn probabilities(&self, x: Tensor<'g>) -> Tensor<'g> {
+        // SAFETY: the tensor is alive; there may be no mask.
+        self.adopt(unsafe { sys::ggml_soft_max_ext(self.room(), x.as_ptr(), std::ptr::null_mut(), 1.0, 0.0) })
+    }
+
     /// softmax(q k^T * scale + mask) v in one operation. `q` \[head, t, n_head\], `k` and `v` \[head, n_kv, n_head_kv\],
     /// `mask` f16 \[n_kv, t\]; the result is \[head_v, n_head, t\].
     #[track_caller]

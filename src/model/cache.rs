@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Config, LayerStep, Placement, Rows};
 use crate::dtype::DType;
-use crate::ggml::{self, Builder, Heads, Store, StoreBuilder, Stored, Tensor};
+use crate::ggml::{self, Builder, Device, Heads, Store, StoreBuilder, Stored, Tensor};
 
 /// How values lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,10 @@ pub struct Cache {
     steps: Vec<(usize, usize)>,
     k: Vec<Stored>,
     v: Vec<Stored>,
-    layout: ValueLayout,
+    /// Of each.
+    layouts: Vec<ValueLayout>,
+    /// Of those on the CPU.
+    layout_on_cpu: ValueLayout,
     types: [DType; 2],
     n_embd_v: usize,
     n_rows: usize,
@@ -30,7 +33,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// A cache of `n_rows` positions for every step that has attention.
+    /// A cache of `n_rows` positions for every step that has attention. `layout` says how values lie on a device.
     pub fn new(
         config: &Config,
         placement: &Placement,
@@ -38,9 +41,9 @@ impl Cache {
         n_rows: usize,
         type_k: DType,
         type_v: DType,
-        layout: ValueLayout,
+        layout: impl Fn(&Device) -> ValueLayout,
     ) -> Result<Cache, ggml::Error> {
-        let shape_v = match layout {
+        let shape_v = |layout| match layout {
             ValueLayout::Rows => [config.n_embd_v(), n_rows],
             ValueLayout::Columns => [n_rows, config.n_embd_v()],
         };
@@ -51,15 +54,18 @@ impl Cache {
             }
         }
         let mut builder = StoreBuilder::new(2 * with_rows.len());
+        let mut layouts = Vec::new();
         for (il, _) in &with_rows {
-            builder.place_on(&placement.devices()[placement.of_layer(*il)]);
+            let device = &placement.devices()[placement.of_layer(*il)];
+            layouts.push(layout(device));
+            builder.place_on(device);
             builder.add_empty(&format!("cache_k-{il}"), type_k, &[config.n_embd_k(), n_rows])?;
-            builder.add_empty(&format!("cache_v-{il}"), type_v, &shape_v)?;
+            builder.add_empty(&format!("cache_v-{il}"), type_v, &shape_v(layout(device)))?;
         }
         let stored = builder.finish();
         let (k, v) = stored.chunks_exact(2).map(|kv| (kv[0].clone(), kv[1].clone())).unzip();
-        let n_embd_v = config.n_embd_v();
-        Ok(Cache { steps: with_rows, k, v, layout, types: [type_k, type_v], n_embd_v, n_rows, n_clear: 0 })
+        let (n_embd_v, layout_on_cpu, types) = (config.n_embd_v(), layout(placement.cpu()), [type_k, type_v]);
+        Ok(Cache { steps: with_rows, k, v, layouts, layout_on_cpu, types, n_embd_v, n_rows, n_clear: 0 })
     }
 
     /// Positions there is room for.
@@ -101,21 +107,26 @@ impl Cache {
             for (offset, len) in chunks(&self.k[il], ValueLayout::Rows, first..n) {
                 self.k[il].clear(offset, len);
             }
-            for (offset, len) in chunks(&self.v[il], self.layout, first..n) {
+            for (offset, len) in chunks(&self.v[il], self.layouts[il], first..n) {
                 self.v[il].clear(offset, len);
             }
         }
         self.n_clear = n;
     }
 
-    /// Hands the bytes of the first `n` positions to `each`, piece by piece.
+    /// Hands the bytes of the first `n` positions to `each`, piece by piece: a row per position, however they lie.
     pub fn read_rows(&self, n: usize, each: &mut dyn FnMut(&[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
-        for (k, v) in self.k.iter().zip(&self.v) {
-            for (tensor, layout) in [(k, ValueLayout::Rows), (v, self.layout)] {
+        for ((k, v), layout) in self.k.iter().zip(&self.v).zip(&self.layouts) {
+            for (tensor, layout) in [(k, ValueLayout::Rows), (v, *layout)] {
+                let mut bytes = Vec::new();
                 for (offset, len) in chunks(tensor, layout, 0..n) {
-                    let mut bytes = vec![0; len];
-                    tensor.read(offset, &mut bytes);
-                    each(&bytes)?;
+                    let start = bytes.len();
+                    bytes.resize(start + len, 0);
+                    tensor.read(offset, &mut bytes[start..]);
+                }
+                match layout {
+                    ValueLayout::Rows => each(&bytes)?,
+                    ValueLayout::Columns => each(&transposed(&bytes, n, tensor.t().strides()[0]))?,
                 }
             }
         }
@@ -128,21 +139,29 @@ impl Cache {
         n: usize,
         fill: &mut dyn FnMut(&mut [u8]) -> std::io::Result<()>,
     ) -> std::io::Result<()> {
-        for (k, v) in self.k.iter_mut().zip(&mut self.v) {
-            for (tensor, layout) in [(k, ValueLayout::Rows), (v, self.layout)] {
-                for (offset, len) in chunks(tensor, layout, 0..n) {
-                    let mut bytes = vec![0; len];
-                    fill(&mut bytes)?;
-                    tensor.write(offset, &bytes);
+        let layouts = self.layouts.iter();
+        for ((k, v), layout) in self.k.iter_mut().zip(&mut self.v).zip(layouts) {
+            for (tensor, layout) in [(k, ValueLayout::Rows), (v, *layout)] {
+                let places = chunks(tensor, layout, 0..n);
+                let mut bytes = vec![0; places.iter().map(|(_, len)| len).sum()];
+                fill(&mut bytes)?;
+                if layout == ValueLayout::Columns {
+                    bytes = transposed(&bytes, places.len(), tensor.t().strides()[0]);
+                }
+                let mut rest = &bytes[..];
+                for (offset, len) in places {
+                    let (own, others) = rest.split_at(len);
+                    tensor.write(offset, own);
+                    rest = others;
                 }
             }
         }
         Ok(())
     }
 
-    /// Whether values lie by column.
-    pub fn transposes_values(&self) -> bool {
-        self.layout == ValueLayout::Columns
+    /// Whether a step's values lie by column.
+    pub fn transposes_values(&self, step: &LayerStep) -> bool {
+        self.layouts[self.place(step)] == ValueLayout::Columns
     }
 
     /// Element index of every value of these rows in a cache that keeps them by column: \[n_embd_v\] per row.
@@ -178,9 +197,9 @@ impl Cache {
         g.effect(g.ops.set_rows(cells, values, places));
     }
 
-    /// Whether keys and values lie as the kernel for such heads reads them.
+    /// Whether keys and values on the CPU lie as the kernel for such heads reads them.
     pub(super) fn has_kernel(&self, heads: &Heads) -> bool {
-        self.transposes_values() && heads.has_kernel(self.types[0], self.types[1])
+        self.layout_on_cpu == ValueLayout::Columns && heads.has_kernel(self.types[0], self.types[1])
     }
 
     /// All keys and values of a step, where there is such a kernel.
@@ -197,7 +216,7 @@ impl Cache {
     /// The first `n_kv` positions of values, by head: \[head_v, n_kv, n_head_kv\], or by column \[n_kv, head_v, n_head_kv\].
     pub(super) fn values<'g>(&'g self, g: &Builder<'g>, config: &Config, step: &LayerStep, n_kv: usize) -> Tensor<'g> {
         let (all, head, n_head) = (self.v[self.place(step)].t(), config.head_dim_v, config.n_head_kv);
-        match self.layout {
+        match self.layouts[self.place(step)] {
             ValueLayout::Rows => by_head(g, all, head, n_head, n_kv),
             ValueLayout::Columns => {
                 let column = all.strides()[1];
@@ -205,6 +224,13 @@ impl Cache {
             }
         }
     }
+}
+
+/// A matrix with rows of `n` elements, each of `size` bytes, the other way round.
+fn transposed(bytes: &[u8], n: usize, size: usize) -> Vec<u8> {
+    let row = n * size;
+    let column = |i: usize| bytes.chunks_exact(row).flat_map(move |row| &row[i * size..(i + 1) * size]);
+    (0..n).flat_map(column).copied().collect()
 }
 
 /// Offsets and lengths of the bytes of some positions of a cache tensor.

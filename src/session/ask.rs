@@ -20,8 +20,11 @@ pub struct Cut {
     pub question: usize,
     /// Layers run so far.
     pub layers_run: usize,
-    /// The hidden states of its shown rows, before the final norm: \[n_embd\] each, one after the other.
+    /// The hidden states of its shown rows, before the final norm: \[n_embd\] each, one after the other. Empty where there is
+    /// `reading`.
     pub hidden: Vec<f32>,
+    /// With [`View::Hidden`], what a reader of the session's made of them on another device than the CPU: \[n_out\] each.
+    pub reading: Vec<f32>,
     /// What the output head makes of them, \[n_vocab\] each; empty unless asked for, or at full depth.
     pub logits: Vec<f32>,
 }
@@ -115,7 +118,12 @@ impl Session {
         let mut cuts: Vec<Cut> = live.iter().map(|q| Cut::empty(q.question, depth)).collect();
         let mut seen = Vec::new();
         for (question, cut) in live.iter().zip(&mut cuts) {
-            for row in question.shown_rows() {
+            let rows = question.shown_rows();
+            if matches!(view, View::Hidden) && rows.iter().all(|row| !row.reading.is_empty()) {
+                cut.reading.extend(rows.iter().flat_map(|row| &row.reading));
+                continue;
+            }
+            for row in rows {
                 let hidden = self.machine.hidden_state(row)?;
                 match view {
                     View::Hidden => {}
@@ -187,6 +195,6 @@ impl Session {
 
 impl Cut {
     fn empty(question: usize, layers_run: usize) -> Cut {
-        Cut { question, layers_run, hidden: Vec::new(), logits: Vec::new() }
+        Cut { question, layers_run, hidden: Vec::new(), reading: Vec::new(), logits: Vec::new() }
     }
 }

@@ -51,14 +51,32 @@ impl Session {
     /// Takes the timeline and the guesses to a depth before full; gives the last one's hidden state there, before the
     /// final norm: \[n_embd\]. What they owe to deeper layers is settled when somebody goes there.
     pub fn reach(&mut self, depth: usize) -> Result<Vec<f32>, Error> {
+        self.take_to_depth(depth)?;
+        self.machine.hidden_state(self.last_row()?)
+    }
+
+    /// Takes the timeline and the guesses to a depth as [`Session::reach`] does; gives what a reader of the session's makes of
+    /// the last one there. `None` where there is no reader, or the state waits on the CPU: it is at hand.
+    pub fn reach_reading(&mut self, depth: usize) -> Result<Option<Vec<f32>>, Error> {
+        if !self.machine.reads_at(depth) {
+            return Ok(None);
+        }
+        self.take_to_depth(depth)?;
+        let last = self.last_row()?;
+        Ok((last.depth == depth && !last.reading.is_empty()).then(|| last.reading.clone()))
+    }
+
+    fn take_to_depth(&mut self, depth: usize) -> Result<(), Error> {
         super::check_cuts(&[depth], self.n_steps())?;
         self.revive()?;
         let mut rows: Vec<&mut Row> = self.rows.iter_mut().collect();
         rows.extend(self.guesses.iter_mut().map(|guess| &mut guess.row));
         rows.retain(|row| row.depth < depth);
-        self.machine.deepen(&mut rows, depth, &[], &mut |_, _| {})?;
-        let last = self.guesses.back().map(|guess| &guess.row).or(self.rows.last()).ok_or(Error::Empty)?;
-        self.machine.hidden_state(last)
+        self.machine.deepen(&mut rows, depth, &[], &mut |_, _| {})
+    }
+
+    fn last_row(&self) -> Result<&Row, Error> {
+        self.guesses.back().map(|guess| &guess.row).or(self.rows.last()).ok_or(Error::Empty)
     }
 
     /// What [`Session::reach`] gives, normed as before the output head: \[n_embd\].

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use half::f16;
 
 use super::hidden::Hidden;
+use super::reader::{Placed, Reader};
 use super::{Error, Inputs, SessionParams, TokenId};
 use crate::dtype::DType;
-use crate::ggml::{Builder, Ops, Order, Run, Runner, Slot, Stored, Tensor, Weight};
+use crate::ggml::{Builder, Device, Ops, Order, Run, Runner, Slot, Stored, Tensor, Weight};
 use crate::model::{Cache, LayerStep, Model, Rows, ValueLayout};
 use crate::plan::Half;
 
@@ -29,6 +30,8 @@ pub(super) struct Row {
     pub(super) depth: usize,
     /// Where its hidden state waits, between two ranges.
     pub(super) slot: Option<usize>,
+    /// What was read of it there, if anything was: \[n_out\].
+    pub(super) reading: Vec<f32>,
     /// How sums over it are taken where it runs beside others: a token of an answer must not depend on what runs beside it.
     pub(super) order: Order,
 }
@@ -36,7 +39,7 @@ pub(super) struct Row {
 impl Row {
     /// A row that sees all before it.
     pub(super) fn on_timeline(token: TokenId, position: usize, order: Order) -> Row {
-        Row { token, position, cache_row: position, hole: 0..0, depth: 0, slot: None, order }
+        Row { token, position, cache_row: position, hole: 0..0, depth: 0, slot: None, reading: Vec::new(), order }
     }
 }
 
@@ -53,6 +56,7 @@ pub(super) struct Machine {
     pub(super) params: SessionParams,
     pub(super) cache: Cache,
     hidden: Hidden,
+    readers: Vec<Placed>,
     /// One for each device of the model's placement.
     runners: Vec<Runner<GraphKey, Slots>>,
     /// How often each device had been revived when it was last looked at.
@@ -143,6 +147,7 @@ struct Slots {
     hidden_to: Option<Slot>,
     out_rows: Option<Slot>,
     hidden: Option<Slot>,
+    reading: Option<Slot>,
     logits: Option<Slot>,
 }
 
@@ -153,11 +158,53 @@ impl Machine {
         let hidden = Hidden::new(config.n_embd, placement.devices(), params.n_batch)?;
         let runners = placement.devices().iter().map(|device| Runner::new(device.clone())).collect();
         let generations = placement.devices().iter().map(|device| device.generation()).collect();
-        let (hidden_rows, inputs) = (Vec::new(), None);
-        let mut machine =
-            Machine { model, params, cache, hidden, runners, generations, n_run: 0, keep: 0, hidden_rows, inputs };
+        let (readers, hidden_rows, inputs) = (Vec::new(), Vec::new(), None);
+        let mut machine = Machine {
+            model,
+            params,
+            cache,
+            hidden,
+            readers,
+            runners,
+            generations,
+            n_run: 0,
+            keep: 0,
+            hidden_rows,
+            inputs,
+        };
+        machine.place_readers()?;
         machine.rehearse()?;
         Ok(machine)
+    }
+
+    /// Puts every reader where the states wait that it reads. On the CPU they are read without.
+    fn place_readers(&mut self) -> Result<(), Error> {
+        let mut placed = Vec::new();
+        for reader in self.params.readers.iter().filter(|reader| reader.depth < self.n_steps()) {
+            let device = self.home(Plan::Whole, reader.depth);
+            if device > 0 {
+                let norm = self.model.config().final_norm();
+                let on = &self.model.placement().devices()[device];
+                placed.push(Placed::new(reader, norm, device, on)?);
+            }
+        }
+        self.readers = placed;
+        Ok(())
+    }
+
+    pub(super) fn set_readers(&mut self, readers: Vec<Reader>) -> Result<(), Error> {
+        self.params.readers = readers;
+        let had_some = !self.readers.is_empty();
+        self.place_readers()?;
+        if had_some || !self.readers.is_empty() {
+            self.runners.iter_mut().for_each(Runner::forget_all);
+        }
+        Ok(())
+    }
+
+    /// Whether there is something that reads states at a depth on their device.
+    pub(super) fn reads_at(&self, depth: usize) -> bool {
+        self.readers.iter().any(|reader| reader.depth == depth)
     }
 
     /// Builds the largest and the smallest graph of every range on devices other than the CPU: what they cannot compute, or have
@@ -168,7 +215,7 @@ impl Machine {
             if device == 0 {
                 continue;
             }
-            for (n_rows, n_kv) in [(self.params.n_batch, self.cache.n_rows()), (1, KV_STEP)] {
+            for (n_rows, n_kv) in [(self.params.n_batch, self.cache.n_rows()), (1, self.n_kv(1, device))] {
                 let n_out = usize::from(range.end == self.n_steps());
                 let order = if n_rows == 1 { Order::Token } else { Order::Prompt };
                 let (start, end) = (range.start, range.end);
@@ -233,7 +280,7 @@ impl Machine {
         if !self.cache.serves(&self.params.plan) {
             self.cache = cache(&self.model, &self.params)?;
         }
-        Ok(())
+        self.place_readers()
     }
 
     /// Gives a row a hidden state \[n_embd\] to wait with.
@@ -290,7 +337,7 @@ impl Machine {
     /// where a kernel's order depends on them.
     fn kind_of(&self, row: &Row, device: usize) -> (Order, Option<usize>) {
         let is_alone = row.order == Order::Token && self.runs_row_by_row(device);
-        (row.order, is_alone.then(|| self.n_kv(row.cache_row + 1)))
+        (row.order, is_alone.then(|| self.n_kv(row.cache_row + 1, device)))
     }
 
     /// Whether rows of [`Order::Token`] have to be run row by row to come out as each alone would.
@@ -299,9 +346,9 @@ impl Machine {
         !is_cpu && self.model.placement().devices()[device].can_run_row_by_row()
     }
 
-    /// Cache rows in the graph of rows that see so many.
-    fn n_kv(&self, n_seen: usize) -> usize {
-        n_seen.next_multiple_of(KV_STEP).min(self.cache.n_rows())
+    /// Cache rows in the graph of rows that see so many, on a device.
+    fn n_kv(&self, n_seen: usize, device: usize) -> usize {
+        n_seen.next_multiple_of(kv_step(&self.model.placement().devices()[device])).min(self.cache.n_rows())
     }
 
     /// Fills the deeper layers' cache rows of waiting rows from the states that they have, and ends their way.
@@ -330,7 +377,7 @@ impl Machine {
         let mut logits = Vec::new();
         let n_steps = self.params.draft_plan.len();
         // Its own hidden state waits somewhere else.
-        let mut row = Row { hole: row.hole.clone(), depth: 0, slot: None, ..*row };
+        let mut row = Row { hole: row.hole.clone(), depth: 0, slot: None, reading: Vec::new(), ..*row };
         let mut result = Ok(());
         for range in self.segments(Plan::Draft, 0..n_steps) {
             result = result.and_then(|()| {
@@ -362,7 +409,7 @@ impl Machine {
         let n_seen = batch.iter().map(|&i| rows[i].cache_row + 1).max().unwrap_or(0);
         self.clear_up_to(n_seen);
         let device = self.device_at(plan, range.start);
-        let n_kv = self.n_kv(n_seen);
+        let n_kv = self.n_kv(n_seen, device);
         let missing: Vec<usize> =
             self.hidden_rows.iter().filter(|(_, depth)| *depth <= range.start).map(|(row, _)| *row).collect();
         let by_position = device == 0 && missing.is_empty() && self.model.masks_by_position(&self.cache);
@@ -383,7 +430,8 @@ impl Machine {
             From::Host => self.hidden.read(0, &places),
             From::Tokens | From::Waiting => Vec::new(),
         };
-        let value_places = self.cache.transposes_values().then(|| self.cache.value_places(&cache_rows));
+        let by_column = transposes_values(&self.cache, &steps_of(&self.params, plan)[range.clone()]);
+        let value_places = by_column.then(|| self.cache.value_places(&cache_rows));
         let mask = (n_kv > 0).then(|| mask(batch.iter().map(|&i| &*rows[i]), &missing, n_rows, n_kv));
         self.n_run += if plan == Plan::Keys { 0 } else { n_rows * range.len() };
         let mut inputs = self.inputs.take();
@@ -420,6 +468,12 @@ impl Machine {
         }
         let read = |slot: Option<Slot>| slot.map_or(Ok(Cow::default()), |slot| computed.read(slot));
         let hidden = read(slots.hidden)?;
+        let readings = read(slots.reading)?;
+        for (n, &i) in batch.iter().enumerate() {
+            let n_out = readings.len() / n_rows;
+            rows[i].reading.clear();
+            rows[i].reading.extend(&readings[n * n_out..(n + 1) * n_out]);
+        }
         match to {
             To::Waiting | To::Nowhere => {}
             To::Host => {
@@ -474,9 +528,13 @@ impl Machine {
         let mut stores = vec![model.store(), hidden.store()];
         stores.extend(cache.store());
         stores.extend(sketch(model, key.keep).map(Weight::store));
+        let reads = |reader: &&Placed| key.plan == Plan::Whole && (reader.depth, reader.device) == (key.end, device);
+        let reader = self.readers.iter().find(reads);
+        stores.extend(reader.map(Placed::store));
         let steps = steps_of(&self.params, key.plan);
         let size = graph_size(model, key);
-        Ok(self.runners[device].prepare(key, size, &stores, |g| build(g, model, steps, cache, hidden, key, ends))?)
+        Ok(self.runners[device]
+            .prepare(key, size, &stores, |g| build(g, model, steps, cache, (hidden, reader), key, ends))?)
     }
 
     /// Embeddings of tokens at their positions, made on the CPU: \[n_embd\] each.
@@ -570,9 +628,20 @@ impl Machine {
 }
 
 fn cache(model: &Model, params: &SessionParams) -> Result<Cache, Error> {
-    let layout = if params.flash_attn { ValueLayout::Rows } else { ValueLayout::Columns };
-    let n_rows = params.n_ctx.next_multiple_of(KV_STEP);
+    let layout = |device: &Device| {
+        if params.fuses_attention_on(device) { ValueLayout::Rows } else { ValueLayout::Columns }
+    };
+    let devices = model.placement().devices();
+    let step = devices.iter().map(|device| kv_step(device)).max().unwrap_or(KV_STEP);
+    let n_rows = params.n_ctx.next_multiple_of(step);
     Ok(Cache::new(model.config(), model.placement(), &params.plan, n_rows, params.type_k, params.type_v, layout)?)
+}
+
+/// What cache rows in a graph are rounded up to on a device.
+fn kv_step(device: &Device) -> usize {
+    /// ggml's fastest kernels take whole blocks of it.
+    const GPU: usize = 256;
+    if device.is_gpu() { GPU } else { KV_STEP }
 }
 
 fn steps_of(params: &SessionParams, plan: Plan) -> &[LayerStep] {
@@ -580,6 +649,11 @@ fn steps_of(params: &SessionParams, plan: Plan) -> &[LayerStep] {
         Plan::Whole | Plan::Keys => &params.plan,
         Plan::Draft => &params.draft_plan,
     }
+}
+
+/// Whether the values of steps on one device lie by column.
+fn transposes_values(cache: &Cache, steps: &[LayerStep]) -> bool {
+    steps.iter().find(|step| step.attention).is_some_and(|step| cache.transposes_values(step))
 }
 
 /// Bound on the tensors of a graph.
@@ -594,7 +668,7 @@ fn build<'g>(
     model: &'g Model,
     plan: &[LayerStep],
     cache: &'g Cache,
-    hidden: &'g Stored,
+    (hidden, reader): (&'g Stored, Option<&'g Placed>),
     key: GraphKey,
     (from, to): (From, To),
 ) -> Slots {
@@ -609,7 +683,7 @@ fn build<'g>(
     let positions = input("inp_pos", DType::I32, &[n_rows], &mut slots.positions);
     let cache_rows = input("inp_cache_rows", DType::I64, &[n_rows], &mut slots.cache_rows);
     let n_values = model.config().n_embd_v() * n_rows;
-    let by_column = cache.transposes_values();
+    let by_column = transposes_values(cache, &plan[start..end]);
     let value_places = by_column.then(|| input("inp_value_places", DType::I64, &[n_values], &mut slots.value_places));
     let sees = (n_kv == 0).then(|| input("inp_sees", DType::I32, &[3, n_rows], &mut slots.sees));
     let mask = (n_kv > 0).then(|| input("inp_mask", DType::F16, &[n_kv, n_rows], &mut slots.mask));
@@ -634,6 +708,7 @@ fn build<'g>(
         }
         let places = input("inp_hidden_to", DType::I64, &[n_rows], &mut slots.hidden_to);
         g.effect(g.ops.set_rows(hidden.t(), h, places));
+        slots.reading = reader.map(|reader| g.output(reader.read(g, h)));
         return slots;
     }
     // After the last attention only rows that give logits go on.

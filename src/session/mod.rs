@@ -14,11 +14,13 @@ mod guess;
 mod hidden;
 mod machine;
 mod read;
+mod reader;
 mod state;
 mod trace;
 
 pub use ask::{AtCut, Cut, Question, View};
 pub use read::{InputSums, Inputs};
+pub use reader::Reader;
 pub use trace::Shown;
 
 use std::collections::VecDeque;
@@ -27,7 +29,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::dtype::DType;
-use crate::ggml::{self, Order};
+use crate::ggml::{self, Device, Order};
 use crate::model::{LayerStep, Model};
 use crate::plan::{Half, number};
 use crate::sample::Sampler;
@@ -94,9 +96,8 @@ pub struct SessionParams {
     pub type_k: DType,
     /// Element type of cached values.
     pub type_v: DType,
-    /// Whether attention is one fused operation. On the CPU ggml's accumulates values in f16: it saves memory at long
-    /// contexts and costs accuracy, so it is off by default. Quantized values need it.
-    pub flash_attn: bool,
+    /// Whether attention is one fused operation; `None` for what suits each device ([`SessionParams::fuses_attention_on`]).
+    pub flash_attn: Option<bool>,
     /// Where the plan is cut into ranges that run as graphs of their own; empty for one range.
     pub cuts: Vec<usize>,
     /// What runs, in order; empty for everything that the model has.
@@ -104,6 +105,8 @@ pub struct SessionParams {
     /// Whether steps compute only the logits that the sampler chooses among, where that is faster: a low-bit copy of the
     /// output head tells which ([`crate::ggml::Ops::shortlist`]).
     pub shortlist: bool,
+    /// What is read of hidden states on devices other than the CPU ([`Session::reach_reading`]).
+    pub readers: Vec<Reader>,
     /// What runs to guess a token ([`Session::skim`]), steps of the plan with their turns; empty for nothing.
     pub draft_plan: Vec<LayerStep>,
 }
@@ -115,10 +118,11 @@ impl Default for SessionParams {
             n_batch: 512,
             type_k: DType::F16,
             type_v: DType::F16,
-            flash_attn: false,
+            flash_attn: None,
             cuts: Vec::new(),
             plan: Vec::new(),
             shortlist: true,
+            readers: Vec::new(),
             draft_plan: Vec::new(),
         }
     }
@@ -128,6 +132,12 @@ impl SessionParams {
     /// The same with another plan.
     pub fn with_plan(&self, plan: Vec<LayerStep>) -> SessionParams {
         SessionParams { plan, ..self.clone() }
+    }
+
+    /// Whether attention is one fused operation on a device. Quantized values need it. On the CPU ggml's accumulates values in
+    /// f16: it saves memory at long contexts and costs accuracy; on GPUs it is the fastest.
+    pub fn fuses_attention_on(&self, device: &Device) -> bool {
+        self.flash_attn.unwrap_or(self.type_v.is_quantized() || device.is_gpu())
     }
 }
 
@@ -188,7 +198,7 @@ impl Session {
         }
         check_cache_type("cache-type-k", params.type_k, config.head_dim_k)?;
         check_cache_type("cache-type-v", params.type_v, config.head_dim_v)?;
-        if params.type_v.is_quantized() && !params.flash_attn {
+        if params.type_v.is_quantized() && params.flash_attn == Some(false) {
             let expected = "f32, f16 or bf16 without flash attention".to_owned();
             return Err(Error::Parameter { name: "cache-type-v", expected, found: params.type_v.name().to_owned() });
         }
@@ -207,6 +217,7 @@ impl Session {
         params.cuts.sort_unstable();
         params.cuts.dedup();
         check_cuts(&params.cuts, params.plan.len())?;
+        check_readers(&params.readers, config.n_embd, params.plan.len())?;
         let logits = vec![0.0; config.n_vocab];
         let machine = Machine::new(model, params)?;
         Ok(Session {
@@ -230,6 +241,15 @@ impl Session {
     /// How it runs.
     pub fn params(&self) -> &SessionParams {
         &self.machine.params
+    }
+
+    /// Changes what is read of hidden states on devices other than the CPU, from the next rows on.
+    pub fn set_readers(&mut self, readers: Vec<Reader>) -> Result<(), Error> {
+        if readers == self.machine.params.readers {
+            return Ok(());
+        }
+        check_readers(&readers, self.model().config().n_embd, self.n_steps())?;
+        self.machine.set_readers(readers)
     }
 
     /// What runs, in order.
@@ -502,6 +522,18 @@ fn check_plan(plan: &[LayerStep], model: &Model) -> Result<(), Error> {
             Err(Error::Parameter { name: "plan", expected, found: format!("{step:?}") })
         }
     }
+}
+
+fn check_readers(readers: &[Reader], n_embd: usize, n_steps: usize) -> Result<(), Error> {
+    for reader in readers {
+        check_cuts(&[reader.depth], n_steps)?;
+        let (expected, found) = (n_embd * reader.bias.len(), reader.weights.len());
+        if expected != found || found == 0 {
+            let expected = format!("{n_embd} weights for each of at least one number");
+            return Err(Error::Parameter { name: "readers", expected, found: found.to_string() });
+        }
+    }
+    Ok(())
 }
 
 fn check_cuts(cuts: &[usize], n_steps: usize) -> Result<(), Error> {

@@ -60,7 +60,7 @@ impl Session {
         let whole = params.plan == self.model().plan();
         let plan = if whole { String::new() } else { format!(" {}", text(&params.plan, self.model().plan())) };
         format!(
-            "curtail state 1: {} `{}`, {} bytes, {} layers, rows of {}+{}, {} {}{plan}",
+            "curtail state 2: {} `{}`, {} bytes, {} layers, rows of {}+{}, {} {}{plan}",
             config.architecture,
             config.name,
             self.model().file().file_bytes(),

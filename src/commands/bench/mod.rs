@@ -107,7 +107,21 @@ fn rows(
             let seconds = (time - dense) / (test.n_gen * args.look_layers.len()) as f64;
             Look { us: 1e6 * seconds, of_layer: seconds * test.n_gen as f64 * n_layer / all_layers }
         });
+        let session = &runner.session;
+        let placement = session.model().placement();
+        let at = |il: usize| &placement.devices()[placement.of_layer(il)];
+        let mut backends = Vec::new();
+        for il in 0..session.model().config().n_layer {
+            let backend = at(il).backend();
+            if !backends.contains(&backend) {
+                backends.push(backend);
+            }
+        }
+        let last = session.model().config().n_layer - 1;
         Row {
+            backends: backends.join(","),
+            n_gpu_layers: (0..=last).filter(|&il| !at(il).is_cpu()).count(),
+            flash_attn: session.params().fuses_attention_on(at(last)),
             n_threads,
             test,
             samples: samples.clone(),
@@ -269,12 +283,13 @@ impl Runner {
         let exits = if matches!(how, How::Exit(_)) { &args.exits } else { &off };
         let exits = Exits::new(exits, file, model, plan)?;
         let params = SessionParams { n_ctx: most_tokens(&[test]), ..session_params(args) }.with_plan(plan.to_vec());
-        let session =
-            Session::new(Arc::clone(model), exits.params(params)).with_context(|| format!("cannot run {test}"))?;
-        let sampler = Sampler::new(SamplerParams { temperature: 0.0, seed: Some(0), ..SamplerParams::default() });
-        let prompt = random_tokens(test.n_depth + test.n_prompt.max(1), model.config().n_vocab);
+        let params = exits.params(params);
         let decoder =
             if how == How::Looks { blind(&args.look_layers, model.config(), plan.len())? } else { exits.decoder };
+        let params = SessionParams { readers: decoder.readers(), ..params };
+        let session = Session::new(Arc::clone(model), params).with_context(|| format!("cannot run {test}"))?;
+        let sampler = Sampler::new(SamplerParams { temperature: 0.0, seed: Some(0), ..SamplerParams::default() });
+        let prompt = random_tokens(test.n_depth + test.n_prompt.max(1), model.config().n_vocab);
         let forced = args.exit_layers.clone();
         Ok(Runner { how, session, decoder, forced, sampler, prompt, layers_per_token: 0.0 })
     }

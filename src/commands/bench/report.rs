@@ -14,6 +14,12 @@ use crate::gguf::File;
 /// The timed runs of one test.
 pub(super) struct Row {
     pub(super) n_threads: usize,
+    /// What computes.
+    pub(super) backends: String,
+    /// Layers on other devices than the CPU.
+    pub(super) n_gpu_layers: usize,
+    /// Whether attention of the last layer is one fused operation.
+    pub(super) flash_attn: bool,
     pub(super) test: Test,
     pub(super) samples: Vec<Duration>,
     /// Bytes of weights that one run reads.
@@ -57,7 +63,6 @@ pub(super) struct Report {
 struct Fixed {
     build_version: &'static str,
     cpu_info: String,
-    backends: &'static str,
     model_filename: String,
     model_type: String,
     model_size: usize,
@@ -65,13 +70,15 @@ struct Fixed {
     n_batch: usize,
     type_k: &'static str,
     type_v: &'static str,
-    flash_attn: bool,
 }
 
 #[derive(Serialize)]
 struct Record<'a> {
     #[serde(flatten)]
     fixed: &'a Fixed,
+    backends: &'a str,
+    n_gpu_layers: usize,
+    flash_attn: bool,
     n_threads: usize,
     n_prompt: usize,
     n_gen: usize,
@@ -147,7 +154,6 @@ impl Fixed {
         Fixed {
             build_version: env!("CARGO_PKG_VERSION"),
             cpu_info: cpu_info(),
-            backends: "CPU",
             model_filename: file.path().display().to_string(),
             model_type: model_type(file, n_params),
             model_size: file.tensors().iter().map(|t| t.bytes).sum(),
@@ -155,7 +161,6 @@ impl Fixed {
             n_batch: args.batch_size,
             type_k: args.cache.cache_type_k.name(),
             type_v: args.cache.cache_type_v.name(),
-            flash_attn: args.cache.wants_flash_attn(),
         }
     }
 }
@@ -169,6 +174,9 @@ impl<'a> Record<'a> {
         let (avg_ns, avg_ts) = (mean(&ns), mean(&ts));
         Record {
             fixed,
+            backends: &row.backends,
+            n_gpu_layers: row.n_gpu_layers,
+            flash_attn: row.flash_attn,
             n_threads: row.n_threads,
             n_prompt: row.test.n_prompt,
             n_gen: row.test.n_gen,
@@ -247,7 +255,7 @@ fn markdown_row(record: &Record, test: Test, exits: bool, plans: bool) -> String
         fixed.model_type,
         size(fixed.model_size),
         params(fixed.model_n_params),
-        fixed.backends,
+        record.backends,
         record.n_threads,
         test.to_string(),
         format!("{:.2} ± {:.2}", record.avg_ts, record.stddev_ts),
@@ -313,7 +321,6 @@ mod tests {
         let fixed = Fixed {
             build_version: "0",
             cpu_info: "a \"fast\" one".into(),
-            backends: "CPU",
             model_filename: "m.gguf".into(),
             model_type: "llama 135M Q4_1".into(),
             model_size: 1 << 20,
@@ -321,11 +328,13 @@ mod tests {
             n_batch: 512,
             type_k: "f16",
             type_v: "f16",
-            flash_attn: true,
         };
         let samples = samples_ms.iter().map(|&ms| Duration::from_millis(ms)).collect();
         let row = Row {
             n_threads: 2,
+            backends: "CPU".into(),
+            n_gpu_layers: 0,
+            flash_attn: false,
             test: Test { n_prompt: 0, n_gen: 100, n_depth: 0 },
             samples,
             weights_bytes: 2e9,

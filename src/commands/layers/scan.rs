@@ -78,7 +78,7 @@ fn fingerprint(lab: &Lab, args: &ScanArgs) -> String {
     lab.tokens.hash(&mut hasher);
     let (params, file) = (session.params(), session.model().file());
     format!(
-        "{} `{}`, {} bytes, plan {}, {} tokens with hash {:x}, window {}, cache {} {}, flash attention {}",
+        "{} `{}`, {} bytes, plan {}, {} tokens with hash {:x}, window {}, cache {} {}, flash attention {:?}",
         session.model().config().architecture,
         session.model().config().name,
         file.file_bytes(),

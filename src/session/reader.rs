@@ -1,0 +1,58 @@
+//! Owns what is read of hidden states on the devices where they wait, so that a few numbers come back instead of the states.
+
+use super::Error;
+use crate::dtype::DType;
+use crate::ggml::{Builder, Device, Store, StoreBuilder, Stored, Tensor};
+use crate::model::FinalNorm;
+use std::sync::Arc;
+
+/// softmax(W x + b) of a hidden state x after so many steps, normed as before the output head ([`FinalNorm::apply`]).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reader {
+    /// Steps of the plan before it.
+    pub depth: usize,
+    /// W: \[n_embd, n_out\], a row for each number that is read.
+    pub weights: Vec<f32>,
+    /// b: \[n_out\]
+    pub bias: Vec<f32>,
+}
+
+/// A reader on a device other than the CPU.
+pub(super) struct Placed {
+    pub(super) depth: usize,
+    /// Its place in the placement.
+    pub(super) device: usize,
+    weights: Stored,
+    bias: Stored,
+    norm: FinalNorm,
+}
+
+impl Placed {
+    pub(super) fn new(reader: &Reader, norm: FinalNorm, device: usize, on: &Arc<Device>) -> Result<Placed, Error> {
+        let n_out = reader.bias.len();
+        let bytes = |values: &[f32]| values.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<u8>>();
+        let mut builder = StoreBuilder::new(2);
+        builder.place_on(on);
+        let n_embd = reader.weights.len() / n_out;
+        builder.add_plain("reader.weight", DType::F32, &[n_embd, n_out], &bytes(&reader.weights))?;
+        builder.add_plain("reader.bias", DType::F32, &[n_out], &bytes(&reader.bias))?;
+        let mut stored = builder.finish().into_iter();
+        let mut next = || stored.next().expect("two were added");
+        let (weights, bias) = (next(), next());
+        Ok(Placed { depth: reader.depth, device, weights, bias, norm })
+    }
+
+    pub(super) fn store(&self) -> &Arc<Store> {
+        self.weights.store()
+    }
+
+    /// What is read of the rows of `h` \[n_embd, t\]: \[n_out, t\].
+    pub(super) fn read<'g>(&'g self, g: &Builder<'g>, h: Tensor<'g>) -> Tensor<'g> {
+        let x = match self.norm {
+            FinalNorm::Rms(eps) => g.ops.rms_norm(h, eps),
+            FinalNorm::Layer(eps) => g.ops.layer_norm(h, eps),
+            FinalNorm::None => h,
+        };
+        g.ops.probabilities(g.ops.add(g.ops.mul_mat(self.weights.t(), x), self.bias.t()))
+    }
+}
