@@ -3,13 +3,14 @@
 MODEL  := models/SmolLM2-135M-Instruct.Q4_1.gguf
 BINARY := target/release/curtail
 
-.PHONY: help chat test build model tasks eval bench bench-compare libclang tools clean
+.PHONY: help chat test build cuda model tasks eval bench bench-compare libclang tools clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make chat           get what is missing, build, and chat with the demo model"
 	@echo "make test           get what is missing and run the whole test suite"
 	@echo "make build          build $(BINARY)"
+	@echo "make cuda           the same for NVIDIA GPUs (docs/gpu.md); compiling ggml's kernels takes long, once"
 	@echo "make model          fetch the demo model into models/ (98 MB)"
 	@echo "make tasks          fetch labelled text and write four tasks into models/tasks/"
 	@echo "make eval           train early stops on them and measure them beside full depth (half an hour)"
@@ -28,6 +29,11 @@ test: libclang model
 build: libclang
 	@echo "==> build: $(BINARY); the first build compiles ggml, about a minute or two"
 	@cargo build --release --locked
+
+cuda: libclang
+	@vendor/get-cuda.sh
+	@echo "==> cuda: $(BINARY); the first build compiles ggml's kernels: an hour on two cores for one architecture"
+	@cargo build --release --locked --features cuda
 
 model: tools
 	@python3 models/fetch-demo-model.py

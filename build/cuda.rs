@@ -35,7 +35,10 @@ pub(crate) fn compile(ggml: &Path, out: &Path) -> Vec<PathBuf> {
     };
     let command = |file: &Path| command(&home, ggml, out, file);
     let sources = sources(&ggml.join("src/ggml-cuda"));
-    let cache = cache_folder(out, &format!("{:?} {}", command(Path::new("x.cu")), version(&home)));
+    // Not the environment, which is another in every session.
+    let sample = command(Path::new("x.cu"));
+    let what: Vec<_> = [sample.get_program()].into_iter().chain(sample.get_args()).collect();
+    let cache = cache_folder(out, &format!("{what:?} {}", version(&home)));
     let objects: Vec<PathBuf> = sources.iter().map(|source| cache.join(object_name(source))).collect();
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
     let n_threads = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);

@@ -15,7 +15,7 @@ use curtail::ggml::{self, Device};
 use curtail::gguf::File;
 use curtail::model::{Config, LayerStep, Model, Placement};
 use curtail::sample::{Sampler, SamplerParams};
-use curtail::session::{Error, Reader, Session, SessionParams, TokenId};
+use curtail::session::{Cut, Error, Question, Reader, Session, SessionParams, TokenId, View};
 
 /// A worker that dies with its owner.
 struct Worker {
@@ -178,6 +178,18 @@ fn what_is_read_on_a_worker_is_what_would_be_read_here() {
             }
         }
     }
+    let tokens = &prompts()[1];
+    let question = Question { tokens, shown: 2 };
+    let mut seen = Vec::new();
+    let mut look = |cuts: &[Cut]| {
+        seen.push(cuts[0].clone());
+        vec![false]
+    };
+    there.ask(&[], &[question], &[4, 13], View::Hidden, &mut look).expect("it runs");
+    let lengths: Vec<_> = seen.iter().map(|cut| (cut.layers_run, cut.hidden.len(), cut.reading.len())).collect();
+    assert_eq!(lengths, [(4, 0, 2 * n_out), (13, 2 * n_embd, 0), (N_LAYER, 2 * n_embd, 0)]);
+    assert!(seen[0].reading.chunks(n_out).all(|chances| (chances.iter().sum::<f32>() - 1.0).abs() < 1e-5));
+    there.sync(&prompts()[0], &mut |_, _| ControlFlow::Continue(())).expect("it runs");
     there.set_readers(Vec::new()).expect("nothing to send");
     there.step(&mut greedy()).expect("a token");
     assert_eq!(there.reach_reading(4).expect("it runs"), None);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::Usage;
+use super::{Usage, note};
 use crate::cli::{DeviceArgs, GpuLayers};
 use crate::ggml::{Device, Memory};
 use crate::gguf::File;
@@ -23,6 +23,14 @@ pub(super) fn local() -> anyhow::Result<Vec<Arc<Device>>> {
     Ok(Vec::new())
 }
 
+/// Why a program that was built for GPUs uses none.
+fn no_gpu() -> Option<String> {
+    #[cfg(feature = "cuda")]
+    return crate::ggml::cuda_status().problem;
+    #[cfg(not(feature = "cuda"))]
+    None
+}
+
 /// Every device that the flags reach, the CPU first, then workers, then the accelerators of this machine, next to the output
 /// head.
 pub(super) fn find(args: &DeviceArgs, n_threads: usize) -> anyhow::Result<Vec<Arc<Device>>> {
@@ -31,7 +39,12 @@ pub(super) fn find(args: &DeviceArgs, n_threads: usize) -> anyhow::Result<Vec<Ar
         let n_before = devices.len() - 1;
         devices.extend(Device::remote(endpoint, n_before)?);
     }
-    devices.extend(local()?);
+    let own = local()?;
+    let wants_gpu = args.device.is_empty() && args.gpu_layers != Some(GpuLayers::Last(0));
+    if let Some(problem) = no_gpu().filter(|_| wants_gpu && own.is_empty() && args.rpc.is_empty()) {
+        note(format_args!("note: CUDA finds no GPU ({problem}): everything runs on the CPU"));
+    }
+    devices.extend(own);
     if !args.device.is_empty() {
         let chosen = choose(&devices, &args.device)?;
         devices.retain(|device| device.is_cpu() || chosen.iter().any(|other| Arc::ptr_eq(other, device)));

@@ -147,3 +147,22 @@ impl Seen {
         (answer, walk.stops(checkpoint, &reading))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_out_of_labels_is_one_of_the_state() {
+        let rows = [(vec![1.0, -2.0, 0.5], 0.25), (vec![0.0, 1.5, -1.0], -0.5)];
+        let probe = Probe { weights: vec![0.5, -1.0, 2.0, 0.25, -0.75, 1.0], bias: vec![0.1, 0.2, 0.3] };
+        let reader = through_labels(7, &probe, &rows);
+        let x = [0.3f32, -0.6, 1.2];
+        let dot = |w: &[f32]| w.iter().zip(&x).map(|(w, x)| w * x).sum::<f32>();
+        let labels: Vec<f32> = rows.iter().map(|(row, constant)| dot(row) + constant).collect();
+        let logits: Vec<f32> = reader.weights.chunks_exact(3).zip(&reader.bias).map(|(w, b)| dot(w) + b).collect();
+        let (expected, found) = (probe.read(&labels), softmax_reading(&logits));
+        assert_eq!((reader.depth, expected.label), (7, found.label));
+        assert!((expected.top - found.top).abs() < 1e-6 && (expected.gap - found.gap).abs() < 1e-6, "{found:?}");
+    }
+}

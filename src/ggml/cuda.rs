@@ -45,7 +45,8 @@ pub fn cuda_status() -> CudaStatus {
         let status = cudaGetDeviceCount(&mut n);
         let problem = match (status, n) {
             (0, 1..) => cublas_problem(),
-            (0, _) => Some("no GPU".to_owned()),
+            _ if driver == 0 => Some("no driver".to_owned()),
+            (0, _) => Some("the driver knows of none".to_owned()),
             (status, _) => Some(CStr::from_ptr(cudaGetErrorString(status)).to_string_lossy().into_owned()),
         };
         CudaStatus { runtime: version(runtime), driver: (driver > 0).then(|| version(driver)), problem }

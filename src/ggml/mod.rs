@@ -71,7 +71,10 @@ pub enum Error {
         why: String,
     },
     /// An operation that a device has no code for.
-    #[error("{device} cannot compute {node}")]
+    #[error(
+        "{device} has no code for {node}\nhint: `--device none` runs everything on the CPU, `-ngl` fewer layers elsewhere; \
+         with other --cache-type-k and --cache-type-v, or weights of another type, {device} may do"
+    )]
     Unsupported {
         /// The device.
         device: String,
