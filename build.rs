@@ -88,7 +88,9 @@ fn bind(ggml: &Path, out: &Path) {
         .allowlist_function("ggml_(new_graph_custom|graph_overhead_custom|build_forward_expand)")
         .allowlist_function("ggml_(graph_n_nodes|graph_node|threadpool_params_default|threadpool_new|threadpool_free)")
         .allowlist_function("ggml_gallocr_(new|free|alloc_graph|get_buffer_size)")
-        .allowlist_function("ggml_backend_(free|graph_compute|tensor_set|tensor_set_async|tensor_get|tensor_memset|tensor_alloc)")
+        .allowlist_function(
+            "ggml_backend_(free|graph_compute|tensor_set|tensor_set_async|tensor_get|tensor_memset|tensor_alloc)",
+        )
         .allowlist_function("ggml_backend_(cpu_.*|buft_.*|buffer_.*|reg_.*|rpc_start_server)")
         .allowlist_function("ggml_backend_dev_(supports_op|name|description|memory|init|buffer_type)")
         .allowlist_function("ggml_(op_alloc_size_may_expand|op_desc)")

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use common::demo_model;
 use curtail::decode::{Decoder, Kv, Mode, Options, Source};
+use curtail::dtype::DType;
 use curtail::exit::{Checkpoint, Lens, Probe, Scorer};
 use curtail::ggml::Device;
 use curtail::gguf::File;
@@ -44,11 +45,17 @@ fn draft_plan() -> Vec<LayerStep> {
 #[test]
 fn random_guesses_never_change_what_is_generated() {
     let model = model();
-    for seed in 0..6 {
+    for seed in 0..8 {
         let mut rng = StdRng::seed_from_u64(seed);
         let temperature = if seed % 2 == 0 { 0.0 } else { 0.8 };
         let sampler = || Sampler::new(SamplerParams { temperature, seed: Some(seed), ..SamplerParams::default() });
-        let (mut plain, mut session) = (session(&model, Vec::new()), session(&model, draft_plan()));
+        // Keys of 8 bits have no kernel of our own: there rows are run one by one.
+        let type_k = if seed % 4 < 2 { DType::F16 } else { DType::Q8_0 };
+        let of = |draft_plan| {
+            let params = SessionParams { n_ctx: 256, type_k, draft_plan, ..SessionParams::default() };
+            Session::new(model.clone(), params).expect("a session")
+        };
+        let (mut plain, mut session) = (of(Vec::new()), of(draft_plan()));
         let (mut sampler_plain, mut sampler) = (sampler(), sampler());
         let mut tokens = prompt(&mut rng);
         for _ in 0..3 {
@@ -85,10 +92,11 @@ fn random_guesses_never_change_what_is_generated() {
 /// Puts guesses behind the timeline: mostly what will come, found in one way or another.
 fn expect_some(session: &mut Session, coming: &[TokenId], rng: &mut StdRng) {
     for &next in coming.iter().take(rng.random_range(0..16)) {
-        match rng.random_range(0..3) {
-            0 => drop(session.reach(rng.random_range(1..30)).expect("it runs")),
-            1 => drop(session.skim().expect("it runs")),
-            _ => {}
+        if rng.random_bool(0.4) {
+            session.reach(rng.random_range(1..30)).expect("it runs");
+        }
+        if rng.random_bool(0.4) {
+            session.skim().expect("it runs"); // of a row that has come some way, too
         }
         let token = if rng.random_bool(0.85) { next } else { rng.random_range(0..49_000) };
         session.guess(token, 1).expect("a token");

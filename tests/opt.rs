@@ -328,7 +328,7 @@ fn a_model_without_a_template_visibly_continues_the_text() {
     let ran = run(&[&["run", "-p", "the sky"], &flags[..]].concat());
     assert!(ran.status.success() && stderr(&ran).contains(note), "{}", stderr(&ran));
     let raw = run(&[&["run", "--raw", "-p", "the sky"], &flags[..]].concat());
-    assert!(raw.stdout == ran.stdout && !stderr(&raw).contains("note:"), "{}", stderr(&raw));
+    assert!(raw.stdout == ran.stdout && !stderr(&raw).contains(note), "{}", stderr(&raw));
     let chatted = with_input(&[&["chat"], &flags[..]].concat(), "the sky\n");
     assert!(chatted.status.success() && stderr(&chatted).contains(note), "{}", stderr(&chatted));
     assert_eq!(chatted.stdout, ran.stdout, "the same text is continued, and no template's");

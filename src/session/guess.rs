@@ -105,8 +105,18 @@ impl Session {
     /// the same.
     pub fn skim(&mut self) -> Result<Vec<f32>, Error> {
         self.revive()?;
-        let row = self.guesses.back().map(|guess| &guess.row).or(self.rows.last()).ok_or(Error::Empty)?;
-        self.machine.skim(row)
+        let row = self.guesses.back_mut().map(|guess| &mut guess.row).or(self.rows.last_mut()).ok_or(Error::Empty)?;
+        if row.depth == 0 {
+            return self.machine.skim(row);
+        }
+        // What it has of its own stays: the draft's cache rows go behind.
+        let (own, n_ctx) = (row.cache_row, self.machine.params.n_ctx);
+        if own + 1 >= n_ctx {
+            return Err(Error::ContextFull { n_ctx });
+        }
+        let mut row =
+            Row { cache_row: own + 1, hole: own..own + 1, ..Row::on_timeline(row.token, row.position, row.order) };
+        self.machine.skim(&mut row)
     }
 
     /// What the output head makes of hidden states, \[n_embd\] each: \[n_vocab\] each.

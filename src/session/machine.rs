@@ -373,20 +373,16 @@ impl Machine {
     }
 
     /// Takes a row through the draft plan, whose cache rows stand until the row is evaluated: its logits.
-    pub(super) fn skim(&mut self, row: &Row) -> Result<Vec<f32>, Error> {
+    pub(super) fn skim(&mut self, row: &mut Row) -> Result<Vec<f32>, Error> {
         let mut logits = Vec::new();
         let n_steps = self.params.draft_plan.len();
-        // Its own hidden state waits somewhere else.
-        let mut row = Row { hole: row.hole.clone(), depth: 0, slot: None, reading: Vec::new(), ..*row };
-        let mut result = Ok(());
-        for range in self.segments(Plan::Draft, 0..n_steps) {
-            result = result.and_then(|()| {
-                self.run(Plan::Draft, range, &mut [&mut row], &[0], &[0], &mut |_, finished| {
-                    logits.extend_from_slice(finished.logits);
-                })
-            });
-        }
-        self.forget(&mut row);
+        let ranges = self.segments(Plan::Draft, 0..n_steps);
+        let result = ranges.into_iter().try_for_each(|range| {
+            self.run(Plan::Draft, range, &mut [row], &[0], &[0], &mut |_, finished| {
+                logits.extend_from_slice(finished.logits);
+            })
+        });
+        self.forget(row);
         result.map(|()| logits)
     }
 
@@ -542,7 +538,8 @@ impl Machine {
         let n_rows = tokens.len();
         let order = Order::Token;
         let row_by_row = false;
-        let key = GraphKey { plan: Plan::Whole, start: 0, end: 0, n_rows, order, row_by_row, n_kv: 0, n_out: 0, keep: 0 };
+        let key =
+            GraphKey { plan: Plan::Whole, start: 0, end: 0, n_rows, order, row_by_row, n_kv: 0, n_out: 0, keep: 0 };
         let model = &self.model;
         let mut run = self.runners[0].prepare(key, model.graph_size(0), &[model.store()], |g| {
             let (tokens, tokens_slot) = g.input("inp_tokens", DType::I32, &[n_rows]);

@@ -380,7 +380,8 @@ impl Session {
     /// Keeps the first `n` tokens and forgets the rest.
     pub fn rewind(&mut self, n: usize) {
         self.drop_guesses();
-        self.has_logits &= n >= self.tokens.len();
+        let keeps_last = n >= self.tokens.len();
+        (self.has_logits, self.is_ahead) = (self.has_logits && keeps_last, self.is_ahead && keeps_last);
         for row in self.rows.iter_mut().skip(n) {
             self.machine.forget(row);
         }

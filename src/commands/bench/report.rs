@@ -372,6 +372,6 @@ mod tests {
         let head = csv_line(&record, |name, _| name.to_string());
         let line = csv_line(&record, |_, value| csv_value(value));
         assert!(head.starts_with("build_version,cpu_info,") && !head.contains("samples"));
-        assert!(line.starts_with("\"0\",\"a \"\"fast\"\" one\",\"CPU\","));
+        assert!(line.starts_with("\"0\",\"a \"\"fast\"\" one\",\"m.gguf\","));
     }
 }
