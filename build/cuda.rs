@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use super::{ggml_build, stop};
 
-/// Architectures of GPUs in wide use; the last also as PTX, which later drivers compile for later GPUs.
+/// Architectures of GPUs in wide use; the last that is not of one family alone also as PTX, which later drivers compile for
+/// later GPUs.
 const ARCHS: &str = "75,80,86,89,90,120";
 
 /// Types of cached keys and values whose attention has kernels of its own.
@@ -35,6 +37,7 @@ pub(crate) fn compile(ggml: &Path, out: &Path) -> Vec<PathBuf> {
     };
     let command = |file: &Path| command(&home, ggml, out, file);
     let sources = sources(&ggml.join("src/ggml-cuda"));
+    let headers = ["include", "src", "src/ggml-cuda"].iter().filter_map(|folder| newest_header(&ggml.join(folder))).max();
     // Not the environment, which is another in every session.
     let sample = command(Path::new("x.cu"));
     let what: Vec<_> = [sample.get_program()].into_iter().chain(sample.get_args()).collect();
@@ -47,7 +50,7 @@ pub(crate) fn compile(ggml: &Path, out: &Path) -> Vec<PathBuf> {
             scope.spawn(|| {
                 while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let object = cache.join(object_name(source));
-                    if is_newer(&object, source) || failed.lock().expect("no thread panics").is_some() {
+                    if is_current(&object, source, headers) || failed.lock().expect("no thread panics").is_some() {
                         continue;
                     }
                     if let Err(why) = run(command(source), &object) {
@@ -139,8 +142,13 @@ fn command(home: &Path, ggml: &Path, out: &Path, source: &Path) -> Command {
     }
     let archs = env::var("CUDA_ARCHS").unwrap_or_else(|_| ARCHS.to_owned());
     let archs: Vec<&str> = archs.split([',', ';', ' ']).filter(|arch| !arch.is_empty()).collect();
-    for (i, arch) in archs.iter().enumerate() {
-        let ptx = if i + 1 == archs.len() && !arch.ends_with('a') { format!(",compute_{arch}") } else { String::new() };
+    // ggml's kernels for them use instructions of their own family.
+    let is_own_family = |arch: &str| arch.starts_with("12") && arch.len() == 3;
+    let archs: Vec<String> =
+        archs.iter().map(|arch| format!("{arch}{}", if is_own_family(arch) { "a" } else { "" })).collect();
+    let kept = archs.iter().rfind(|arch| !arch.ends_with('a'));
+    for arch in &archs {
+        let ptx = if Some(arch) == kept { format!(",compute_{arch}") } else { String::new() };
         build.flag(format!("-gencode=arch=compute_{arch},code=[sm_{arch}{ptx}]"));
     }
     let mut command = build.get_compiler().to_command();
@@ -158,9 +166,20 @@ fn run(mut command: Command, object: &Path) -> Result<(), String> {
     fs::rename(&part, object).map_err(|e| e.to_string())
 }
 
-fn is_newer(object: &Path, source: &Path) -> bool {
-    let time = |path: &Path| fs::metadata(path).and_then(|data| data.modified());
-    matches!((time(object), time(source)), (Ok(object), Ok(source)) if object > source)
+/// Whether an object is newer than all that it is made of.
+fn is_current(object: &Path, source: &Path, headers: Option<SystemTime>) -> bool {
+    let (object, source) = (changed(object), changed(source));
+    object.is_some() && object > source && object > headers
+}
+
+fn changed(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|data| data.modified()).ok()
+}
+
+fn newest_header(folder: &Path) -> Option<SystemTime> {
+    let is_header = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "h" || extension == "cuh");
+    let paths = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    paths.filter(is_header).filter_map(|path| changed(&path)).max()
 }
 
 /// Beside the folders of profiles, so that a changed crate, profile or feature needs no new objects.

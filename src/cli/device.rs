@@ -31,6 +31,13 @@ pub struct DeviceArgs {
     pub list_devices: bool,
 }
 
+impl DeviceArgs {
+    /// Whether layers are to leave the CPU by all means.
+    pub fn wants_layers(&self) -> bool {
+        matches!(self.gpu_layers, Some(GpuLayers::All | GpuLayers::Last(1..)))
+    }
+}
+
 /// Shares of a whole, each not negative and one of them above zero.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shares(pub Vec<f64>);

@@ -41,6 +41,16 @@ pub struct LayersArgs {
     pub command: LayersCommand,
 }
 
+impl LayersArgs {
+    /// What is loaded.
+    pub fn load(&self) -> &LoadArgs {
+        match &self.command {
+            LayersCommand::Scan(args) => &args.load,
+            LayersCommand::Prune(args) => &args.load,
+        }
+    }
+}
+
 /// The subcommands of `layers`.
 #[derive(Debug, Subcommand)]
 pub enum LayersCommand {

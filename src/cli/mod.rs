@@ -93,9 +93,11 @@ impl Command {
             Command::Logits(args) => Some(&args.load.devices),
             Command::TrainExit(args) => Some(&args.load.devices),
             Command::Eval(args) => Some(&args.load.devices),
+            Command::Perplexity(args) => Some(&args.text.devices),
+            Command::Imatrix(args) => Some(&args.text.devices),
+            Command::Layers(args) => Some(&args.load().devices),
             Command::Bench(args) => Some(&args.devices),
             Command::Doctor(args) => Some(&args.devices),
-
             _ => None,
         }
     }

@@ -39,17 +39,38 @@ pub(super) fn find(args: &DeviceArgs, n_threads: usize) -> anyhow::Result<Vec<Ar
         let n_before = devices.len() - 1;
         devices.extend(Device::remote(endpoint, n_before)?);
     }
-    let own = local()?;
-    let wants_gpu = args.device.is_empty() && args.gpu_layers != Some(GpuLayers::Last(0));
-    if let Some(problem) = no_gpu().filter(|_| wants_gpu && own.is_empty() && args.rpc.is_empty()) {
-        note(format_args!("note: CUDA finds no GPU ({problem}): everything runs on the CPU"));
+    if wants_gpus(args) {
+        let own = local()?;
+        if let Some(problem) = no_gpu().filter(|_| own.is_empty() && args.device.is_empty() && args.rpc.is_empty()) {
+            note(format_args!("note: CUDA finds no GPU ({problem}): everything runs on the CPU"));
+        }
+        devices.extend(own);
     }
-    devices.extend(own);
     if !args.device.is_empty() {
         let chosen = choose(&devices, &args.device)?;
-        devices.retain(|device| device.is_cpu() || chosen.iter().any(|other| Arc::ptr_eq(other, device)));
+        devices.truncate(1);
+        devices.extend(chosen.into_iter().filter(|device| !device.is_cpu()));
     }
     Ok(devices)
+}
+
+/// Whether GPUs of this machine may get layers.
+fn wants_gpus(args: &DeviceArgs) -> bool {
+    let is_gpu = |name: &String| !["none", "cpu"].contains(&name.to_lowercase().as_str()) && !is_worker(name);
+    args.gpu_layers != Some(GpuLayers::Last(0)) && (args.device.is_empty() || args.device.iter().any(is_gpu))
+}
+
+fn is_worker(name: &str) -> bool {
+    name.to_uppercase().starts_with("RPC")
+}
+
+/// The flags without the GPUs of this machine where these cannot be used, for those who say so.
+pub(super) fn usable(args: &DeviceArgs) -> DeviceArgs {
+    if wants_gpus(args) && local().is_err() {
+        DeviceArgs { gpu_layers: Some(GpuLayers::Last(0)), ..args.clone() }
+    } else {
+        args.clone()
+    }
 }
 
 /// The devices with these names; for `none`, none.
@@ -70,8 +91,11 @@ pub(super) fn choose(devices: &[Arc<Device>], names: &[String]) -> anyhow::Resul
 pub(super) fn list(args: &DeviceArgs) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout().lock();
     writeln!(out, "Available devices:")?;
-    for device in find(args, 1)? {
+    for device in find(&usable(args), 1)? {
         writeln!(out, "  {}", describe(&device))?;
+    }
+    if let Some(problem) = no_gpu() {
+        note(format_args!("note: CUDA finds no GPU to use ({problem})"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -119,6 +143,12 @@ impl Needs {
         }
     }
 
+    /// What one layer takes, with all that is there once.
+    fn of_one(&self, fuses_attention: bool) -> u64 {
+        let one = self.layers.iter().max().copied().unwrap_or(0) + self.cache;
+        one + self.output + self.scratch + if fuses_attention { 0 } else { self.scores }
+    }
+
     /// Layers that this much memory holds. A part stays free: drivers and other programs need some.
     fn fit(&self, memory: Memory, fuses_attention: bool) -> usize {
         let scratch = self.scratch + if fuses_attention { 0 } else { self.scores };
@@ -137,7 +167,7 @@ pub(super) fn place(
 ) -> anyhow::Result<Placement> {
     let (others, n_layer) = (&devices[1..], needs.layers.len());
     if others.is_empty() {
-        if let Some(GpuLayers::Last(1..) | GpuLayers::All) = args.gpu_layers {
+        if args.wants_layers() {
             bail!(Usage("-ngl: there is no device but the CPU\nhint: --list-devices shows what there is".into()));
         }
         return Ok(Placement::new(devices, Vec::new(), 0));
@@ -152,6 +182,18 @@ pub(super) fn place(
         GpuLayers::All => n_layer,
         GpuLayers::Last(n) => n.min(n_layer),
     };
+    if wanted == 0 && args.gpu_layers.is_none_or(|wanted| wanted == GpuLayers::Auto) {
+        let names: Vec<&str> = others.iter().map(|device| device.name()).collect();
+        let most = others.iter().filter_map(|device| device.memory()).map(|memory| memory.free).max().unwrap_or(0);
+        let fused = others.iter().all(|device| params.fuses_attention_on(device));
+        note(format_args!(
+            "note: not one layer fits on {} ({} MiB free, {} MiB wanted for one): everything runs on the CPU\n\
+             hint: a smaller context (-c), or --flash-attn on, takes less",
+            names.join(", "),
+            most >> 20,
+            needs.of_one(fused) >> 20,
+        ));
+    }
     let shares = match &args.tensor_split {
         Some(shares) => {
             let (expected, found) = (others.len(), shares.0.len());

@@ -60,6 +60,7 @@ struct Layers {
 
 pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let n_threads = args.threads.map_or_else(engine::default_threads, |n| n as usize);
+    let device_args = devices::usable(&args.devices);
     // A model that nobody names is no reason to fail.
     let path = match &args.model.model {
         Some(_) => Some(engine::find_model(&args.model)?),
@@ -69,12 +70,12 @@ pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         Some(path) => {
             let file = Arc::new(File::open(&path)?);
             let params = SessionParams { n_ctx: args.ctx_size, ..engine::cache_params(&args.cache) };
-            let model = engine::load_model(&file, n_threads, &args.devices, &params)?;
+            let model = engine::load_model(&file, n_threads, &device_args, &params)?;
             let devices = model.placement().devices().iter().map(|device| device_report(device)).collect();
             (devices, Some(model_report(&file, model, params)?))
         }
         None => {
-            let found = devices::find(&args.devices, n_threads)?;
+            let found = devices::find(&device_args, n_threads)?;
             (found.iter().map(|device| device_report(device)).collect(), None)
         }
     };

@@ -38,7 +38,13 @@ pub(super) fn run(args: &ImatrixArgs) -> anyhow::Result<ExitCode> {
 /// What the text adds to the files before it, and its perplexity.
 fn collect(args: &ImatrixArgs, before: &Imatrix) -> anyhow::Result<(Imatrix, Estimate)> {
     let n_ctx = args.text.ctx_size.unwrap_or(N_CTX);
-    let load = args.text.load(n_ctx);
+    let devices = &args.text.devices;
+    ensure!(
+        devices.rpc.is_empty() && devices.device.iter().all(|name| name == "none") && !devices.wants_layers(),
+        Usage("imatrix observes what runs on the CPU: no other device can be named".into())
+    );
+    let mut load = args.text.load(n_ctx);
+    load.devices.device = vec!["none".into()];
     let (_file, tokenizer, model) = open_model(&find_model(&load.model)?, &load)?;
     warn_of_context(n_ctx, &model);
     let special = if args.parse_special { Special::Parse } else { Special::Plain };

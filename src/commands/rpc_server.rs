@@ -22,7 +22,8 @@ pub(super) fn run(args: &RpcServerArgs) -> anyhow::Result<ExitCode> {
     );
     let n_threads = args.threads.map_or_else(engine::default_threads, |n| n as usize);
     let cpu = Device::cpu(n_threads).context("cannot use the processor")?;
-    let mut all = devices::local()?;
+    let only_cpu = !args.device.is_empty() && args.device.iter().all(|name| name.eq_ignore_ascii_case("CPU"));
+    let mut all = if only_cpu { Vec::new() } else { devices::local()? };
     let offered = if !args.device.is_empty() {
         all.push(cpu);
         devices::choose(&all, &args.device)?

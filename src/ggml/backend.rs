@@ -171,10 +171,11 @@ impl Device {
 
     /// Whether the device can compute a node; a worker is not asked.
     pub(super) fn supports(&self, node: NonNull<sys::ggml_tensor>) -> bool {
-        match (&self.kind, self.as_local()) {
+        match self.as_local() {
             // SAFETY: the device is static, the node alive.
-            (_, Some(device)) => unsafe { sys::ggml_backend_dev_supports_op(device, node.as_ptr()) },
-            _ => true,
+            Some(device) => unsafe { sys::ggml_backend_dev_supports_op(device, node.as_ptr()) },
+            // SAFETY: the node is alive. One of ours calls code of this process.
+            None => unsafe { (*node.as_ptr()).op != sys::ggml_op::GGML_OP_CUSTOM },
         }
     }
 
@@ -219,7 +220,7 @@ impl Device {
         match status {
             sys::ggml_status::GGML_STATUS_SUCCESS => Ok(()),
             sys::ggml_status::GGML_STATUS_ALLOC_FAILED => {
-                Err(Error::OutOfMemory { what: "scratch of a device", bytes: 0 })
+                Err(Error::OutOfMemory { what: "scratch of a device", bytes: 0, device: self.name.clone() })
             }
             other => Err(Error::Device(format!("{}: ggml stopped a graph with status {}", self.name, other.0))),
         }

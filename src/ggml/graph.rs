@@ -216,12 +216,16 @@ impl<K: Hash + Eq + Copy, S: Copy> Runner<K, S> {
             if !self.device.is_cpu() {
                 graph.check_for(&self.device)?;
             }
-            let placed = self.scratch.place(&graph);
-            if placed.is_err() {
-                self.device.check()?;
-            }
-            if placed? {
-                self.cached.clear(); // they point into the scratch that was replaced
+            match self.scratch.place(&graph, &self.device) {
+                Ok(false) => {}
+                Ok(true) => self.cached.clear(), // they point into the scratch that was replaced
+                Err(error) => {
+                    // What it had is freed already.
+                    self.cached.clear();
+                    self.scratch = Scratch::new(&self.device);
+                    self.device.check()?;
+                    return Err(error);
+                }
             }
             self.evict_oldest();
             self.cached.insert(key, (graph, 0));
@@ -340,6 +344,7 @@ impl<'r, S: Copy> Computed<'r, S> {
 
     /// What entered the multiplications, where the runner observes them.
     pub fn observed(&self) -> impl Iterator<Item = Observed<'r>> {
+        assert!(self.device.is_cpu() || self.graph.seen.is_empty(), "an observation elsewhere is read");
         let graph = self.graph;
         graph.seen.iter().map(|seen| {
             // SAFETY: what was seen lies in the graph's own context.
@@ -386,12 +391,13 @@ impl Scratch {
 
     /// Gives every tensor of the graph its place. True if that took a new, larger buffer: graphs placed before are
     /// then invalid.
-    fn place<S>(&mut self, graph: &Graph<S>) -> Result<bool, Error> {
+    fn place<S>(&mut self, graph: &Graph<S>, device: &Device) -> Result<bool, Error> {
         let before = self.bytes();
         // SAFETY: allocator and graph are alive.
         let placed = unsafe { sys::ggml_gallocr_alloc_graph(self.raw.as_ptr(), graph.raw.as_ptr()) };
         if !placed {
-            return Err(Error::OutOfMemory { what: "scratch for a graph", bytes: 0 });
+            let device = device.name().to_owned();
+            return Err(Error::OutOfMemory { device, what: "results in between", bytes: 0 });
         }
         Ok(self.bytes() != before)
     }

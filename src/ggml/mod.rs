@@ -50,8 +50,10 @@ use crate::dtype::DType;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No memory.
-    #[error("out of memory for {what} ({bytes} bytes)")]
+    #[error("{device} is out of memory for {what}{}", asked(*bytes))]
     OutOfMemory {
+        /// Whose memory.
+        device: String,
         /// What the memory was for.
         what: &'static str,
         /// How much was asked for, 0 where ggml does not say.
@@ -72,8 +74,8 @@ pub enum Error {
     },
     /// An operation that a device has no code for.
     #[error(
-        "{device} has no code for {node}\nhint: `--device none` runs everything on the CPU, `-ngl` fewer layers elsewhere; \
-         with other --cache-type-k and --cache-type-v, or weights of another type, {device} may do"
+        "{device} has no code for {node}\nhint: `--device none` runs everything on the CPU; with `--flash-attn off`, another \
+         --cache-type-k and --cache-type-v, or weights of another type, {device} may do"
     )]
     Unsupported {
         /// The device.
@@ -81,6 +83,10 @@ pub enum Error {
         /// The operation with its result and its operands.
         node: String,
     },
+}
+
+fn asked(bytes: usize) -> String {
+    if bytes == 0 { String::new() } else { format!(" ({bytes} bytes)") }
 }
 
 /// The numbers in a row of blocks, as f32.

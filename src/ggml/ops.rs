@@ -36,11 +36,12 @@ pub struct Ops<'g> {
     nodes: &'g Nodes,
     watch: Option<&'g Watch>,
     row_by_row: bool,
+    sums_f32: bool,
 }
 
 impl<'g> Ops<'g> {
     pub(super) fn new(ctx: &'g Context, nodes: &'g Nodes, watch: Option<&'g Watch>) -> Ops<'g> {
-        Ops { ctx, nodes, watch, row_by_row: false }
+        Ops { ctx, nodes, watch, row_by_row: false, sums_f32: false }
     }
 
     /// Operations that add up every row as if it were alone: ggml's kernels for several rows add up in other orders than those
@@ -80,7 +81,14 @@ impl<'g> Ops<'g> {
             return self.join(1, (0..x.shape()[1]).map(|i| alone.mul_mat(a, self.row_of(x, i))));
         }
         // SAFETY: both tensors are alive and multiply.
-        self.adopt(unsafe { sys::ggml_mul_mat(self.room(), a.as_ptr(), x.as_ptr()) })
+        let product = self.adopt(unsafe { sys::ggml_mul_mat(self.room(), a.as_ptr(), x.as_ptr()) });
+        if self.sums_f32 { add_up_in_f32(product) } else { product }
+    }
+
+    /// [`Ops::mul_mat`], added up in f32 where a device would take less for matrices of f16: scores of attention may be large.
+    #[track_caller]
+    pub fn mul_mat_f32(&self, a: Tensor<'g>, x: Tensor<'g>) -> Tensor<'g> {
+        Ops { sums_f32: true, ..*self }.mul_mat(a, x)
     }
 
     /// Element-wise sum; `b` is repeated to the shape of `a`.
@@ -218,9 +226,9 @@ impl<'g> Ops<'g> {
             return self.join(2, (0..qs[1]).map(row));
         }
         // SAFETY: the tensors are alive and their shapes were just checked.
-        self.adopt(unsafe {
+        add_up_in_f32(self.adopt(unsafe {
             sys::ggml_flash_attn_ext(self.room(), q.as_ptr(), k.as_ptr(), v.as_ptr(), mask.as_ptr(), scale, 0.0, 0.0)
-        })
+        }))
     }
 
     /// The same elements in another shape; `a` is contiguous.
@@ -285,6 +293,13 @@ impl<'g> Ops<'g> {
     pub(super) fn adopt(&self, raw: *mut sys::ggml_tensor) -> Tensor<'g> {
         self.ctx.adopt(raw)
     }
+}
+
+/// Has a product or attention added up in f32, on devices that would take less.
+fn add_up_in_f32(node: Tensor<'_>) -> Tensor<'_> {
+    // SAFETY: the node is alive, and of an operation that takes it.
+    assert!(unsafe { sys::ggml_prec_set_acc(node.as_ptr(), sys::ggml_prec::GGML_PREC_F32) });
+    node
 }
 
 /// Whether ggml's kernel of a processor multiplies such a matrix by several rows in another order than by one (its tinyBLAS

@@ -270,7 +270,7 @@ impl StoreBuilder {
         if self.room < step {
             let len = step.max(ARENA_BYTES);
             let arena =
-                MmapMut::map_anon(len).map_err(|_| Error::OutOfMemory { what: "packed weights", bytes: len })?;
+                MmapMut::map_anon(len).map_err(|_| out_of_memory(None, "packed weights", len))?;
             #[cfg(target_os = "linux")]
             let _ = arena.advise(memmap2::Advice::HugePage); // a system without them is slower, no more
             self.store._arenas.push(arena);
@@ -296,7 +296,7 @@ impl StoreBuilder {
             let bytes = sys::ggml_backend_buft_get_alloc_size(buft, raw);
             let buffer = NonNull::new(sys::ggml_backend_buft_alloc_buffer(buft, bytes))
                 .map(Buffer)
-                .ok_or(Error::OutOfMemory { what: "tensor data", bytes });
+                .ok_or_else(|| out_of_memory(self.device.as_deref(), "tensor data", bytes));
             if let (Err(_), Some(device)) = (&buffer, &self.device) {
                 device.check()?;
             }
@@ -314,6 +314,10 @@ impl StoreBuilder {
         // SAFETY: the tensor was just made in the store's context.
         unsafe { Tensor::from_raw(NonNull::new_unchecked(raw)) }
     }
+}
+
+fn out_of_memory(device: Option<&Device>, what: &'static str, bytes: usize) -> Error {
+    Error::OutOfMemory { device: device.map_or("CPU", Device::name).to_owned(), what, bytes }
 }
 
 fn set(raw: NonNull<sys::ggml_tensor>, data: &[u8]) {

@@ -40,7 +40,7 @@ pub(super) fn attend<'g>(
     let n_kv = mask.shape()[0];
     let (k, v) = (cache.keys(g, config, step, n_kv), cache.values(g, config, step, n_kv));
     let mixed = if cache.transposes_values(step) {
-        let weights = g.ops.soft_max(g.ops.mul_mat(k, q), mask, scale); // [n_kv, t, n_head]
+        let weights = g.ops.soft_max(g.ops.mul_mat_f32(k, q), mask, scale); // [n_kv, t, n_head]
         g.ops.contiguous(g.ops.swap_1_2(g.ops.mul_mat(v, weights))) // [head_v, n_head, t]
     } else {
         g.ops.flash_attn(q, k, v, mask, scale) // [head_v, n_head, t]

@@ -74,7 +74,7 @@ impl Session {
     ) -> Result<(), Error> {
         check_cuts(cuts, self.n_steps())?;
         self.check(prefix)?;
-        self.revive()?;
+        self.revive(self.n_steps())?;
         self.need(0);
         let mut live = self.place(prefix.len(), questions)?;
         self.rewind(self.common_prefix(prefix));

@@ -68,7 +68,7 @@ impl Session {
 
     fn take_to_depth(&mut self, depth: usize) -> Result<(), Error> {
         super::check_cuts(&[depth], self.n_steps())?;
-        self.revive()?;
+        self.revive(depth)?;
         let mut rows: Vec<&mut Row> = self.rows.iter_mut().collect();
         rows.extend(self.guesses.iter_mut().map(|guess| &mut guess.row));
         rows.retain(|row| row.depth < depth);
@@ -104,7 +104,7 @@ impl Session {
     /// What the draft plan makes of the last token of timeline and guesses: logits \[n_vocab\]. It has to be evaluated all
     /// the same.
     pub fn skim(&mut self) -> Result<Vec<f32>, Error> {
-        self.revive()?;
+        self.revive(self.n_steps())?;
         let row = self.guesses.back_mut().map(|guess| &mut guess.row).or(self.rows.last_mut()).ok_or(Error::Empty)?;
         if row.depth == 0 {
             return self.machine.skim(row);

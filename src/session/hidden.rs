@@ -61,14 +61,16 @@ impl Hidden {
     pub(super) fn grow(&mut self, n: usize, devices: &[Arc<Device>]) -> Result<(), Error> {
         let [n_embd, before, ..] = self.states[0].t().shape();
         let after = (before + n).max(2 * before);
-        for (states, device) in self.states.iter_mut().zip(devices) {
+        let mut all = Vec::new();
+        for (states, device) in self.states.iter().zip(devices) {
             let mut larger = hidden_states(n_embd, device, after)?;
             let mut bytes = vec![0; n_embd * before * size_of::<f32>()];
             states.read(0, &mut bytes);
             larger.write(0, &bytes);
             device.check()?;
-            *states = larger;
+            all.push(larger);
         }
+        self.states = all;
         self.free.splice(0..0, (before..after).rev());
         Ok(())
     }

@@ -193,9 +193,12 @@ impl Machine {
     }
 
     pub(super) fn set_readers(&mut self, readers: Vec<Reader>) -> Result<(), Error> {
-        self.params.readers = readers;
         let had_some = !self.readers.is_empty();
-        self.place_readers()?;
+        let before = std::mem::replace(&mut self.params.readers, readers);
+        if let Err(error) = self.place_readers() {
+            self.params.readers = before;
+            return Err(error);
+        }
         if had_some || !self.readers.is_empty() {
             self.runners.iter_mut().for_each(Runner::forget_all);
         }
@@ -207,8 +210,8 @@ impl Machine {
         self.readers.iter().any(|reader| reader.depth == depth)
     }
 
-    /// Builds the largest and the smallest graph of every range on devices other than the CPU: what they cannot compute, or have
-    /// no memory for, is told before the first run.
+    /// Builds the largest and the smallest graph of every range on devices other than the CPU, and runs a batch on GPUs, which
+    /// take some memory only then: what they cannot compute, or have no memory for, shows before the first token.
     fn rehearse(&mut self) -> Result<(), Error> {
         for range in self.segments(Plan::Whole, 0..self.n_steps()) {
             let device = self.device_at(Plan::Whole, range.start);
@@ -223,14 +226,33 @@ impl Machine {
                     GraphKey { plan: Plan::Whole, start, end, n_rows, order, row_by_row: false, n_kv, n_out, keep: 0 };
                 self.prepare(device, key)?;
             }
+            if self.model.placement().devices()[device].is_gpu() {
+                self.run_a_batch(range)?;
+            }
         }
         Ok(())
     }
 
-    /// Makes devices that were lost usable again. True if one has forgotten what was in its memory since the last look.
-    pub(super) fn revive(&mut self) -> Result<bool, Error> {
+    /// Runs a batch of anything through the steps of one device. What it leaves in the cache is overwritten before it is seen.
+    fn run_a_batch(&mut self, range: Range<usize>) -> Result<(), Error> {
+        let mut rows: Vec<Row> =
+            (0..self.params.n_batch).map(|i| Row::on_timeline(0, i, Order::Prompt)).collect();
+        let all: Vec<usize> = (0..rows.len()).collect();
+        let mut refs: Vec<&mut Row> = rows.iter_mut().collect();
+        let result = self.run(Plan::Whole, range, &mut refs, &all, &all[all.len() - 1..], &mut |_, _| {});
+        rows.iter_mut().for_each(|row| self.forget(row));
+        self.n_run = 0;
+        result
+    }
+
+    /// Makes devices that were lost and are needed up to a depth usable again. True if one has forgotten what was in its memory
+    /// since the last look.
+    pub(super) fn revive(&mut self, to: usize) -> Result<bool, Error> {
+        let mut needed: BTreeSet<usize> = (0..to).map(|step| self.device_at(Plan::Whole, step)).collect();
+        needed.extend((to == self.n_steps()).then(|| self.model.placement().of_output()));
         let mut forgot = false;
-        for (device, seen) in self.model.placement().devices().iter().zip(&mut self.generations).skip(1) {
+        for i in needed {
+            let (device, seen) = (&self.model.placement().devices()[i], &mut self.generations[i]);
             device.revive()?;
             forgot |= device.generation() != *seen;
             *seen = device.generation();
@@ -241,6 +263,11 @@ impl Machine {
     /// Why reads and writes since the last check are worth nothing, if they are.
     pub(super) fn check_devices(&self) -> Result<(), Error> {
         Ok(self.model.placement().devices().iter().try_for_each(|device| device.check())?)
+    }
+
+    /// The same of where states wait at a depth.
+    fn check_home(&self, depth: usize) -> Result<(), Error> {
+        Ok(self.model.placement().devices()[self.home(Plan::Whole, depth)].check()?)
     }
 
     /// The device that runs a step.
@@ -287,7 +314,7 @@ impl Machine {
     pub(super) fn enter(&mut self, row: &mut Row, state: &[f32]) -> Result<(), Error> {
         self.give_slots(&mut [row], &[0])?;
         self.hidden.write(self.home(Plan::Whole, row.depth), &[row.slot.unwrap_or(0)], state);
-        self.check_devices()
+        self.check_home(row.depth)
     }
 
     /// Gives back what a row holds.
@@ -430,7 +457,6 @@ impl Machine {
         let value_places = by_column.then(|| self.cache.value_places(&cache_rows));
         let mask = (n_kv > 0).then(|| mask(batch.iter().map(|&i| &*rows[i]), &missing, n_rows, n_kv));
         self.n_run += if plan == Plan::Keys { 0 } else { n_rows * range.len() };
-        let mut inputs = self.inputs.take();
         let mut run = self.prepare(device, key)?;
         let slots = run.slots();
         for (slot, values) in [
@@ -459,9 +485,8 @@ impl Machine {
             run.set_f16(slot, &mask);
         }
         let computed = run.compute()?;
-        if let Some(inputs) = &mut inputs {
-            computed.observed().for_each(|seen| inputs.entry(seen.weight.to_owned()).or_default().add(&seen));
-        }
+        let mut observed = Inputs::new();
+        computed.observed().for_each(|seen| observed.entry(seen.weight.to_owned()).or_default().add(&seen));
         let read = |slot: Option<Slot>| slot.map_or(Ok(Cow::default()), |slot| computed.read(slot));
         let hidden = read(slots.hidden)?;
         let readings = read(slots.reading)?;
@@ -486,7 +511,9 @@ impl Machine {
                 finish_rows(batch, &out_rows, &states, &logits, finish);
             }
         }
-        self.inputs = inputs;
+        if let Some(inputs) = &mut self.inputs {
+            observed.into_iter().for_each(|(weight, sums)| inputs.entry(weight).or_default().merge(&sums));
+        }
         if is_last {
             for &i in batch {
                 self.hidden.give_back(rows[i].slot.take());
@@ -577,7 +604,7 @@ impl Machine {
     pub(super) fn hidden_state(&self, row: &Row) -> Result<Vec<f32>, Error> {
         let slot = row.slot.expect("a row between two ranges has a place");
         let state = self.hidden.read(self.home(Plan::Whole, row.depth), &[slot]);
-        self.check_devices()?;
+        self.check_home(row.depth)?;
         Ok(state)
     }
 

@@ -134,6 +134,10 @@ impl SessionParams {
         SessionParams { plan, ..self.clone() }
     }
 
+    fn may_do_without_flash(&self) -> bool {
+        self.flash_attn.is_none() && !self.type_v.is_quantized()
+    }
+
     /// Whether attention is one fused operation on a device. Quantized values need it. On the CPU ggml's accumulates values in
     /// f16: it saves memory at long contexts and costs accuracy; on GPUs it is the fastest.
     pub fn fuses_attention_on(&self, device: &Device) -> bool {
@@ -219,7 +223,13 @@ impl Session {
         check_cuts(&params.cuts, params.plan.len())?;
         check_readers(&params.readers, config.n_embd, params.plan.len())?;
         let logits = vec![0.0; config.n_vocab];
-        let machine = Machine::new(model, params)?;
+        let machine = match Machine::new(model.clone(), params.clone()) {
+            // Heads of a size that a GPU fuses no attention of.
+            Err(Error::Ggml(ggml::Error::Unsupported { .. })) if params.may_do_without_flash() => {
+                Machine::new(model, SessionParams { flash_attn: Some(false), ..params })
+            }
+            result => result,
+        }?;
         Ok(Session {
             machine,
             tokens: Vec::new(),
@@ -291,7 +301,7 @@ impl Session {
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Synced, Error> {
         self.check(tokens)?;
-        self.revive()?;
+        self.revive(self.n_steps())?;
         self.forget_ahead();
         self.need(0); // of a prompt the whole head costs little
         self.rewind(self.common_prefix(tokens));
@@ -452,7 +462,7 @@ impl Session {
         if self.tokens.is_empty() {
             return Err(Error::Empty);
         }
-        self.revive()?;
+        self.revive(self.n_steps())?;
         if !self.has_logits
             && let Some(last) = self.rows.last_mut()
         {
@@ -467,15 +477,16 @@ impl Session {
         Ok(())
     }
 
-    /// Makes devices that were lost usable again. What they have forgotten is evaluated anew.
-    fn revive(&mut self) -> Result<(), Error> {
-        if !self.machine.revive()? {
+    /// Makes devices that were lost and are needed up to a depth usable again. What they have forgotten is evaluated anew.
+    fn revive(&mut self, to: usize) -> Result<(), Error> {
+        if !self.machine.revive(to)? {
             return Ok(());
         }
         for row in self.rows.iter_mut().chain(self.guesses.iter_mut().map(|guess| &mut guess.row)) {
             self.machine.forget(row);
             row.depth = 0;
         }
+        self.guesses.iter_mut().for_each(|guess| guess.logits.clear());
         self.machine.hidden_rows.clear();
         (self.has_logits, self.is_ahead) = (false, false);
         Ok(())

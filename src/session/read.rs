@@ -21,6 +21,14 @@ pub struct InputSums {
 pub type Inputs = BTreeMap<String, InputSums>;
 
 impl InputSums {
+    pub(super) fn merge(&mut self, other: &InputSums) {
+        self.n_rows += other.n_rows;
+        for (all, new) in [(&mut self.sums, &other.sums), (&mut self.squares, &other.squares)] {
+            all.resize(new.len(), 0.0);
+            all.iter_mut().zip(new).for_each(|(all, &new)| *all += new);
+        }
+    }
+
     pub(super) fn add(&mut self, observed: &Observed<'_>) {
         self.n_rows += observed.n_rows as u64;
         for (all, new) in [(&mut self.sums, observed.sums), (&mut self.squares, observed.squares)] {

@@ -26,7 +26,7 @@ impl Session {
     /// Replaces the timeline by one that [`Session::save_state`] wrote. On an error the timeline is empty.
     pub fn load_state(&mut self, input: &mut dyn Read) -> Result<(), Error> {
         self.rewind(0);
-        self.revive()?;
+        self.revive(self.n_steps())?;
         let expected = self.fingerprint();
         let [header_bytes, n_tokens] = [read_u64(input)?, read_u64(input)?];
         let mut header = Vec::new();

@@ -44,6 +44,10 @@ const CAPABILITIES: usize = 24;
 /// A worker that is there answers a greeting at once, unless it serves somebody else.
 const GREETING: Duration = Duration::from_secs(5);
 
+/// How long data may lie here that the worker does not take: it takes none while it computes and its room is full.
+#[cfg(target_os = "linux")]
+const UNTAKEN: Duration = Duration::from_secs(300);
+
 /// Bytes collected before they are sent anyway.
 const COLLECT: usize = 1 << 20;
 
@@ -58,9 +62,12 @@ impl Link {
     pub(super) fn open(endpoint: &str) -> io::Result<Link> {
         let stream = connect(endpoint)?;
         stream.set_nodelay(true)?;
-        // A computation may take minutes, and a machine may lose its power: only the latter stops answering probes.
+        // A computation may take minutes, and a machine may lose its power: only the latter stops answering probes, or
+        // takes no data for so long.
         let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5));
         SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        #[cfg(target_os = "linux")]
+        SockRef::from(&stream).set_tcp_user_timeout(Some(UNTAKEN))?;
         stream.set_read_timeout(Some(GREETING))?;
         let mut link = Link { stream, out: Vec::new() };
         let hello = link.ask(Command::Hello, &[&[0; CAPABILITIES]], 4 + CAPABILITIES).map_err(|error| {

@@ -53,6 +53,15 @@ pub(super) fn describe(tensor: &sys::ggml_tensor, place: Place, uses: u32) -> De
     bytes.try_into().expect("the fields add up")
 }
 
+/// Adds what decides on the memory that a tensor needs: its type, sizes, strides and operation.
+pub(super) fn describe_kind(tensor: &sys::ggml_tensor, bytes: &mut Vec<u8>) {
+    bytes.extend_from_slice(&tensor.type_.0.to_le_bytes());
+    tensor.ne.iter().for_each(|n| bytes.extend_from_slice(&n.to_le_bytes()));
+    tensor.nb.iter().for_each(|n| bytes.extend_from_slice(&n.to_le_bytes()));
+    bytes.extend_from_slice(&tensor.op.0.to_le_bytes());
+    tensor.op_params.iter().for_each(|n| bytes.extend_from_slice(&n.to_le_bytes()));
+}
+
 /// Says that a described tensor lies somewhere else.
 pub(super) fn put_at(description: &mut Description, place: Place) {
     description[BUFFER_AT..BUFFER_AT + 8].copy_from_slice(&place.buffer.to_le_bytes());

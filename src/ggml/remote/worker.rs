@@ -1,11 +1,11 @@
 //! Owns one worker: its connection, what lies in its memory, and why it was lost. Refuses to go on after a failure until it is
 //! revived.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use super::buffer::{self, BufferType};
 use super::link::{Command, Link};
@@ -28,6 +28,8 @@ struct State {
     buffers: BTreeMap<usize, Held>,
     /// The last graph that each device ran: it keeps it.
     last_graphs: Vec<Option<u64>>,
+    /// Bytes that tensors of a kind need on a device, as the worker said: ggml asks several times for each of every new graph.
+    alloc_sizes: HashMap<Vec<u8>, u64>,
 }
 
 /// A buffer on the worker.
@@ -49,8 +51,21 @@ struct Kept {
 }
 
 impl Worker {
-    /// Connects to `host:port`.
+    /// The worker at `host:port`: the one that this process is connected to already, since it serves one connection at a
+    /// time, or a new one.
     pub(in crate::ggml) fn connect(endpoint: &str) -> Result<Arc<Worker>, Error> {
+        static KNOWN: Mutex<BTreeMap<String, Weak<Worker>>> = Mutex::new(BTreeMap::new());
+        let mut known = KNOWN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(worker) = known.get(endpoint).and_then(Weak::upgrade) {
+            worker.revive()?;
+            return Ok(worker);
+        }
+        let worker = Worker::connect_anew(endpoint)?;
+        known.insert(endpoint.to_owned(), Arc::downgrade(&worker));
+        Ok(worker)
+    }
+
+    fn connect_anew(endpoint: &str) -> Result<Arc<Worker>, Error> {
         let lost = |error: io::Error| {
             const HINT: &str = "hint: `curtail rpc-server` starts a worker";
             Error::Device(format!("cannot use the worker at `{endpoint}`: {error}\n{HINT}"))
@@ -76,6 +91,7 @@ impl Worker {
                 generation: 0,
                 buffers: BTreeMap::new(),
                 last_graphs: vec![None; devices as usize],
+                alloc_sizes: HashMap::new(),
             }),
         }))
     }
@@ -129,6 +145,7 @@ impl Worker {
         }
         link.flush().map_err(lost)?;
         state.last_graphs.fill(None);
+        state.alloc_sizes.clear();
         state.link = Some(link);
         state.generation += 1;
         Ok(())
@@ -137,25 +154,35 @@ impl Worker {
     /// Takes memory on a device: its first address, one of ours. None without memory, or if the worker is lost.
     pub(super) fn allocate(&self, device: u32, bytes: usize) -> Option<usize> {
         let mut held = Held { device, bytes, there: Place::default(), contents: Vec::new() };
-        let placed = self.attempt(|state| held.allocate(state.link()))?;
-        if !placed {
-            return None;
-        }
-        let start = fresh_addresses(bytes);
-        self.lock().buffers.insert(start, held);
-        Some(start)
+        let start = self.attempt(|state| {
+            let placed = held.allocate(state.link())?;
+            let start = placed.then(|| fresh_addresses(bytes));
+            state.buffers.extend(start.map(|start| (start, held)));
+            Ok(start)
+        });
+        start.flatten()
     }
 
     pub(super) fn free(&self, start: usize) {
-        let held = self.lock().buffers.remove(&start);
-        self.attempt(|state| {
+        let done = self.attempt(|state| {
             state.last_graphs.fill(None); // the server forgets them: they may read this buffer
+            let held = state.buffers.remove(&start);
             held.map_or(Ok(()), |held| state.link().send(Command::FreeBuffer, &[&held.there.buffer.to_le_bytes()]))
         });
+        if done.is_none() {
+            self.lock().buffers.remove(&start); // so that it is not given anew
+        }
     }
 
     /// Bytes that a tensor needs on a device, where that is more than its own.
     pub(super) fn alloc_size(&self, device: u32, tensor: &sys::ggml_tensor) -> Option<u64> {
+        let mut kind = device.to_le_bytes().to_vec();
+        // SAFETY: sources are null or alive as long as the tensor.
+        let sources = tensor.src.iter().filter_map(|&source| unsafe { source.as_ref() });
+        [tensor].into_iter().chain(sources).for_each(|tensor| wire::describe_kind(tensor, &mut kind));
+        if let Some(&bytes) = self.lock().alloc_sizes.get(&kind) {
+            return Some(bytes);
+        }
         self.attempt(|state| {
             let mut body = device.to_le_bytes().to_vec();
             body.extend_from_slice(&state.describe(tensor));
@@ -167,6 +194,7 @@ impl Worker {
                 }
             }
             let [bytes] = state.link().ask_numbers(Command::GetAllocSize, &[&body])?;
+            state.alloc_sizes.insert(kind, bytes);
             Ok(bytes)
         })
     }
