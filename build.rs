@@ -81,7 +81,9 @@ fn bind(ggml: &Path, out: &Path) {
         .allowlist_function("ggml_(new_tensor|set_name|get_name|set_input|set_output|nbytes|tensor_overhead)")
         .allowlist_function("ggml_(add|mul|mul_mat|norm|rms_norm|swiglu|swiglu_split|relu|gelu_erf)")
         .allowlist_function("ggml_(rope_ext|get_rows|set_rows|cpy)")
-        .allowlist_function("ggml_(soft_max_ext|flash_attn_ext|view_3d|reshape_2d|permute|transpose|cont|cast|concat|prec_set_acc)")
+        .allowlist_function(
+            "ggml_(soft_max_ext|flash_attn_ext|view_3d|reshape_2d|permute|transpose|cont|cast|concat|prec_set_acc)",
+        )
         .allowlist_function("ggml_(custom_4d|get_type_traits|get_type_traits_cpu)")
         .allowlist_function("ggml_(quantize_chunk|quantize_init|quantize_requires_imatrix|validate_row_data)")
         .allowlist_function("ggml_cpu_(fp16_to_fp32|fp32_to_fp16)")

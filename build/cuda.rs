@@ -37,7 +37,8 @@ pub(crate) fn compile(ggml: &Path, out: &Path) -> Vec<PathBuf> {
     };
     let command = |file: &Path| command(&home, ggml, out, file);
     let sources = sources(&ggml.join("src/ggml-cuda"));
-    let headers = ["include", "src", "src/ggml-cuda"].iter().filter_map(|folder| newest_header(&ggml.join(folder))).max();
+    let headers =
+        ["include", "src", "src/ggml-cuda"].iter().filter_map(|folder| newest_header(&ggml.join(folder))).max();
     // Not the environment, which is another in every session.
     let sample = command(Path::new("x.cu"));
     let what: Vec<_> = [sample.get_program()].into_iter().chain(sample.get_args()).collect();

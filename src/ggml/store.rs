@@ -269,8 +269,7 @@ impl StoreBuilder {
         let step = bytes.next_multiple_of(sys_alignment());
         if self.room < step {
             let len = step.max(ARENA_BYTES);
-            let arena =
-                MmapMut::map_anon(len).map_err(|_| out_of_memory(None, "packed weights", len))?;
+            let arena = MmapMut::map_anon(len).map_err(|_| out_of_memory(None, "packed weights", len))?;
             #[cfg(target_os = "linux")]
             let _ = arena.advise(memmap2::Advice::HugePage); // a system without them is slower, no more
             self.store._arenas.push(arena);

@@ -6,15 +6,15 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use half::f16;
-
+use super::graph::{
+    Feed, From, GraphKey, Keep, Plan, Slots, To, build, build_embeddings, build_head, graph_size, mask, sketch,
+    transposes_values,
+};
 use super::hidden::Hidden;
 use super::reader::{Placed, Reader};
 use super::{Error, Inputs, SessionParams, TokenId};
-use crate::dtype::DType;
-use crate::ggml::{Builder, Device, Ops, Order, Run, Runner, Slot, Stored, Tensor, Weight};
-use crate::model::{Cache, LayerStep, Model, Rows, ValueLayout};
-use crate::plan::Half;
+use crate::ggml::{Device, Order, Run, Runner, Slot, Weight};
+use crate::model::{Cache, LayerStep, Model, ValueLayout};
 
 /// A token on its way through the layers.
 #[derive(Debug)]
@@ -77,79 +77,6 @@ pub(super) const KV_STEP: usize = 64;
 
 /// Rows in a graph that runs them row by row.
 const ROW_BY_ROW: usize = 16;
-
-/// Which steps run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Plan {
-    /// The session's.
-    Whole,
-    /// The one that guesses.
-    Draft,
-    /// The session's, keys and values only.
-    Keys,
-}
-
-/// Groups of sixteen tokens whose logits are exact; 0 for the whole vocabulary.
-pub(super) type Keep = usize;
-
-/// What makes two graphs the same.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct GraphKey {
-    plan: Plan,
-    start: usize,
-    end: usize,
-    n_rows: usize,
-    order: Order,
-    /// Whether kernels get every row alone.
-    row_by_row: bool,
-    /// Cache rows that the mask covers; 0 without a mask.
-    n_kv: usize,
-    n_out: usize,
-    keep: Keep,
-}
-
-/// Where the rows of a graph come from.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum From {
-    /// From their tokens.
-    Tokens,
-    /// From where they wait on the graph's device.
-    Waiting,
-    /// From elsewhere, through this process's memory.
-    Host,
-}
-
-/// Where the rows of a graph go.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum To {
-    /// To where they wait on the graph's device.
-    Waiting,
-    /// To where they wait for another device.
-    Host,
-    /// Nowhere: they leave their keys and values.
-    Nowhere,
-    /// Those that are wanted: to the output head.
-    Head,
-    /// Those that are wanted: to the output head on another device.
-    HeadElsewhere,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Slots {
-    tokens: Option<Slot>,
-    positions: Option<Slot>,
-    cache_rows: Option<Slot>,
-    value_places: Option<Slot>,
-    sees: Option<Slot>,
-    mask: Option<Slot>,
-    hidden_from: Option<Slot>,
-    states: Option<Slot>,
-    hidden_to: Option<Slot>,
-    out_rows: Option<Slot>,
-    hidden: Option<Slot>,
-    reading: Option<Slot>,
-    logits: Option<Slot>,
-}
 
 impl Machine {
     pub(super) fn new(model: Arc<Model>, params: SessionParams) -> Result<Machine, Error> {
@@ -235,8 +162,7 @@ impl Machine {
 
     /// Runs a batch of anything through the steps of one device. What it leaves in the cache is overwritten before it is seen.
     fn run_a_batch(&mut self, range: Range<usize>) -> Result<(), Error> {
-        let mut rows: Vec<Row> =
-            (0..self.params.n_batch).map(|i| Row::on_timeline(0, i, Order::Prompt)).collect();
+        let mut rows: Vec<Row> = (0..self.params.n_batch).map(|i| Row::on_timeline(0, i, Order::Prompt)).collect();
         let all: Vec<usize> = (0..rows.len()).collect();
         let mut refs: Vec<&mut Row> = rows.iter_mut().collect();
         let result = self.run(Plan::Whole, range, &mut refs, &all, &all[all.len() - 1..], &mut |_, _| {});
@@ -423,75 +349,95 @@ impl Machine {
         outs: &[usize],
         finish: &mut dyn FnMut(usize, Finished<'_>),
     ) -> Result<(), Error> {
-        let n_rows = batch.len();
         let is_last = range.end == steps_of(&self.params, plan).len();
-        let out_rows: Vec<usize> = (0..n_rows).filter(|&i| is_last && outs.contains(&batch[i])).collect();
+        let out_rows: Vec<usize> = (0..batch.len()).filter(|&i| is_last && outs.contains(&batch[i])).collect();
         if !is_last {
             self.give_slots(rows, batch)?;
         }
-        let n_seen = batch.iter().map(|&i| rows[i].cache_row + 1).max().unwrap_or(0);
-        self.clear_up_to(n_seen);
-        let device = self.device_at(plan, range.start);
-        let n_kv = self.n_kv(n_seen, device);
+        self.clear_up_to(n_seen(rows, batch));
         let missing: Vec<usize> =
             self.hidden_rows.iter().filter(|(_, depth)| *depth <= range.start).map(|(row, _)| *row).collect();
-        let by_position = device == 0 && missing.is_empty() && self.model.masks_by_position(&self.cache);
-        let n_kv = if by_position { 0 } else { n_kv };
+        let key = self.key(plan, &range, rows, batch, out_rows.len(), missing.is_empty());
+        let feed = self.feed(key, rows, batch, out_rows, &missing)?;
+        self.n_run += if plan == Plan::Keys { 0 } else { batch.len() * range.len() };
+        self.compute(key, &feed, rows, batch, finish)?;
+        if is_last {
+            for &i in batch {
+                self.hidden.give_back(rows[i].slot.take());
+            }
+        }
+        Ok(())
+    }
+
+    /// What the graph of a batch depends on.
+    fn key(
+        &self,
+        plan: Plan,
+        range: &Range<usize>,
+        rows: &[&mut Row],
+        batch: &[usize],
+        n_out: usize,
+        sees_all: bool,
+    ) -> GraphKey {
+        let (n_rows, device) = (batch.len(), self.device_at(plan, range.start));
+        let by_position = device == 0 && sees_all && self.model.masks_by_position(&self.cache);
+        let n_kv = if by_position { 0 } else { self.n_kv(n_seen(rows, batch), device) };
         // A row alone is added up in one way, whatever it is.
         let order = if n_rows == 1 { Order::Token } else { rows[batch[0]].order };
-        let n_out = out_rows.len();
-        let keep = if n_out > 0 { self.keep } else { 0 };
         let row_by_row = (2..=ROW_BY_ROW).contains(&n_rows) && order == Order::Token && self.runs_row_by_row(device);
-        let key = GraphKey { plan, start: range.start, end: range.end, n_rows, order, row_by_row, n_kv, n_out, keep };
-        let (from, to) = self.ends(key);
+        let keep = if n_out > 0 { self.keep } else { 0 };
+        GraphKey { plan, start: range.start, end: range.end, n_rows, order, row_by_row, n_kv, n_out, keep }
+    }
+
+    /// What a batch gives to its graph.
+    fn feed(
+        &mut self,
+        key: GraphKey,
+        rows: &[&mut Row],
+        batch: &[usize],
+        out_rows: Vec<usize>,
+        missing: &[usize],
+    ) -> Result<Feed, Error> {
         let of = |value: fn(&Row) -> usize| batch.iter().map(|&i| value(rows[i])).collect::<Vec<_>>();
-        let tokens = of(|row| row.token as usize);
-        let cache_rows = of(|row| row.cache_row);
-        let places = of(|row| row.slot.unwrap_or(0));
-        let states = match from {
-            From::Host if range.start == 0 => self.embed(&tokens, &of(|row| row.position))?,
+        let (tokens, positions) = (of(|row| row.token as usize), of(|row| row.position));
+        let (cache_rows, places) = (of(|row| row.cache_row), of(|row| row.slot.unwrap_or(0)));
+        let states = match self.ends(key).0 {
+            From::Host if key.start == 0 => self.embed(&tokens, &positions)?,
             From::Host => self.hidden.read(0, &places),
             From::Tokens | From::Waiting => Vec::new(),
         };
-        let by_column = transposes_values(&self.cache, &steps_of(&self.params, plan)[range.clone()]);
-        let value_places = by_column.then(|| self.cache.value_places(&cache_rows));
-        let mask = (n_kv > 0).then(|| mask(batch.iter().map(|&i| &*rows[i]), &missing, n_rows, n_kv));
-        self.n_run += if plan == Plan::Keys { 0 } else { n_rows * range.len() };
-        let mut run = self.prepare(device, key)?;
+        let by_column = transposes_values(&self.cache, &steps_of(&self.params, key.plan)[key.start..key.end]);
+        let value_places = if by_column { self.cache.value_places(&cache_rows) } else { Vec::new() };
+        let mut feed =
+            Feed { tokens, positions, cache_rows, places, out_rows, states, value_places, ..Feed::default() };
+        if key.n_kv > 0 {
+            feed.mask = mask(batch.iter().map(|&i| &*rows[i]), missing, key.n_kv);
+        } else {
+            feed.sees = batch.iter().flat_map(|&i| [rows[i].hole.start, rows[i].hole.end, rows[i].cache_row]).collect();
+        }
+        Ok(feed)
+    }
+
+    /// Runs a batch's graph, and puts what comes out of it where it belongs.
+    fn compute(
+        &mut self,
+        key: GraphKey,
+        feed: &Feed,
+        rows: &mut [&mut Row],
+        batch: &[usize],
+        finish: &mut dyn FnMut(usize, Finished<'_>),
+    ) -> Result<(), Error> {
+        let to = self.ends(key).1;
+        let mut run = self.prepare(self.device_at(key.plan, key.start), key)?;
         let slots = run.slots();
-        for (slot, values) in [
-            (slots.tokens, tokens),
-            (slots.positions, of(|row| row.position)),
-            (slots.hidden_from, places.clone()),
-            (slots.out_rows, out_rows.clone()),
-            (slots.sees, batch.iter().flat_map(|&i| sees(rows[i])).collect()),
-        ] {
-            if let Some(slot) = slot {
-                run.set_i32(slot, &values.iter().map(|&v| v as i32).collect::<Vec<_>>());
-            }
-        }
-        for (slot, values) in [(slots.cache_rows, &cache_rows), (slots.hidden_to, &places)] {
-            if let Some(slot) = slot {
-                run.set_i64(slot, &values.iter().map(|&v| v as i64).collect::<Vec<_>>());
-            }
-        }
-        if let Some(slot) = slots.states {
-            run.set_f32(slot, &states);
-        }
-        if let Some((slot, places)) = slots.value_places.zip(value_places) {
-            run.set_i64(slot, &places);
-        }
-        if let Some((slot, mask)) = slots.mask.zip(mask) {
-            run.set_f16(slot, &mask);
-        }
+        feed.fill(&mut run);
         let computed = run.compute()?;
         let mut observed = Inputs::new();
         computed.observed().for_each(|seen| observed.entry(seen.weight.to_owned()).or_default().add(&seen));
         let read = |slot: Option<Slot>| slot.map_or(Ok(Cow::default()), |slot| computed.read(slot));
-        let hidden = read(slots.hidden)?;
-        let readings = read(slots.reading)?;
+        let (hidden, readings) = (read(slots.hidden)?, read(slots.reading)?);
         for (n, &i) in batch.iter().enumerate() {
-            let n_out = readings.len() / n_rows;
+            let n_out = readings.len() / batch.len();
             rows[i].reading.clear();
             rows[i].reading.extend(&readings[n * n_out..(n + 1) * n_out]);
         }
@@ -499,25 +445,20 @@ impl Machine {
             To::Waiting | To::Nowhere => {}
             To::Host => {
                 let states = hidden.into_owned();
-                self.hidden.write(0, &places, &states);
+                self.hidden.write(0, &feed.places, &states);
             }
             To::Head => {
                 let logits = read(slots.logits)?;
-                finish_rows(batch, &out_rows, &hidden, &logits, finish);
+                finish_rows(batch, &feed.out_rows, &hidden, &logits, finish);
             }
             To::HeadElsewhere => {
                 let states = hidden.into_owned();
                 let logits = self.heads_of(&states)?;
-                finish_rows(batch, &out_rows, &states, &logits, finish);
+                finish_rows(batch, &feed.out_rows, &states, &logits, finish);
             }
         }
         if let Some(inputs) = &mut self.inputs {
             observed.into_iter().for_each(|(weight, sums)| inputs.entry(weight).or_default().merge(&sums));
-        }
-        if is_last {
-            for &i in batch {
-                self.hidden.give_back(rows[i].slot.take());
-            }
         }
         Ok(())
     }
@@ -568,19 +509,10 @@ impl Machine {
         let key =
             GraphKey { plan: Plan::Whole, start: 0, end: 0, n_rows, order, row_by_row, n_kv: 0, n_out: 0, keep: 0 };
         let model = &self.model;
-        let mut run = self.runners[0].prepare(key, model.graph_size(0), &[model.store()], |g| {
-            let (tokens, tokens_slot) = g.input("inp_tokens", DType::I32, &[n_rows]);
-            let (positions, positions_slot) = g.input("inp_pos", DType::I32, &[n_rows]);
-            let hidden = g.output(model.embed(g, tokens, positions));
-            let (tokens, positions) = (Some(tokens_slot), Some(positions_slot));
-            Slots { tokens, positions, hidden: Some(hidden), ..Slots::default() }
-        })?;
+        let mut run =
+            self.runners[0].prepare(key, model.graph_size(0), &[model.store()], |g| build_embeddings(g, model, key))?;
         let slots = run.slots();
-        for (slot, values) in [(slots.tokens, tokens), (slots.positions, positions)] {
-            if let Some(slot) = slot {
-                run.set_i32(slot, &values.iter().map(|&v| v as i32).collect::<Vec<_>>());
-            }
-        }
+        Feed { tokens: tokens.to_vec(), positions: positions.to_vec(), ..Feed::default() }.fill(&mut run);
         let computed = run.compute()?;
         Ok(slots.hidden.map_or_else(Vec::new, |slot| computed.f32(slot).to_vec()))
     }
@@ -636,12 +568,7 @@ impl Machine {
         let model = &self.model;
         let stores: Vec<_> = std::iter::once(model.store()).chain(sketch(model, key.keep).map(Weight::store)).collect();
         let runner = &mut self.runners[of_output];
-        let mut run = runner.prepare(key, graph_size(model, key), &stores, |g| {
-            let g = &if key.row_by_row { g.row_by_row() } else { *g };
-            let (states, slot) = g.input("inp_hidden", DType::F32, &[n_embd, n_rows]);
-            let logits = g.output(head(g, model, states, key.keep));
-            Slots { states: Some(slot), logits: Some(logits), ..Slots::default() }
-        })?;
+        let mut run = runner.prepare(key, graph_size(model, key), &stores, |g| build_head(g, model, key))?;
         let slots = run.slots();
         if let Some(slot) = slots.states {
             run.set_f32(slot, states);
@@ -675,85 +602,9 @@ fn steps_of(params: &SessionParams, plan: Plan) -> &[LayerStep] {
     }
 }
 
-/// Whether the values of steps on one device lie by column.
-fn transposes_values(cache: &Cache, steps: &[LayerStep]) -> bool {
-    steps.iter().find(|step| step.attention).is_some_and(|step| cache.transposes_values(step))
-}
-
-/// Bound on the tensors of a graph.
-fn graph_size(model: &Model, key: GraphKey) -> usize {
-    let each = if key.row_by_row { Ops::TENSORS_ROW_BY_ROW * key.n_rows } else { 1 };
-    each * model.graph_size(key.end - key.start)
-}
-
-/// The graph that takes `key.n_rows` rows through the steps `key.start..key.end` of the plan.
-fn build<'g>(
-    g: &Builder<'g>,
-    model: &'g Model,
-    plan: &[LayerStep],
-    cache: &'g Cache,
-    (hidden, reader): (&'g Stored, Option<&'g Placed>),
-    key: GraphKey,
-    (from, to): (From, To),
-) -> Slots {
-    let GraphKey { start, end, n_rows, order, n_kv, n_out, keep, .. } = key;
-    let g = &if key.row_by_row { g.row_by_row() } else { *g };
-    let mut slots = Slots::default();
-    let input = |name, dtype, shape: &[usize], slot: &mut Option<Slot>| {
-        let (tensor, given) = g.input(name, dtype, shape);
-        *slot = Some(given);
-        tensor
-    };
-    let positions = input("inp_pos", DType::I32, &[n_rows], &mut slots.positions);
-    let cache_rows = input("inp_cache_rows", DType::I64, &[n_rows], &mut slots.cache_rows);
-    let n_values = model.config().n_embd_v() * n_rows;
-    let by_column = transposes_values(cache, &plan[start..end]);
-    let value_places = by_column.then(|| input("inp_value_places", DType::I64, &[n_values], &mut slots.value_places));
-    let sees = (n_kv == 0).then(|| input("inp_sees", DType::I32, &[3, n_rows], &mut slots.sees));
-    let mask = (n_kv > 0).then(|| input("inp_mask", DType::F16, &[n_kv, n_rows], &mut slots.mask));
-    let rows = Rows { positions, cache_rows, value_places, sees, mask, order };
-
-    let mut h = match from {
-        From::Tokens => model.embed(g, input("inp_tokens", DType::I32, &[n_rows], &mut slots.tokens), positions),
-        From::Waiting => {
-            g.ops.get_rows(hidden.t(), input("inp_hidden_from", DType::I32, &[n_rows], &mut slots.hidden_from))
-        }
-        From::Host => input("inp_states", DType::F32, &[model.config().n_embd, n_rows], &mut slots.states),
-    };
-    let mut steps = plan[start..end].to_vec();
-    if key.plan == Plan::Keys {
-        steps = steps.into_iter().filter(|step| step.attention).map(LayerStep::keys).collect();
-    }
-    if matches!(to, To::Waiting | To::Host) {
-        h = model.run(g, &steps, cache, &rows, h);
-        if to == To::Host {
-            slots.hidden = Some(g.output(h));
-            return slots;
-        }
-        let places = input("inp_hidden_to", DType::I64, &[n_rows], &mut slots.hidden_to);
-        g.effect(g.ops.set_rows(hidden.t(), h, places));
-        slots.reading = reader.map(|reader| g.output(reader.read(g, h)));
-        return slots;
-    }
-    // After the last attention only rows that give logits go on.
-    let finish = steps.pop_if(|last| last.feed_forward).map(|last| {
-        steps.extend(last.attention.then(|| last.only(Half::Attention)));
-        last.only(Half::FeedForward)
-    });
-    h = model.run(g, &steps, cache, &rows, h);
-    if to == To::Nowhere {
-        g.effect(h);
-        return slots;
-    }
-    if n_out < n_rows {
-        h = g.ops.get_rows(h, input("inp_out_rows", DType::I32, &[n_out], &mut slots.out_rows));
-    }
-    h = model.run(g, finish.as_slice(), cache, &rows, h);
-    slots.hidden = Some(g.output(h));
-    if to == To::Head {
-        slots.logits = Some(g.output(head(g, model, h, keep)));
-    }
-    slots
+/// Cache rows that a batch sees, from the first on.
+fn n_seen(rows: &[&mut Row], batch: &[usize]) -> usize {
+    batch.iter().map(|&i| rows[i].cache_row + 1).max().unwrap_or(0)
 }
 
 /// Hands out what the rows `out_rows` of a batch have at full depth.
@@ -769,30 +620,4 @@ fn finish_rows(
     for (&row, (hidden, logits)) in out_rows.iter().zip(parts) {
         finish(batch[row], Finished { hidden, logits });
     }
-}
-
-fn head<'g>(g: &Builder<'g>, model: &'g Model, h: Tensor<'g>, keep: Keep) -> Tensor<'g> {
-    match sketch(model, keep) {
-        Some(sketch) => model.best_of_head(g, sketch, h, keep),
-        None => model.head(g, h),
-    }
-}
-
-fn sketch(model: &Model, keep: Keep) -> Option<&Weight> {
-    if keep > 0 { model.sketch() } else { None }
-}
-
-/// What [`crate::ggml::Ops::attention`] takes: the hole, and the last row seen.
-fn sees(row: &Row) -> [usize; 3] {
-    [row.hole.start, row.hole.end, row.cache_row]
-}
-
-fn mask<'r>(rows: impl Iterator<Item = &'r Row>, missing: &[usize], n_rows: usize, n_kv: usize) -> Vec<f16> {
-    let mut mask = vec![f16::NEG_INFINITY; n_rows * n_kv];
-    for (seen, row) in mask.chunks_exact_mut(n_kv).zip(rows) {
-        seen[..=row.cache_row].fill(f16::ZERO);
-        seen[row.hole.clone()].fill(f16::NEG_INFINITY);
-        missing.iter().filter(|&&at| at < n_kv).for_each(|&at| seen[at] = f16::NEG_INFINITY);
-    }
-    mask
 }

@@ -10,6 +10,7 @@
 //! does not depend on what was guessed.
 
 mod ask;
+mod graph;
 mod guess;
 mod hidden;
 mod machine;
@@ -33,8 +34,9 @@ use crate::ggml::{self, Device, Order};
 use crate::model::{LayerStep, Model};
 use crate::plan::{Half, number};
 use crate::sample::Sampler;
+use graph::Keep;
 use guess::Guess;
-use machine::{Keep, Machine, Row};
+use machine::{Machine, Row};
 
 /// A token's place in the vocabulary.
 pub type TokenId = u32;

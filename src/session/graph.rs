@@ -1,0 +1,252 @@
+//! Builds the graphs that take rows through a range of the plan. Owns what makes two graphs the same, and what is given to one;
+//! refuses to know how rows got there.
+
+use half::f16;
+
+use super::machine::Row;
+use super::reader::Placed;
+use crate::dtype::DType;
+use crate::ggml::{Builder, Ops, Order, Run, Slot, Stored, Tensor, Weight};
+use crate::model::{Cache, LayerStep, Model, Rows};
+use crate::plan::Half;
+
+/// Which steps run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Plan {
+    /// The session's.
+    Whole,
+    /// The one that guesses.
+    Draft,
+    /// The session's, keys and values only.
+    Keys,
+}
+
+/// Groups of sixteen tokens whose logits are exact; 0 for the whole vocabulary.
+pub(super) type Keep = usize;
+
+/// What makes two graphs the same.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct GraphKey {
+    pub(super) plan: Plan,
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) n_rows: usize,
+    pub(super) order: Order,
+    /// Whether kernels get every row alone.
+    pub(super) row_by_row: bool,
+    /// Cache rows that the mask covers; 0 without a mask.
+    pub(super) n_kv: usize,
+    pub(super) n_out: usize,
+    pub(super) keep: Keep,
+}
+
+/// Where the rows of a graph come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    /// From their tokens.
+    Tokens,
+    /// From where they wait on the graph's device.
+    Waiting,
+    /// From elsewhere, through this process's memory.
+    Host,
+}
+
+/// Where the rows of a graph go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum To {
+    /// To where they wait on the graph's device.
+    Waiting,
+    /// To where they wait for another device.
+    Host,
+    /// Nowhere: they leave their keys and values.
+    Nowhere,
+    /// Those that are wanted: to the output head.
+    Head,
+    /// Those that are wanted: to the output head on another device.
+    HeadElsewhere,
+}
+
+#[derive(Clone, Copy, Default)]
+pub(super) struct Slots {
+    pub(super) tokens: Option<Slot>,
+    pub(super) positions: Option<Slot>,
+    pub(super) cache_rows: Option<Slot>,
+    pub(super) value_places: Option<Slot>,
+    pub(super) sees: Option<Slot>,
+    pub(super) mask: Option<Slot>,
+    pub(super) hidden_from: Option<Slot>,
+    pub(super) states: Option<Slot>,
+    pub(super) hidden_to: Option<Slot>,
+    pub(super) out_rows: Option<Slot>,
+    pub(super) hidden: Option<Slot>,
+    pub(super) reading: Option<Slot>,
+    pub(super) logits: Option<Slot>,
+}
+
+/// What a graph is given: a number, or some, of each row.
+#[derive(Default)]
+pub(super) struct Feed {
+    pub(super) tokens: Vec<usize>,
+    pub(super) positions: Vec<usize>,
+    pub(super) cache_rows: Vec<usize>,
+    /// Where states wait.
+    pub(super) places: Vec<usize>,
+    pub(super) out_rows: Vec<usize>,
+    /// What [`crate::ggml::Ops::attention`] takes: the hole, and the last row seen.
+    pub(super) sees: Vec<usize>,
+    /// States from elsewhere, \[n_embd\] each.
+    pub(super) states: Vec<f32>,
+    pub(super) value_places: Vec<i64>,
+    pub(super) mask: Vec<f16>,
+}
+
+impl Feed {
+    /// Fills the inputs that the graph has.
+    pub(super) fn fill(&self, run: &mut Run<'_, Slots>) {
+        let slots = run.slots();
+        for (slot, values) in [
+            (slots.tokens, &self.tokens),
+            (slots.positions, &self.positions),
+            (slots.hidden_from, &self.places),
+            (slots.out_rows, &self.out_rows),
+            (slots.sees, &self.sees),
+        ] {
+            if let Some(slot) = slot {
+                run.set_i32(slot, &values.iter().map(|&v| v as i32).collect::<Vec<_>>());
+            }
+        }
+        for (slot, values) in [(slots.cache_rows, &self.cache_rows), (slots.hidden_to, &self.places)] {
+            if let Some(slot) = slot {
+                run.set_i64(slot, &values.iter().map(|&v| v as i64).collect::<Vec<_>>());
+            }
+        }
+        if let Some(slot) = slots.states {
+            run.set_f32(slot, &self.states);
+        }
+        if let Some(slot) = slots.value_places {
+            run.set_i64(slot, &self.value_places);
+        }
+        if let Some(slot) = slots.mask {
+            run.set_f16(slot, &self.mask);
+        }
+    }
+}
+
+/// What each row sees: its own cache row and those before it, but for the hole and what is missing there: \[n_kv\] each.
+pub(super) fn mask<'r>(rows: impl ExactSizeIterator<Item = &'r Row>, missing: &[usize], n_kv: usize) -> Vec<f16> {
+    let mut mask = vec![f16::NEG_INFINITY; rows.len() * n_kv];
+    for (seen, row) in mask.chunks_exact_mut(n_kv).zip(rows) {
+        seen[..=row.cache_row].fill(f16::ZERO);
+        seen[row.hole.clone()].fill(f16::NEG_INFINITY);
+        missing.iter().filter(|&&at| at < n_kv).for_each(|&at| seen[at] = f16::NEG_INFINITY);
+    }
+    mask
+}
+
+/// Whether the values of steps on one device lie by column.
+pub(super) fn transposes_values(cache: &Cache, steps: &[LayerStep]) -> bool {
+    steps.iter().find(|step| step.attention).is_some_and(|step| cache.transposes_values(step))
+}
+
+/// Bound on the tensors of a graph.
+pub(super) fn graph_size(model: &Model, key: GraphKey) -> usize {
+    let each = if key.row_by_row { Ops::TENSORS_ROW_BY_ROW * key.n_rows } else { 1 };
+    each * model.graph_size(key.end - key.start)
+}
+
+/// The graph that takes `key.n_rows` rows through the steps `key.start..key.end` of the plan.
+pub(super) fn build<'g>(
+    g: &Builder<'g>,
+    model: &'g Model,
+    plan: &[LayerStep],
+    cache: &'g Cache,
+    (hidden, reader): (&'g Stored, Option<&'g Placed>),
+    key: GraphKey,
+    (from, to): (From, To),
+) -> Slots {
+    let GraphKey { start, end, n_rows, order, n_kv, n_out, keep, .. } = key;
+    let g = &if key.row_by_row { g.row_by_row() } else { *g };
+    let mut slots = Slots::default();
+    let input = |name, dtype, shape: &[usize], slot: &mut Option<Slot>| {
+        let (tensor, given) = g.input(name, dtype, shape);
+        *slot = Some(given);
+        tensor
+    };
+    let positions = input("inp_pos", DType::I32, &[n_rows], &mut slots.positions);
+    let cache_rows = input("inp_cache_rows", DType::I64, &[n_rows], &mut slots.cache_rows);
+    let n_values = model.config().n_embd_v() * n_rows;
+    let by_column = transposes_values(cache, &plan[start..end]);
+    let value_places = by_column.then(|| input("inp_value_places", DType::I64, &[n_values], &mut slots.value_places));
+    let sees = (n_kv == 0).then(|| input("inp_sees", DType::I32, &[3, n_rows], &mut slots.sees));
+    let mask = (n_kv > 0).then(|| input("inp_mask", DType::F16, &[n_kv, n_rows], &mut slots.mask));
+    let rows = Rows { positions, cache_rows, value_places, sees, mask, order };
+
+    let mut h = match from {
+        From::Tokens => model.embed(g, input("inp_tokens", DType::I32, &[n_rows], &mut slots.tokens), positions),
+        From::Waiting => {
+            g.ops.get_rows(hidden.t(), input("inp_hidden_from", DType::I32, &[n_rows], &mut slots.hidden_from))
+        }
+        From::Host => input("inp_states", DType::F32, &[model.config().n_embd, n_rows], &mut slots.states),
+    };
+    let mut steps = plan[start..end].to_vec();
+    if key.plan == Plan::Keys {
+        steps = steps.into_iter().filter(|step| step.attention).map(LayerStep::keys).collect();
+    }
+    if matches!(to, To::Waiting | To::Host) {
+        h = model.run(g, &steps, cache, &rows, h);
+        if to == To::Host {
+            slots.hidden = Some(g.output(h));
+            return slots;
+        }
+        let places = input("inp_hidden_to", DType::I64, &[n_rows], &mut slots.hidden_to);
+        g.effect(g.ops.set_rows(hidden.t(), h, places));
+        slots.reading = reader.map(|reader| g.output(reader.read(g, h)));
+        return slots;
+    }
+    // After the last attention only rows that give logits go on.
+    let finish = steps.pop_if(|last| last.feed_forward).map(|last| {
+        steps.extend(last.attention.then(|| last.only(Half::Attention)));
+        last.only(Half::FeedForward)
+    });
+    h = model.run(g, &steps, cache, &rows, h);
+    if to == To::Nowhere {
+        g.effect(h);
+        return slots;
+    }
+    if n_out < n_rows {
+        h = g.ops.get_rows(h, input("inp_out_rows", DType::I32, &[n_out], &mut slots.out_rows));
+    }
+    h = model.run(g, finish.as_slice(), cache, &rows, h);
+    slots.hidden = Some(g.output(h));
+    if to == To::Head {
+        slots.logits = Some(g.output(head(g, model, h, keep)));
+    }
+    slots
+}
+
+/// The graph that makes logits of `key.n_rows` states from elsewhere.
+pub(super) fn build_head<'g>(g: &Builder<'g>, model: &'g Model, key: GraphKey) -> Slots {
+    let g = &if key.row_by_row { g.row_by_row() } else { *g };
+    let (states, slot) = g.input("inp_hidden", DType::F32, &[model.config().n_embd, key.n_rows]);
+    let logits = g.output(head(g, model, states, key.keep));
+    Slots { states: Some(slot), logits: Some(logits), ..Slots::default() }
+}
+
+/// The graph that makes states of `key.n_rows` tokens at their positions.
+pub(super) fn build_embeddings<'g>(g: &Builder<'g>, model: &'g Model, key: GraphKey) -> Slots {
+    let (tokens, tokens_slot) = g.input("inp_tokens", DType::I32, &[key.n_rows]);
+    let (positions, positions_slot) = g.input("inp_pos", DType::I32, &[key.n_rows]);
+    let hidden = g.output(model.embed(g, tokens, positions));
+    Slots { tokens: Some(tokens_slot), positions: Some(positions_slot), hidden: Some(hidden), ..Slots::default() }
+}
+
+fn head<'g>(g: &Builder<'g>, model: &'g Model, h: Tensor<'g>, keep: Keep) -> Tensor<'g> {
+    match sketch(model, keep) {
+        Some(sketch) => model.best_of_head(g, sketch, h, keep),
+        None => model.head(g, h),
+    }
+}
+
+pub(super) fn sketch(model: &Model, keep: Keep) -> Option<&Weight> {
+    if keep > 0 { model.sketch() } else { None }
+}
