@@ -32,7 +32,7 @@ build: libclang
 
 cuda: libclang
 	@vendor/get-cuda.sh
-	@echo "==> cuda: $(BINARY); the first build compiles ggml's kernels: an hour on two cores for one architecture"
+	@echo "==> cuda: $(BINARY); the first build compiles ggml's kernels: about twenty minutes on two cores for one architecture (CUDA_ARCHS=90)"
 	@cargo build --release --locked --features cuda
 
 model: tools

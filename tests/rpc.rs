@@ -248,6 +248,29 @@ fn a_worker_that_dies_gives_one_error_and_comes_back() {
     assert_eq!(found, expected);
 }
 
+/// A worker serves one connection at a time.
+#[test]
+fn two_models_share_the_connections() {
+    let mut workers = [Worker::start(), Worker::start()];
+    let prompt = &prompts()[2];
+    let models = [13, 20].map(|border| spread(&workers, border));
+    let mut sessions = models.each_ref().map(|model| session(model, SessionParams::default()));
+    sessions.iter_mut().for_each(|session| start(session, prompt));
+    let mut found = [Vec::new(), Vec::new()];
+    for turn in 0..4 {
+        for (session, found) in sessions.iter_mut().zip(&mut found) {
+            found.extend(steps(session, 3));
+        }
+        if turn == 1 {
+            workers[0].kill();
+            assert!(sessions[0].step(&mut greedy()).is_err());
+            workers[0].restart(); // which both have to notice
+        }
+    }
+    assert_eq!(found[0], found[1]);
+    assert_eq!(found[0].len(), 12);
+}
+
 #[test]
 fn commands_run_on_workers_and_refuse_what_is_none() {
     let workers = [Worker::start(), Worker::start()];

@@ -135,7 +135,7 @@ pub fn fraction(text: &str) -> Result<f32, String> {
 /// Shares such as `3,1`.
 pub(super) fn fraction_list(text: &str) -> Result<Shares, String> {
     let share = |text: &str| text.trim().parse::<f64>().ok().filter(|share| share.is_finite() && *share >= 0.0);
-    let shares: Option<Vec<f64>> = text.split(',').map(share).collect();
+    let shares: Option<Vec<f64>> = text.split([',', '/']).map(share).collect();
     shares
         .filter(|shares| shares.iter().sum::<f64>() > 0.0)
         .map(Shares)

@@ -157,9 +157,9 @@ fn write_text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     match &report.cuda {
         None => writeln!(out, "CUDA: not built in (feature `cuda`)")?,
         Some(Cuda { runtime, driver, problem }) => {
-            let driver = driver.as_ref().map_or("no driver".to_owned(), |version| format!("driver for {version}"));
             let problem = problem.as_ref().map_or(String::new(), |problem| format!(": {problem}"));
-            writeln!(out, "CUDA: runtime {runtime}, {driver}{problem}")?;
+            let driver = driver.as_ref().map(|version| format!("driver for {version}{problem}"));
+            writeln!(out, "CUDA: runtime {runtime}, {}", driver.as_deref().unwrap_or("no driver"))?;
         }
     }
     let Some(model) = &report.model else { return Ok(()) };
