@@ -3,7 +3,8 @@
 //! From prompt to token: [`gguf`] maps the file and checks it once; [`tokenizer`] turns text into ids and back;
 //! [`model`] holds the weights, immutable, and builds graphs for the steps of a [`plan`] with [`ggml`]; [`session`] owns one
 //! timeline of tokens with its cache; [`sample`] chooses the next token; [`commands`] owns text, terminals and files.
-//! A model that lies on a hub, [`hub`] brings into a cache on this machine.
+//! Layers may lie on other devices and other machines: [`ggml`] reaches them, [`model`] knows which layer is where, and
+//! [`session`] takes rows from one to the next. A model that lies on a hub, [`hub`] brings into a cache on this machine.
 //! Tokens of a text may be found with less than all layers, or guessed and verified: [`decode`] decides how, and measures
 //! what pays. Where a single answer is wanted, [`session`] shows the hidden state between two ranges of layers, [`exit`] decides
 //! whether it is enough, and [`eval`] measures what that saves. Files come from Hugging Face checkpoints through [`convert`].

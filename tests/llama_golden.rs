@@ -118,6 +118,19 @@ fn rewinding_and_restoring_lead_to_the_same_logits() {
     assert_eq!(restored.tokens(), &tokens[..]);
     assert!(largest_difference(restored.logits().expect("logits"), &straight) < F32_TOLERANCE);
 
+    // Flash attention keeps values in rows, and what is saved does not say how they lay.
+    let mut by_row =
+        Session::new(model.clone(), SessionParams { flash_attn: Some(true), ..f32_cache() }).expect("a session");
+    by_row.load_state(&mut state.as_slice()).expect("the state fits");
+    let mut again = Vec::new();
+    by_row.save_state(&mut again).expect("memory takes it");
+    assert!(again == state, "the same bytes");
+    by_row.push(tokens[0]).expect("room");
+    restored.push(tokens[0]).expect("room");
+    let expected = restored.logits().expect("logits").to_vec();
+    // f16 sums of values, as where flash attention is beside the reference.
+    assert!(largest_difference(by_row.logits().expect("logits"), &expected) < 2e-2);
+
     let mut of_other_type = Session::new(model, SessionParams::default()).expect("a session");
     let error = of_other_type.load_state(&mut state.as_slice()).expect_err("an f16 cache takes no f32 state");
     assert!(error.to_string().contains("f32 f32"), "{error}");
