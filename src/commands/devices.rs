@@ -91,10 +91,12 @@ pub(super) fn choose(devices: &[Arc<Device>], names: &[String]) -> anyhow::Resul
 pub(super) fn list(args: &DeviceArgs) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout().lock();
     writeln!(out, "Available devices:")?;
-    for device in find(&usable(args), 1)? {
+    let usable = usable(args);
+    for device in find(&usable, 1)? {
         writeln!(out, "  {}", describe(&device))?;
     }
-    if let Some(problem) = no_gpu() {
+    // What `find` was not to look for.
+    if let Some(problem) = no_gpu().filter(|_| usable.gpu_layers != args.gpu_layers) {
         note(format_args!("note: CUDA finds no GPU to use ({problem})"));
     }
     Ok(ExitCode::SUCCESS)

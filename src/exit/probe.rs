@@ -86,21 +86,25 @@ const TOLERANCE: f64 = 1e-4;
 
 /// The reading of logits; of equals the first wins.
 pub fn softmax_reading(logits: &[f32]) -> Reading {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let (label, max, second) = best_two(logits);
     let sum: f32 = logits.iter().map(|x| (x - max).exp()).sum();
-    let label = logits.iter().position(|&x| x == max).unwrap_or(0);
-    let others = logits.iter().enumerate().filter(|(i, _)| *i != label).map(|(_, x)| *x);
-    let second = others.fold(f32::NEG_INFINITY, f32::max);
     let top = 1.0 / sum;
     Reading { label, top, gap: top - (second - max).exp() / sum }
 }
 
 /// The reading of probabilities, at least one; of equals the first wins.
 pub fn reading_of(chances: &[f32]) -> Reading {
-    let top = chances.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let label = chances.iter().position(|&x| x == top).unwrap_or(0);
-    let others = chances.iter().enumerate().filter(|(i, _)| *i != label).map(|(_, x)| *x);
-    Reading { label, top, gap: top - others.fold(0.0, f32::max) }
+    let (label, top, second) = best_two(chances);
+    Reading { label, top, gap: top - second.max(0.0) }
+}
+
+/// The place of the largest value, the first of equals; it, and the largest of the others, -inf where there is none.
+fn best_two(values: &[f32]) -> (usize, f32, f32) {
+    let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(f32::NEG_INFINITY, f32::max);
+    let best = largest(&mut values.iter().copied());
+    let place = values.iter().position(|&x| x == best).unwrap_or(0);
+    let second = largest(&mut values.iter().enumerate().filter(|(i, _)| *i != place).map(|(_, x)| *x));
+    (place, best, second)
 }
 
 #[cfg(test)]

@@ -133,12 +133,6 @@ impl Device {
         matches!(self.kind, Kind::Remote(..))
     }
 
-    /// Whether a graph can have several rows come out to the bit as each alone would ([`super::Ops::row_by_row`]). On a GPU
-    /// that would cost more than rows beside each other gain.
-    pub fn can_run_row_by_row(&self) -> bool {
-        matches!(self.kind, Kind::Cpu(_) | Kind::Remote(..))
-    }
-
     /// Threads that compute, the calling one included.
     pub fn n_threads(&self) -> usize {
         self.n_threads

@@ -243,7 +243,7 @@ impl Model {
     /// A low-bit copy of the output head, for [`Model::best_of_head`]; `None` where the whole head is as fast. The first call
     /// makes it.
     pub fn sketch(&self) -> Option<&Weight> {
-        let head = self.file.tensor("output.weight").or_else(|| self.file.tensor("token_embd.weight"))?;
+        let head = weights::head_tensor(&self.file)?;
         self.output_head().sketch(head.dtype, self.file.data(head))
     }
 

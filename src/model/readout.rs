@@ -1,5 +1,6 @@
 //! What lies between a hidden state and the logits, for those who read states without a graph.
 
+use super::weights::head_tensor;
 use super::{Config, Error, Family};
 use crate::ggml;
 use crate::gguf::{File, TensorInfo};
@@ -53,7 +54,7 @@ pub type OutputRow = (Vec<f32>, f32);
 pub(super) fn output_rows(file: &File, config: &Config, tokens: &[u32]) -> Result<Vec<OutputRow>, Error> {
     let find = |name: &str| file.tensor(name).ok_or_else(|| Error::missing(file, name));
     let values = |info: &TensorInfo| ggml::dequantize(info.dtype, file.data(info));
-    let head = find("output.weight").or_else(|_| find("token_embd.weight"))?;
+    let head = head_tensor(file).ok_or_else(|| Error::missing(file, "token_embd.weight"))?;
     let row_bytes = head.bytes / config.n_vocab;
     let row = |&token: &u32| ggml::dequantize(head.dtype, &file.data(head)[token as usize * row_bytes..][..row_bytes]);
     let mut rows: Vec<Vec<f32>> = tokens.iter().map(row).collect();

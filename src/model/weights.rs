@@ -45,6 +45,11 @@ pub(crate) struct Pending(usize);
 pub(crate) struct PendingLinear(PendingWeight, Option<Pending>);
 pub(crate) struct PendingStack(Vec<(PendingLinear, usize)>);
 
+/// The rows that make logits: a matrix of their own, or the token embeddings once more (tied).
+pub(crate) fn head_tensor(file: &File) -> Option<&TensorInfo> {
+    file.tensor("output.weight").or_else(|| file.tensor("token_embd.weight"))
+}
+
 impl<'p> Loader<'p> {
     pub(crate) fn new(file: Arc<File>, placement: &'p Placement, progress: &'p mut dyn FnMut(usize)) -> Loader<'p> {
         // Each device may have its copy of a vector that layers share.
@@ -110,8 +115,7 @@ impl<'p> Loader<'p> {
     /// The output head: a matrix of its own, or the token embeddings once more (tied).
     pub(crate) fn head(&mut self, shape: [usize; 2], token_embd: Pending) -> Result<PendingWeight, Error> {
         let file = self.file.clone();
-        let info = file.tensor("output.weight").or_else(|| file.tensor("token_embd.weight"));
-        let info = info.ok_or_else(|| Error::missing(&file, "token_embd.weight"))?;
+        let info = head_tensor(&file).ok_or_else(|| Error::missing(&file, "token_embd.weight"))?;
         if self.builder.is_host() && info.name == "token_embd.weight" && !StoreBuilder::repacks(info.dtype, shape) {
             self.weights_bytes += info.bytes;
             return Ok(self.builder.as_weight(token_embd.0));

@@ -296,7 +296,8 @@ impl Machine {
     /// Whether rows of [`Order::Token`] have to be run row by row to come out as each alone would.
     fn runs_row_by_row(&self, device: usize) -> bool {
         let is_cpu = device == 0 && self.hidden_rows.is_empty() && self.model.adds_rows_up_alike(&self.cache);
-        !is_cpu && self.model.placement().devices()[device].can_run_row_by_row()
+        // On a GPU that would cost more than rows beside each other gain.
+        !is_cpu && !self.model.placement().devices()[device].is_gpu()
     }
 
     /// Cache rows in the graph of rows that see so many, on a device.
