@@ -46,15 +46,7 @@ fn logits_equal_those_of_transformers() {
 
 #[test]
 fn a_prompt_in_one_batch_gives_the_same_logits() {
-    for name in VARIANTS {
-        let (model, tokens, reference) = (load(name), prompt(name), reference(name));
-        let last = &reference[reference.len() - model.config().n_vocab..];
-        for n_batch in [tokens.len(), 7, 2] {
-            let found = last_logits(&model, &tokens, SessionParams { n_batch, ..f32_cache() });
-            let difference = largest_difference(&found, last);
-            assert!(difference < F32_TOLERANCE, "{name}, batches of {n_batch}: {difference}");
-        }
-    }
+    golden::assert_batches_give_the_reference(FOLDER, &VARIANTS, F32_TOLERANCE);
 }
 
 #[test]

@@ -4,15 +4,14 @@
 Needs the Python packages torch, transformers and gguf. Usage: make_opt_golden.py [FOLDER]
 """
 
-import json
-import math
 import sys
-from pathlib import Path
 
 import gguf
 import numpy as np
 import torch
 from transformers import OPTConfig, OPTForCausalLM
+
+from golden_models import finish, make_all
 
 N_VOCAB = 104
 N_CONTEXT = 56
@@ -45,42 +44,17 @@ MODULES = {
 
 
 def main():
-    default = Path(__file__).resolve().parent / "data/opt_golden"
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else default
-    folder.mkdir(parents=True, exist_ok=True)
-    for seed, (name, options) in enumerate(VARIANTS.items(), start=1):
-        model = make_model(seed, options)
-        tokens = torch.randint(3, N_VOCAB, (1, N_TOKENS), generator=torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            logits = model(tokens).logits[0]
-        check_activation_matters(name, model, tokens, logits)
-        write_gguf(folder / f"{name}.gguf", name, model)
-        (folder / f"{name}.json").write_text(json.dumps({"tokens": tokens[0].tolist()}) + "\n")
-        logits.numpy().astype("<f4").tofile(folder / f"{name}.logits.f32")
-        print(f"{name}: logits from {logits.min():.3f} to {logits.max():.3f}")
+    make_all("opt_golden", VARIANTS, N_VOCAB, N_TOKENS, make_model, check_activation_matters, write_gguf)
 
 
-def make_model(seed, options):
+def make_model(options):
     config = OPTConfig(
         vocab_size=N_VOCAB,
         max_position_embeddings=N_CONTEXT,
         attn_implementation="eager",
         **{**SHAPE, **options},
     )
-    model = OPTForCausalLM(config).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if name.endswith("norm.weight"):
-                parameter.copy_(1.0 + 0.2 * noise)
-            elif parameter.dim() == 1:
-                parameter.copy_(0.2 * noise)
-            else:
-                # Queries and keys are larger, or attention would be nearly even and positions would not show.
-                gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.0
-                parameter.copy_(gain / math.sqrt(parameter.shape[1]) * noise)
-    return model
+    return OPTForCausalLM(config).eval()
 
 
 def check_activation_matters(name, model, tokens, logits):
@@ -112,12 +86,7 @@ def write_gguf(path, name, model):
     writer.add_bool("opt.do_layer_norm_before", config.do_layer_norm_before)
     writer.add_vocab_size(config.vocab_size)
     add_vocabulary(writer)
-    for tensor_name, data in tensors(model):
-        writer.add_tensor(tensor_name, data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer, tensors(model))
 
 
 def add_vocabulary(writer):

@@ -68,6 +68,19 @@ pub(crate) fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
+/// The prompt of every variant, run as one batch and as several, gives the reference's last logits.
+pub(crate) fn assert_batches_give_the_reference(folder: &str, variants: &[&str], tolerance: f32) {
+    for name in variants {
+        let (model, tokens, reference) = (load(folder, name, 1), prompt(folder, name), reference(folder, name));
+        let last = &reference[reference.len() - model.config().n_vocab..];
+        for n_batch in [tokens.len(), 7, 2] {
+            let found = last_logits(&model, &tokens, SessionParams { n_batch, ..f32_cache() });
+            let difference = largest_difference(&found, last);
+            assert!(difference < tolerance, "{name}, batches of {n_batch}: {difference}");
+        }
+    }
+}
+
 /// A copy of a model file with its first `n_layer` layers only.
 pub(crate) fn cut_model(path: &Path, n_layer: usize, to: &Path) {
     let file = File::open(path).expect("a model file");
