@@ -1,0 +1,1 @@
+//! The command line: spellings, numbers, files that are no files, outputs.

@@ -1,0 +1,1 @@
+//! Lines of a conversation, signals, and what reaches the terminal.

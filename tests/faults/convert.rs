@@ -1,0 +1,1 @@
+//! Checkpoints and what `convert` and `quantize` make of them.

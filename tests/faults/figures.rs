@@ -1,0 +1,1 @@
+//! Figures that must not contradict each other; exit files and plans.

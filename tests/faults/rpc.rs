@@ -1,0 +1,1 @@
+//! Hostile and silent peers of both sides of RPC.
