@@ -7,12 +7,16 @@ use std::process::{Command, exit};
 
 #[path = "build/cuda.rs"]
 mod cuda;
+#[path = "build/levels.rs"]
+mod levels;
 
 const PINNED_CRATE: &str = "llama-cpp-sys-2";
 const GGML_VERSION: &str = "0.26.0";
 
 fn main() {
-    for path in ["build.rs", "Cargo.lock", "vendor/wrapper.h", "vendor/sources.txt"] {
+    for path in
+        ["build.rs", "build/levels.rs", "Cargo.lock", "vendor/wrapper.h", "vendor/amx_tiles.h", "vendor/sources.txt"]
+    {
         println!("cargo:rerun-if-changed={path}");
     }
     for name in ["GGML_DIR", "LIBCLANG_PATH"] {
@@ -126,8 +130,8 @@ fn compile(ggml: &Path, out: &Path) {
     write_if_changed(&out.join("ggml-version.h"), &version);
 
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
-    let cpu_flags = cpu_flags(&arch);
-    println!("cargo:rustc-env=CURTAIL_CPU_FEATURES={}", enabled_features(&cpu_flags));
+    let levels = levels::levels(&arch);
+    levels::write_table(&levels, out);
 
     // Lints read the bindings only, and Clippy has the build scripts run once more, for itself.
     if env::var("RUSTC_WORKSPACE_WRAPPER").is_ok_and(|wrapper| wrapper.contains("clippy-driver")) {
@@ -135,27 +139,25 @@ fn compile(ggml: &Path, out: &Path) {
     }
     let has_openmp = has_openmp(out);
     let mut objects = Vec::new();
-    for (section, flags) in
-        [("base", &[][..]), ("registry", &[]), ("rpc", &[]), ("cpu", &cpu_flags), (&format!("cpu-{arch}"), &cpu_flags)]
-    {
-        let files = section_files(section);
-        for (extension, is_cpp) in [("c", false), ("cpp", true)] {
-            let files: Vec<PathBuf> =
-                files.iter().filter(|f| f.rsplit('.').next() == Some(extension)).map(|f| src.join(f)).collect();
-            if files.is_empty() {
-                continue;
-            }
-            let mut build = ggml_build(ggml, out, is_cpp);
-            for flag in flags {
-                build.flag(flag);
-            }
-            let (quants, files): (Vec<_>, Vec<_>) = files.into_iter().partition(|f| f.ends_with("ggml-quants.c"));
+    for section in ["base", "registry", "rpc"] {
+        for mut build in section_builds(ggml, out, section, &[]) {
+            let is_quants = |file: &PathBuf| file.ends_with("ggml-quants.c");
+            let (quants, files): (Vec<_>, Vec<_>) = build.files.into_iter().partition(is_quants);
             if !quants.is_empty() {
-                objects.extend(quants_build(&build, &cpu_flags, has_openmp).files(quants).compile_intermediates());
+                // At the lowest level: it is called at every one.
+                objects.extend(
+                    quants_build(&build.cc, &levels[0].flags, has_openmp).files(quants).compile_intermediates(),
+                );
             }
-            objects.extend(build.files(files).compile_intermediates());
+            objects.extend(build.cc.files(files).compile_intermediates());
         }
     }
+    let of_levels = levels.iter().map(|level| {
+        let sections = ["cpu".to_owned(), format!("cpu-{arch}")];
+        let builds = sections.iter().flat_map(|section| section_builds(ggml, out, section, &level.flags));
+        builds.flat_map(|mut build| build.cc.files(build.files).compile_intermediates()).collect()
+    });
+    objects.extend(levels::join(&levels, of_levels.collect(), out));
     let is_cuda = env::var_os("CARGO_FEATURE_CUDA").is_some();
     if is_cuda {
         objects.extend(cuda::compile(ggml, out));
@@ -215,61 +217,32 @@ fn ggml_build(ggml: &Path, out: &Path, is_cpp: bool) -> cc::Build {
         .define("_GNU_SOURCE", None)
         .define("_XOPEN_SOURCE", "600")
         .define("GGML_SCHED_MAX_COPIES", "4")
-        .define("GGML_USE_CPU", None)
         .define("GGML_USE_CPU_REPACK", None)
         .define("GGML_USE_LLAMAFILE", None);
     build
 }
 
-fn cpu_flags(arch: &str) -> Vec<String> {
-    let portable = env::var_os("CARGO_FEATURE_PORTABLE").is_some();
-    let native = env::var("HOST") == env::var("TARGET") && !portable;
-    let flag = match (arch, native) {
-        ("x86_64", true) => "-march=native",
-        ("x86_64", false) => "-march=x86-64-v3",
-        ("aarch64", true) => "-mcpu=native",
-        ("aarch64", false) => "-march=armv8.2-a+dotprod",
-        _ => stop(&format!("no ggml sources are listed for `{arch}` (vendor/sources.txt has x86_64 and aarch64)")),
-    };
-    vec![flag.to_owned()]
+/// How the files of one language in a section are compiled.
+struct SectionBuild {
+    cc: cc::Build,
+    files: Vec<PathBuf>,
 }
 
-/// The instruction sets the flags turn on, as Rust names them, for the check at program start.
-fn enabled_features(flags: &[String]) -> String {
-    const MACROS: [(&str, &str); 21] = [
-        ("__SSE4_2__", "sse4.2"),
-        ("__POPCNT__", "popcnt"),
-        ("__AVX__", "avx"),
-        ("__AVX2__", "avx2"),
-        ("__FMA__", "fma"),
-        ("__F16C__", "f16c"),
-        ("__BMI__", "bmi1"),
-        ("__BMI2__", "bmi2"),
-        ("__LZCNT__", "lzcnt"),
-        ("__MOVBE__", "movbe"),
-        ("__AVX512F__", "avx512f"),
-        ("__AVX512BW__", "avx512bw"),
-        ("__AVX512DQ__", "avx512dq"),
-        ("__AVX512VL__", "avx512vl"),
-        ("__AVX512VBMI__", "avx512vbmi"),
-        ("__AVX512VNNI__", "avx512vnni"),
-        ("__AVX512BF16__", "avx512bf16"),
-        ("__AVXVNNI__", "avxvnni"),
-        ("__ARM_FEATURE_DOTPROD", "dotprod"),
-        ("__ARM_FEATURE_MATMUL_INT8", "i8mm"),
-        ("__ARM_FEATURE_SVE", "sve"),
-    ];
-    let output = cc::Build::new()
-        .get_compiler()
-        .to_command()
-        .args(flags)
-        .args(["-dM", "-E", "-x", "c", "/dev/null"])
-        .output()
-        .unwrap_or_else(|e| stop(&format!("cannot run the C compiler: {e}")));
-    let defined = String::from_utf8_lossy(&output.stdout);
-    let is_defined = |name: &str| defined.lines().any(|line| line.split_whitespace().nth(1) == Some(name));
-    let features: Vec<&str> = MACROS.iter().filter(|(name, _)| is_defined(name)).map(|(_, f)| *f).collect();
-    features.join(",")
+fn section_builds(ggml: &Path, out: &Path, section: &str, flags: &[String]) -> Vec<SectionBuild> {
+    let listed = section_files(section);
+    let of_language = |(extension, is_cpp): (&str, bool)| {
+        let listed = listed.iter().filter(|file| file.rsplit('.').next() == Some(extension));
+        let files: Vec<PathBuf> = listed.map(|file| ggml.join("src").join(file)).collect();
+        let mut cc = ggml_build(ggml, out, is_cpp);
+        if !flags.is_empty() {
+            cc.flag("-include").flag("vendor/amx_tiles.h");
+        }
+        flags.iter().for_each(|flag| {
+            cc.flag(flag);
+        });
+        (!files.is_empty()).then_some(SectionBuild { cc, files })
+    };
+    [("c", false), ("cpp", true)].into_iter().filter_map(of_language).collect()
 }
 
 fn section_files(section: &str) -> Vec<String> {

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{devices, engine};
 use crate::cli::DoctorArgs;
-use crate::ggml::{self, Device};
+use crate::ggml::{self, Device, Isa};
 use crate::gguf::File;
 use crate::model::{Model, Placement};
 use crate::sample::{Sampler, SamplerParams};
@@ -22,9 +22,20 @@ struct Report {
     version: &'static str,
     ggml: &'static str,
     threads: usize,
+    instructions: Instructions,
     devices: Vec<DeviceReport>,
     cuda: Option<Cuda>,
     model: Option<ModelReport>,
+}
+
+/// Levels of instructions by the names that `CURTAIL_ISA` takes.
+#[derive(Serialize)]
+struct Instructions {
+    used: &'static str,
+    built_in: Vec<&'static str>,
+    /// What this processor and its operating system allow.
+    allowed: &'static str,
+    is_forced: bool,
 }
 
 #[derive(Serialize)]
@@ -80,7 +91,9 @@ pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let version = env!("CARGO_PKG_VERSION");
-    let report = Report { version, ggml: ggml::version(), threads: n_threads, devices, cuda: cuda(), model };
+    let instructions = instructions();
+    let report =
+        Report { version, ggml: ggml::version(), threads: n_threads, instructions, devices, cuda: cuda(), model };
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
@@ -88,6 +101,16 @@ pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         write_text(&report, &mut out)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn instructions() -> Instructions {
+    let used = ggml::isa();
+    Instructions {
+        used: used.name(),
+        built_in: ggml::built_isas().into_iter().map(Isa::name).collect(),
+        allowed: ggml::processor_isa().name(),
+        is_forced: ggml::usable_isas().last() != Some(&used),
+    }
 }
 
 /// Driver and runtime, where the program was built for CUDA.
@@ -147,6 +170,10 @@ fn measure(model: &Arc<Model>, params: SessionParams) -> anyhow::Result<f64> {
 
 fn write_text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "curtail {}, ggml {}, {} threads", report.version, report.ggml, report.threads)?;
+    let Instructions { used, built_in, allowed, is_forced } = &report.instructions;
+    let forced = if *is_forced { " (by CURTAIL_ISA)" } else { "" };
+    let built_in = built_in.join(", ");
+    writeln!(out, "instructions: {used}{forced}; built in: {built_in}; processor and system allow up to: {allowed}")?;
     for device in &report.devices {
         let memory = match (device.memory_bytes, device.free_bytes) {
             (Some(total), Some(free)) => format!(", {} MiB, {} MiB free", total >> 20, free >> 20),

@@ -37,8 +37,6 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyhow::ensure;
-
 use crate::cli::{Cli, Command, InspectArgs, TokenizeArgs};
 use crate::ggml;
 use crate::hub;
@@ -60,13 +58,7 @@ impl std::error::Error for Usage {}
 
 /// Carries out what the user typed.
 pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    let missing = ggml::missing_cpu_features();
-    ensure!(
-        missing.is_empty(),
-        "this program was built for a processor with {}, which this one lacks\n\
-         hint: build it on this machine, or with `--features portable`",
-        missing.join(", ")
-    );
+    ggml::choose_isa()?;
     if let Some(devices) = cli.command.devices().filter(|devices| devices.list_devices) {
         return devices::list(devices);
     }

@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
 use super::context::{Context, Tensor};
+use super::cpu::functions;
 use super::remote::Worker;
 use super::{Content, Error, sys};
 use crate::dtype::DType;
@@ -49,18 +50,19 @@ impl Device {
     pub fn cpu(n_threads: usize) -> Result<Arc<Device>, Error> {
         super::init();
         let n_threads = n_threads.clamp(1, 512);
+        let cpu = functions();
         // SAFETY: the parameters are complete; both constructors return an owned object or null.
         let (raw, pool) = unsafe {
             let mut params = sys::ggml_threadpool_params_default(n_threads as i32);
-            (sys::ggml_backend_cpu_init(), sys::ggml_threadpool_new(&mut params))
+            ((cpu.ggml_backend_cpu_init)(), (cpu.ggml_threadpool_new)(&mut params))
         };
         let (Some(raw), Some(pool)) = (NonNull::new(raw), NonNull::new(pool)) else {
             return Err(Error::Device("ggml could not start the CPU backend".to_owned()));
         };
         // SAFETY: both objects are alive, and CpuBackend frees the backend before its pool.
         unsafe {
-            sys::ggml_backend_cpu_set_n_threads(raw.as_ptr(), n_threads as i32);
-            sys::ggml_backend_cpu_set_threadpool(raw.as_ptr(), pool.as_ptr());
+            (cpu.ggml_backend_cpu_set_n_threads)(raw.as_ptr(), n_threads as i32);
+            (cpu.ggml_backend_cpu_set_threadpool)(raw.as_ptr(), pool.as_ptr());
         }
         let kind = Kind::Cpu(Mutex::new(CpuBackend { raw, pool }));
         Ok(Arc::new(Device { name: "CPU".to_owned(), n_threads, kind }))
@@ -282,7 +284,7 @@ impl Drop for CpuBackend {
         // SAFETY: this is the only owner of both; the backend, which uses the pool, goes first.
         unsafe {
             sys::ggml_backend_free(self.raw.as_ptr());
-            sys::ggml_threadpool_free(self.pool.as_ptr());
+            (functions().ggml_threadpool_free)(self.pool.as_ptr());
         }
     }
 }
@@ -303,7 +305,7 @@ fn extra_buffer_types() -> Vec<sys::ggml_backend_buffer_type_t> {
     // that it returns is static and ends in null.
     unsafe {
         let name = c"ggml_backend_dev_get_extra_bufts";
-        let address = sys::ggml_backend_reg_get_proc_address(sys::ggml_backend_cpu_reg(), name.as_ptr());
+        let address = sys::ggml_backend_reg_get_proc_address((functions().ggml_backend_cpu_reg)(), name.as_ptr());
         if address.is_null() {
             return types;
         }
@@ -340,5 +342,5 @@ fn multiplies_from(buft: sys::ggml_backend_buffer_type_t, dtype: DType, shape: [
 
 fn cpu_device() -> sys::ggml_backend_dev_t {
     // SAFETY: the CPU's registry entry is static and always has its one device.
-    unsafe { sys::ggml_backend_reg_dev_get(sys::ggml_backend_cpu_reg(), 0) }
+    unsafe { sys::ggml_backend_reg_dev_get((functions().ggml_backend_cpu_reg)(), 0) }
 }

@@ -5,6 +5,7 @@ use std::f32::consts::FRAC_1_SQRT_2;
 use std::sync::Arc;
 
 use super::context::Tensor;
+use super::cpu::functions;
 use super::node::{Node, NodeRun, bytes, row};
 use super::norm::Norm;
 use super::ops::Ops;
@@ -271,7 +272,13 @@ impl Multiply {
                 None => {}
                 Some(Activation::Swiglu) => {
                     let gate = *products;
-                    ggml_vec_swiglu_f32(GROUP as i32, products.as_mut_ptr(), gate.as_ptr(), gated.as_ptr());
+                    // ggml's own, so that the gate comes out the same to the bit.
+                    (functions().ggml_vec_swiglu_f32)(
+                        GROUP as i32,
+                        products.as_mut_ptr(),
+                        gate.as_ptr(),
+                        gated.as_ptr(),
+                    );
                 }
                 Some(Activation::Relu) => products.iter_mut().for_each(|y| *y = if *y > 0.0 { *y } else { 0.0 }),
                 Some(Activation::Gelu) => {
@@ -295,8 +302,6 @@ fn add(products: &mut [f32; GROUP], other: &[f32]) {
 }
 
 unsafe extern "C" {
-    /// y = silu(x) * g, n times; ggml's own, so that the gate comes out the same to the bit.
-    fn ggml_vec_swiglu_f32(n: i32, y: *mut f32, x: *const f32, g: *const f32);
     /// The error function of the C library, which ggml calls too.
     fn erff(x: f32) -> f32;
 }

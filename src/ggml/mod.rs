@@ -7,6 +7,7 @@
 mod attention;
 mod backend;
 mod context;
+mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod graph;
@@ -25,6 +26,7 @@ mod sys;
 pub use attention::{Heads, Order};
 pub use backend::{Device, Memory};
 pub use context::{Context, Tensor};
+pub use cpu::{Isa, IsaError, built_isas, choose_isa, isa, processor_isa, usable_isas};
 #[cfg(feature = "cuda")]
 pub use cuda::{CudaStatus, cuda_status};
 pub use graph::{Builder, Computed, Run, Runner, Slot};
@@ -116,7 +118,7 @@ pub(crate) fn quantize(to: DType, from: DType, rows: &[u8], n: usize) -> Vec<u8>
         let values = dequantize(from, row);
         // SAFETY: the table of types is static; `from_float` reads n floats and writes one row of blocks.
         unsafe {
-            let traits = &*sys::ggml_get_type_traits_cpu(context::raw_type(to));
+            let traits = &*(cpu::functions().ggml_get_type_traits_cpu)(context::raw_type(to));
             let from_float = traits.from_float.expect("a type that numbers can be rounded to");
             from_float(values.as_ptr(), place.as_mut_ptr().cast(), n as i64);
         }
@@ -128,60 +130,6 @@ pub(crate) fn quantize(to: DType, from: DType, rows: &[u8], n: usize) -> Vec<u8>
 pub fn version() -> &'static str {
     // SAFETY: ggml returns a static string.
     unsafe { CStr::from_ptr(sys::ggml_version()) }.to_str().unwrap_or("?")
-}
-
-/// The instruction sets that ggml was compiled with and this processor lacks. Running a graph without them would end
-/// in an illegal instruction.
-pub fn missing_cpu_features() -> Vec<&'static str> {
-    env!("CURTAIL_CPU_FEATURES").split(',').filter(|f| !f.is_empty() && !has_feature(f)).collect()
-}
-
-/// Whether ggml was compiled with an instruction set. Where our own code must add up in the order that ggml's does with
-/// it, what the processor has besides does not count.
-fn was_compiled_with(feature: &str) -> bool {
-    env!("CURTAIL_CPU_FEATURES").split(',').any(|f| f == feature)
-}
-
-#[cfg(target_arch = "x86_64")]
-fn has_feature(name: &str) -> bool {
-    macro_rules! ask {
-        ($($feature:tt),*) => {
-            match name {
-                $($feature => std::arch::is_x86_feature_detected!($feature),)*
-                _ => true,
-            }
-        };
-    }
-    ask!(
-        "sse4.2",
-        "popcnt",
-        "avx",
-        "avx2",
-        "fma",
-        "f16c",
-        "bmi1",
-        "bmi2",
-        "lzcnt",
-        "movbe",
-        "avx512f",
-        "avx512bw",
-        "avx512dq",
-        "avx512vl",
-        "avx512vbmi",
-        "avx512vnni",
-        "avx512bf16",
-        "avxvnni"
-    )
-}
-
-#[cfg(target_arch = "aarch64")]
-fn has_feature(name: &str) -> bool {
-    match name {
-        "dotprod" => std::arch::is_aarch64_feature_detected!("dotprod"),
-        "i8mm" => std::arch::is_aarch64_feature_detected!("i8mm"),
-        "sve" => std::arch::is_aarch64_feature_detected!("sve"),
-        _ => true,
-    }
 }
 
 /// Once per process: silences ggml's own log, whose errors come back as results.

@@ -1,6 +1,7 @@
 //! Owns the norms of hidden states: as nodes of ggml, and row by row inside nodes of our own, with the same bits.
 
 use super::context::Tensor;
+use super::cpu::functions;
 use super::node::{NodeRun, row};
 use super::ops::Ops;
 use super::sys;
@@ -92,7 +93,8 @@ impl Norm<&[f32]> {
                 let mean = sum as f32 / x.len() as f32;
                 assert_eq!(x.len(), y.len());
                 // SAFETY: both hold n numbers.
-                let variance = unsafe { ggml_vec_cvar_f32(x.len() as i32, y.as_mut_ptr(), x.as_ptr(), mean) } as f32;
+                let variance =
+                    unsafe { (functions().ggml_vec_cvar_f32)(x.len() as i32, y.as_mut_ptr(), x.as_ptr(), mean) } as f32;
                 let scale = 1.0 / (variance + eps).sqrt();
                 y.iter_mut().zip(weight).for_each(|(y, w)| *y = *y * scale * w);
                 if let Some(bias) = bias {
@@ -101,9 +103,4 @@ impl Norm<&[f32]> {
             }
         }
     }
-}
-
-unsafe extern "C" {
-    /// y = x - mean, n times; gives the mean of the squares of y. ggml's own, which adds up in the processor's order.
-    fn ggml_vec_cvar_f32(n: i32, y: *mut f32, x: *const f32, mean: f32) -> f64;
 }

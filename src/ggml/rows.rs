@@ -1,7 +1,7 @@
 //! Owns the change of whole rows between f32 and ggml's block types, by ggml's own functions. Refuses values that those
 //! could not take: they would end the process.
 
-use super::{context::raw_type, init, sys};
+use super::{context::raw_type, cpu::functions, init, sys};
 use crate::dtype::DType;
 
 /// Whether rows can be written in this type.
@@ -48,7 +48,7 @@ pub fn dequantize_into(dtype: DType, blocks: &[u8], values: &mut [f32]) {
         match dtype {
             DType::F32 => std::ptr::copy_nonoverlapping(blocks.as_ptr(), values.as_mut_ptr().cast(), blocks.len()),
             // The processor's own conversion: the same numbers as the table's, faster.
-            DType::F16 => sys::ggml_cpu_fp16_to_fp32(blocks.as_ptr().cast(), values.as_mut_ptr(), n),
+            DType::F16 => (functions().ggml_cpu_fp16_to_fp32)(blocks.as_ptr().cast(), values.as_mut_ptr(), n),
             _ => {
                 let traits = &*sys::ggml_get_type_traits(raw_type(dtype));
                 traits.to_float.expect("a type with numbers")(blocks.as_ptr().cast(), values.as_mut_ptr(), n);
@@ -90,7 +90,7 @@ pub fn quantize_rows(
     // SAFETY: r rows of n numbers are read, and as many rows of blocks are written; a type that needs importance has it.
     unsafe {
         if to == DType::F16 {
-            sys::ggml_cpu_fp32_to_fp16(rows.as_ptr(), blocks.as_mut_ptr().cast(), rows.len() as i64);
+            (functions().ggml_cpu_fp32_to_fp16)(rows.as_ptr(), blocks.as_mut_ptr().cast(), rows.len() as i64);
         } else {
             let importance = importance.map_or(std::ptr::null(), <[f32]>::as_ptr);
             let (source, target) = (rows.as_ptr(), blocks.as_mut_ptr().cast());

@@ -12,6 +12,7 @@ mod avx512;
 use std::ops::Range;
 
 use super::context::Tensor;
+use super::cpu::{functions, was_compiled_with};
 use super::node::{Node, NodeRun};
 use super::ops::Ops;
 use super::packed::Scratch;
@@ -54,7 +55,7 @@ impl Heads {
     /// Whether [`Ops::attention`] has a kernel for them on this processor.
     pub fn has_kernel(&self, type_k: DType, type_v: DType) -> bool {
         let fits = self.head_dim_k.is_multiple_of(STEP) && self.head_dim_v.is_multiple_of(LANES);
-        fits && type_k == DType::F16 && type_v == DType::F16 && super::was_compiled_with("avx512f")
+        fits && type_k == DType::F16 && type_v == DType::F16 && was_compiled_with("avx512f")
     }
 }
 
@@ -186,16 +187,11 @@ fn soft_max(scores: &mut [f32], seen: usize, scale: f32) {
     let scores = &mut scores[..n];
     let at = scores.as_mut_ptr();
     // SAFETY: source and destination may be the same: each element is read before it is written.
-    let sum = unsafe { ggml_vec_soft_max_f32(n as i32, at, at, max) };
+    let sum = unsafe { (functions().ggml_vec_soft_max_f32)(n as i32, at, at, max) };
     let factor = (1.0 / sum) as f32;
     scores.iter_mut().for_each(|weight| *weight *= factor);
     // SAFETY: a kernel was chosen, so the processor has its instructions.
     unsafe { avx512::round_to_f16(scores) };
-}
-
-unsafe extern "C" {
-    /// y = exp(x - max), n times; gives the sum. ggml's own, so that the weights come out the same to the bit.
-    fn ggml_vec_soft_max_f32(n: i32, y: *mut f32, x: *const f32, max: f32) -> f64;
 }
 
 #[cfg(test)]

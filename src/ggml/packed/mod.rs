@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 use half::f16;
 use rayon::prelude::*;
 
-use super::sys;
+use super::cpu::{self, functions};
 use crate::dtype::DType;
 
 /// Output rows side by side.
@@ -44,42 +44,42 @@ pub(super) struct Packing {
 
 /// The instructions that multiply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Isa {
+enum Kernels {
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
     #[cfg(target_arch = "x86_64")]
     Avx2,
 }
 
-/// The best this processor has.
-fn isa() -> Option<Isa> {
-    static ISA: OnceLock<Option<Isa>> = OnceLock::new();
-    *ISA.get_or_init(|| isas().first().copied())
+/// The best of the level in use.
+fn kernels() -> Option<Kernels> {
+    static KERNELS: OnceLock<Option<Kernels>> = OnceLock::new();
+    *KERNELS.get_or_init(|| kernels_up_to(cpu::isa()).first().copied())
 }
 
-/// All this processor has, the best first.
-fn isas() -> Vec<Isa> {
-    let mut isas = Vec::new();
+/// All of a level that this processor has, the best first. AVX-512 without VNNI multiplies as AVX2 does.
+fn kernels_up_to(isa: cpu::Isa) -> Vec<Kernels> {
+    let mut kernels = Vec::new();
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::is_x86_feature_detected as has;
-        if has!("avx512f") && has!("avx512bw") && has!("avx512vnni") && has!("f16c") {
-            isas.push(Isa::Avx512Vnni);
+        if isa >= cpu::Isa::Avx512 && has!("avx512f") && has!("avx512bw") && has!("avx512vnni") && has!("f16c") {
+            kernels.push(Kernels::Avx512Vnni);
         }
-        if has!("avx2") && has!("fma") && has!("f16c") {
-            isas.push(Isa::Avx2);
+        if isa >= cpu::Isa::Avx2 && has!("avx2") && has!("fma") && has!("f16c") {
+            kernels.push(Kernels::Avx2);
         }
     }
-    isas
+    kernels
 }
 
-impl Isa {
+impl Kernels {
     fn multiplies(self, dtype: DType) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => matches!(dtype, DType::Q4_0 | DType::Q4_1 | DType::Q8_0),
+            Kernels::Avx512Vnni => matches!(dtype, DType::Q4_0 | DType::Q4_1 | DType::Q8_0),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => matches!(dtype, DType::Q4_0 | DType::Q4_1),
+            Kernels::Avx2 => matches!(dtype, DType::Q4_0 | DType::Q4_1),
         }
     }
 }
@@ -88,7 +88,7 @@ impl Packing {
     /// How a matrix \[n_in, n_out\] of this type is packed, if this processor has the instructions for it.
     pub(super) fn of(dtype: DType, [n_in, n_out]: [usize; 2]) -> Option<Packing> {
         let packing = Packing { dtype, n_in, n_out };
-        let has_kernel = isa().is_some_and(|isa| isa.multiplies(dtype));
+        let has_kernel = kernels().is_some_and(|kernels| kernels.multiplies(dtype));
         (has_kernel && n_in.is_multiple_of(BLOCK) && n_in > 0).then_some(packing)
     }
 
@@ -194,7 +194,7 @@ impl Packing {
         let blocks = blocks.bytes(dtype.row_bytes(self.n_in).expect("whole blocks"));
         // SAFETY: the table of types is static; `from_float` reads n_in floats and writes one row of blocks.
         unsafe {
-            let traits = &*sys::ggml_get_type_traits_cpu(super::context::raw_type(dtype));
+            let traits = &*(functions().ggml_get_type_traits_cpu)(super::context::raw_type(dtype));
             let from_float = traits.from_float.expect("ggml rounds to 8 bits");
             from_float(x.as_ptr(), blocks.as_mut_ptr().cast(), self.n_in as i64);
         }
@@ -221,21 +221,21 @@ impl Packing {
 
     /// Multiplies one group by prepared rows of activations: sixteen products for each of them.
     pub(super) fn multiply(&self, group: &[u8], rows: &[u8], products: &mut [[f32; GROUP]]) {
-        self.multiply_with(isa().expect("nothing is packed without a kernel"), group, rows, products);
+        self.multiply_with(kernels().expect("nothing is packed without a kernel"), group, rows, products);
     }
 
-    fn multiply_with(&self, isa: Isa, group: &[u8], rows: &[u8], products: &mut [[f32; GROUP]]) {
-        let kernel = match (isa, self.dtype) {
+    fn multiply_with(&self, kernels: Kernels, group: &[u8], rows: &[u8], products: &mut [[f32; GROUP]]) {
+        let kernel = match (kernels, self.dtype) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Vnni, DType::Q4_0) => avx512::multiply_blocks,
+            (Kernels::Avx512Vnni, DType::Q4_0) => avx512::multiply_blocks,
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Vnni, DType::Q4_1) => avx512::multiply_columns::<4, true>,
+            (Kernels::Avx512Vnni, DType::Q4_1) => avx512::multiply_columns::<4, true>,
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Vnni, _) => avx512::multiply_columns::<8, false>,
+            (Kernels::Avx512Vnni, _) => avx512::multiply_columns::<8, false>,
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, DType::Q4_1) => avx2::multiply_columns,
+            (Kernels::Avx2, DType::Q4_1) => avx2::multiply_columns,
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, _) => avx2::multiply_blocks,
+            (Kernels::Avx2, _) => avx2::multiply_blocks,
         };
         assert!(group.len() == self.group_bytes() && rows.len() == products.len() * self.activation_bytes());
         // SAFETY: the processor has the instructions; the lengths were just compared with what the layout needs.
@@ -365,7 +365,7 @@ mod tests {
         let mut blocks = vec![0u8; packing.activation_dtype().row_bytes(packing.n_in).unwrap()];
         let n = packing.n_in as i32;
         // SAFETY: the table of types is static.
-        let traits = |t: DType| unsafe { &*sys::ggml_get_type_traits_cpu(super::super::context::raw_type(t)) };
+        let traits = |t: DType| unsafe { &*(functions().ggml_get_type_traits_cpu)(super::super::context::raw_type(t)) };
         // SAFETY: the buffers are as long as ggml's functions need.
         unsafe {
             traits(packing.activation_dtype()).from_float.unwrap()(x.as_ptr(), blocks.as_mut_ptr().cast(), n.into());
@@ -411,10 +411,10 @@ mod tests {
                     packing.prepare(x, row);
                 }
                 let mut products = vec![[0.0; GROUP]; n_rows];
-                let isas = isas().into_iter().filter(|isa| isa.multiplies(dtype));
+                let all = kernels_up_to(cpu::processor_isa()).into_iter().filter(|kernels| kernels.multiplies(dtype));
                 let groups = || packed.chunks_exact(packing.group_bytes()).enumerate();
-                for (isa, (g, group)) in isas.flat_map(|isa| groups().map(move |group| (isa, group))) {
-                    packing.multiply_with(isa, group, &rows, &mut products);
+                for (kernels, (g, group)) in all.flat_map(|kernels| groups().map(move |group| (kernels, group))) {
+                    packing.multiply_with(kernels, group, &rows, &mut products);
                     for (x, products) in x.chunks_exact(96).zip(&products) {
                         for (i, expected) in
                             reference(&packing, &bytes, x).iter().enumerate().skip(g * GROUP).take(GROUP)
@@ -422,7 +422,7 @@ mod tests {
                             assert_eq!(
                                 products[i % GROUP].to_bits(),
                                 expected.to_bits(),
-                                "{isa:?} {dtype} {n_rows} row {i}"
+                                "{kernels:?} {dtype} {n_rows} row {i}"
                             );
                         }
                     }
