@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use curtail::cli::{self, Cli};
-use curtail::commands;
+use curtail::{cli, commands};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(cli::normalize(std::env::args_os()));
-    commands::dispatch(cli).unwrap_or_else(|error| commands::report(&error))
+    match cli::parse(std::env::args_os()) {
+        Ok(cli) => commands::dispatch(cli).unwrap_or_else(|error| commands::report(&error)),
+        Err(refused) => commands::refuse(&refused),
+    }
 }

@@ -5,21 +5,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module of the library may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
+    ("text", &[]),
     ("dtype", &[]),
-    ("gguf", &["dtype"]),
-    ("hub", &[]),
+    ("files", &[]),
+    ("gguf", &["dtype", "files"]),
+    ("hub", &["files", "text"]),
     ("tokenizer", &["gguf"]),
     ("ggml", &["dtype"]),
     ("plan", &[]),
     ("model", &["dtype", "gguf", "ggml", "plan"]),
-    ("exit", &["dtype", "gguf"]),
+    ("exit", &["dtype", "gguf", "text"]),
     ("sample", &[]),
     ("session", &["dtype", "ggml", "model", "plan", "sample"]),
     ("decode", &["exit", "sample", "session"]),
-    ("eval", &["decode", "dtype", "exit", "gguf", "model", "plan", "sample", "session", "tokenizer"]),
-    ("convert", &["dtype", "gguf", "tokenizer"]),
-    ("quantize", &["dtype", "ggml", "gguf"]),
+    ("eval", &["decode", "dtype", "exit", "files", "gguf", "model", "plan", "sample", "session", "text", "tokenizer"]),
+    ("convert", &["dtype", "files", "gguf", "text", "tokenizer"]),
+    ("quantize", &["dtype", "files", "ggml", "gguf", "text"]),
     ("cli", &["dtype", "plan", "quantize", "sample"]),
     (
         "commands",
@@ -30,6 +32,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "dtype",
             "eval",
             "exit",
+            "files",
             "ggml",
             "gguf",
             "hub",
@@ -38,6 +41,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "quantize",
             "sample",
             "session",
+            "text",
             "tokenizer",
         ],
     ),

@@ -176,7 +176,7 @@ fn what_cannot_be_measured_is_said() {
         (&["-f", &text, "--exit-layers", "1", "--save-all-logits", "x"], 2, "expected --kl-divergence beside"),
         (&["-f", &text, "--kl-divergence"], 2, "--kl-divergence-base"),
         (&["-f", &text, "--exit-file", "x"], 2, "--exit"),
-        (&["-f", &text, "--chunks", "-2"], 2, "neither a number of tokens nor -1"),
+        (&["-f", &text, "--chunks", "-2"], 2, "expected a whole number from 0 to 2147483647, or -1"),
     ] {
         let (found, said) = refused(&[&["-m", &model], arguments].concat());
         assert!(found == Some(code) && said.contains(expected), "{arguments:?}: {found:?} {said}");

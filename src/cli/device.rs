@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use super::value::fraction_list;
+use super::value::{fraction_list, number, threads};
 use super::{CacheArgs, ModelArgs};
 
 /// Where the layers of a model are.
@@ -60,7 +60,7 @@ impl FromStr for GpuLayers {
         match text {
             "auto" => Ok(GpuLayers::Auto),
             "all" => Ok(GpuLayers::All),
-            number => number.parse().map(GpuLayers::Last).map_err(|_| "expected a number, all or auto".to_owned()),
+            text => number(text).map(GpuLayers::Last).map_err(|_| "expected a number, all or auto".to_owned()),
         }
     }
 }
@@ -80,8 +80,8 @@ pub struct RpcServerArgs {
     /// Listen where other machines can connect
     #[arg(long)]
     pub expose: bool,
-    /// Threads that compute [default: one per physical core]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    /// Threads that compute, at most as many as run at once [default: one per physical core]
+    #[arg(short, long, value_name = "N", value_parser = threads)]
     pub threads: Option<u32>,
     /// Devices to offer, by their names in --list-devices [default: the accelerators, or the CPU where there is none]
     #[arg(long, visible_alias = "dev", value_name = "NAMES", value_delimiter = ',')]
@@ -94,19 +94,19 @@ pub struct DoctorArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub model: ModelArgs,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub devices: DeviceArgs,
-    /// Threads that compute [default: one per physical core]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    /// Threads that compute, at most as many as run at once [default: one per physical core]
+    #[arg(short, long, value_name = "N", value_parser = threads)]
     pub threads: Option<u32>,
     /// Context size in tokens; 0 takes what the model was trained with
-    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = number)]
     pub ctx_size: usize,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub cache: CacheArgs,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cache: CacheArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub devices: DeviceArgs,
 }

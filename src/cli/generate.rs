@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use super::value::{above_zero, count, fraction, not_negative, seed};
+use super::value::{above_zero, count, fraction, not_negative, number, seed};
 use super::{Count, ExitArgs, LoadArgs, Seed};
 use crate::sample::SamplerParams;
 
@@ -17,7 +17,7 @@ pub struct SamplingArgs {
     #[arg(value_parser = not_negative, allow_negative_numbers = true)]
     pub temp: f32,
     /// Keep the N most probable tokens; 0 keeps all
-    #[arg(long, value_name = "N", default_value_t = 40)]
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = number)]
     pub top_k: usize,
     /// Keep the smallest set of tokens with this total probability; 1 keeps all
     #[arg(long, value_name = "X", default_value_t = 0.95, value_parser = fraction, allow_negative_numbers = true)]
@@ -97,9 +97,6 @@ statistics to stderr.
 layers that each of them took. A text is tokenized as it stands, without the chat template. No line depends on \
 another.")]
 pub struct RunArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub load: LoadArgs,
     /// The prompt
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["file", "batch"])]
     pub prompt: Option<String>,
@@ -116,6 +113,9 @@ pub struct RunArgs {
     /// Write a page that shows how deep each token went
     #[arg(long, value_name = "HTML", value_hint = ValueHint::FilePath, conflicts_with = "batch")]
     pub depth_report: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub load: LoadArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub exits: ExitArgs,

@@ -81,12 +81,6 @@ pub struct MeasureArgs {
 /// `layers scan`.
 #[derive(Args, Debug)]
 pub struct ScanArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub load: LoadArgs,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub text: MeasureArgs,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -96,6 +90,12 @@ pub struct ScanArgs {
     /// Keep what is measured in this file while the scan runs, and go on from it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub resume: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub text: MeasureArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub load: LoadArgs,
 }
 
 /// `layers prune`.
@@ -104,12 +104,6 @@ pub struct ScanArgs {
 The text is cut into windows: every second one decides what is left out, the others say what that costs. Without a limit \
 (--loss, --speed, --skip) the perplexity may rise by 5 %.")]
 pub struct PruneArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub load: LoadArgs,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub text: MeasureArgs,
     /// How the next part is chosen: `latter` takes the last that is left, `measured` what alone changes the predictions
     /// least, `greedy` what changes them least after all that is already left out
     #[arg(long, value_enum, default_value_t = MethodArg::Greedy)]
@@ -145,6 +139,12 @@ pub struct PruneArgs {
     /// Write a page with plots
     #[arg(long, value_name = "HTML", value_hint = ValueHint::FilePath)]
     pub report: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub text: MeasureArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub load: LoadArgs,
 }
 
 /// How parts are chosen.

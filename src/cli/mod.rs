@@ -5,6 +5,7 @@ mod convert;
 mod device;
 mod exits;
 mod generate;
+mod habits;
 mod hub;
 mod layers;
 mod model;
@@ -14,14 +15,13 @@ mod tools;
 mod train;
 mod value;
 
-use std::ffi::OsString;
-
 use clap::{Parser, Subcommand};
 
 pub use convert::{ConvertArgs, OutTypeArg};
 pub use device::{DeviceArgs, DoctorArgs, GpuLayers, RpcServerArgs, Shares};
 pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg};
 pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs};
+pub use habits::{Refused, parse};
 pub use hub::{ListArgs, PullArgs, RmArgs};
 pub use layers::{LayersArg, LayersArgs, LayersCommand, MeasureArgs, MethodArg, PartsArg, PruneArgs, ScanArgs};
 pub use model::{CacheArgs, ContextArgs, LoadArgs, ModelArgs, Switch};
@@ -29,12 +29,11 @@ pub use perplexity::{ImatrixArgs, PerplexityArgs, ReadArg, TextArgs};
 pub use quantize::{QuantizeArgs, QuantizeWords};
 pub use tools::{BenchArgs, BenchFormat, CompletionsArgs, InspectArgs, LogitsArgs, TokenizeArgs};
 pub use train::{EvalArgs, InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
-pub use value::{Count, Range, Seed, above_zero, count, fraction, not_negative, seed};
+pub use value::{Count, Range, Seed, above_zero, count, fraction, not_negative, number, seed};
 
 /// Runs quantized GGUF language models.
 #[derive(Debug, Parser)]
 #[command(name = "curtail", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(disable_help_subcommand = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -51,6 +50,7 @@ pub enum Command {
     /// Turn a Hugging Face checkpoint into a GGUF file
     Convert(ConvertArgs),
     /// Show what a GGUF file holds
+    #[command(alias = "show")]
     Inspect(InspectArgs),
     /// Write a model with fewer bits per weight
     Quantize(QuantizeArgs),
@@ -77,6 +77,7 @@ pub enum Command {
     /// Download a model of the hub into the cache
     Pull(PullArgs),
     /// List the models in the cache and in models/
+    #[command(visible_alias = "ls")]
     List(ListArgs),
     /// Remove models from the cache
     Rm(RmArgs),
@@ -103,33 +104,17 @@ impl Command {
     }
 }
 
-/// llama.cpp's flags of several letters behind one dash, which clap would read as several flags.
-const ONE_DASH: [&str; 8] = ["-fa", "-ctk", "-ctv", "-sys", "-pg", "-ngl", "-ts", "-dev"];
-
-/// The command line with llama.cpp's long one-dash flags spelled as clap knows them. What stands behind a flag that
-/// takes a text is left alone.
-pub fn normalize(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    const TAKES_TEXT: [&str; 8] = ["-p", "--prompt", "-sys", "--system", "--sys", "-r", "--reverse-prompt", "--stop"];
-    let mut normal = Vec::new();
-    let (mut text_follows, mut flags_ended) = (false, false);
-    for arg in args {
-        let flag = arg.to_str().filter(|_| !text_follows && !flags_ended).unwrap_or("");
-        text_follows = TAKES_TEXT.contains(&flag);
-        flags_ended |= flag == "--";
-        normal.push(if ONE_DASH.contains(&flag) { format!("-{flag}").into() } else { arg });
-    }
-    normal
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     use clap::CommandFactory;
 
     use super::*;
     use crate::dtype::DType;
 
-    fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(normalize(line.split(' ').map(OsString::from)))
+    fn parse(line: &str) -> Result<Cli, Refused> {
+        super::parse(line.split(' ').map(OsString::from))
     }
 
     #[test]

@@ -5,16 +5,26 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::value::{dtype, positive};
+use super::value::{dtype, number, positive, threads};
 use super::{DeviceArgs, LayersArg};
 use crate::dtype::DType;
 
 /// Which model.
 #[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
-    /// Model file (GGUF), or a model of the hub as `pull` takes it: ORG/REPO or ORG/REPO:QUANT [default: the one in models/]
-    #[arg(short, long, value_name = "MODEL", env = "CURTAIL_MODEL", value_hint = ValueHint::FilePath)]
+    /// Model file (GGUF), or a model of the hub as `pull` takes it: ORG/REPO or ORG/REPO:QUANT [default: the
+    /// environment's CURTAIL_MODEL, else the one in models/]
+    // Not clap's `env`: a variable would count as typed, and stand against a model that is named by its place.
+    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::FilePath)]
     pub model: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    /// The model that is named: by the flag, else by the environment.
+    pub fn named(&self) -> Option<PathBuf> {
+        let variable = || std::env::var_os("CURTAIL_MODEL").filter(|name| !name.is_empty()).map(PathBuf::from);
+        self.model.clone().or_else(variable)
+    }
 }
 
 /// How a model is loaded and how much it remembers.
@@ -24,8 +34,8 @@ pub struct LoadArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub model: ModelArgs,
-    /// Threads that compute [default: one per physical core]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    /// Threads that compute, at most as many as run at once [default: one per physical core]
+    #[arg(short, long, value_name = "N", value_parser = threads)]
     pub threads: Option<u32>,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -43,7 +53,7 @@ pub struct LoadArgs {
 #[command(next_help_heading = "Model options")]
 pub struct ContextArgs {
     /// Context size in tokens; 0 takes what the model was trained with
-    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = number)]
     pub ctx_size: usize,
     /// Tokens of a prompt evaluated at once
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = positive)]

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::value::{count, positive};
+use super::value::{count, number, positive, threads};
 use super::{
     CacheArgs, ContextArgs, Count, DeviceArgs, ExitArg, ExitArgs, KvArg, LayersArg, LoadArgs, ModelArgs, Switch,
 };
@@ -28,15 +28,15 @@ pub struct TextArgs {
     /// Tokens evaluated at once
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = positive)]
     pub batch_size: usize,
-    /// Threads that compute [default: one per physical core]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    /// Threads that compute, at most as many as run at once [default: one per physical core]
+    #[arg(short, long, value_name = "N", value_parser = threads)]
     pub threads: Option<u32>,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub cache: CacheArgs,
     /// Which layers run: a plan as `layers --help` explains, or @FILE [default: all]
     #[arg(long, value_name = "PLAN", value_parser = LayersArg::from_str)]
     pub layers: Option<LayersArg>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cache: CacheArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub devices: DeviceArgs,
@@ -66,9 +66,6 @@ each token of the vocabulary at each scored place), with --kl-divergence it read
 With --exit fast or --exit-layers the same run measures full depth too, unless stored distributions are given, and tells how far \
 the two are apart.")]
 pub struct PerplexityArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub text: TextArgs,
     /// File of distributions to write, or with --kl-divergence to read
     #[arg(long, visible_alias = "save-all-logits", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub kl_divergence_base: Option<PathBuf>,
@@ -101,6 +98,9 @@ pub struct PerplexityArgs {
     /// Write a page with plots
     #[arg(long, value_name = "HTML", value_hint = ValueHint::FilePath)]
     pub report: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub text: TextArgs,
 }
 
 impl PerplexityArgs {
@@ -138,9 +138,6 @@ For every matrix of the layers the file holds, for each input column, the sum of
 while the model read the text: llama-quantize's --imatrix. Without -f the files given with --in-file are merged, and no model is \
 needed.")]
 pub struct ImatrixArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub text: TextArgs,
     /// File to write
     #[arg(short, long, visible_alias = "output-file", value_name = "FILE", default_value = "imatrix.gguf")]
     #[arg(value_hint = ValueHint::FilePath)]
@@ -155,12 +152,15 @@ pub struct ImatrixArgs {
     #[arg(long)]
     pub parse_special: bool,
     /// Skip the first N chunks
-    #[arg(long, visible_alias = "from-chunk", value_name = "N", default_value_t = 0)]
+    #[arg(long, visible_alias = "from-chunk", value_name = "N", default_value_t = 0, value_parser = number)]
     pub chunk: usize,
     /// Write a copy every N chunks, its name ending in .at_CHUNKS; 0 for never
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = number)]
     pub save_frequency: usize,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub text: TextArgs,
 }

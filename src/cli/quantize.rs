@@ -98,9 +98,10 @@ impl QuantizeArgs {
         };
         let (target, threads) = match rest {
             [target] => (target.parse()?, None),
-            [target, threads] => {
-                (target.parse()?, Some(positive(threads).map_err(|e| format!("number of threads: {e}"))?))
-            }
+            [target, threads] => (
+                target.parse()?,
+                Some(positive(threads).map_err(|e| format!("number of threads: {e}, found `{threads}`"))?),
+            ),
             _ => return Err(format!("expected [OUT.gguf] TYPE [NTHREADS], found `{}`", words.join(" "))),
         };
         Ok(QuantizeWords { output, target, threads })

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::value::{pair, positive};
+use super::value::{pair, positive, repetitions};
 use super::{CacheArgs, DeviceArgs, ExitArgs, LayersArg, LoadArgs, ModelArgs, Range};
 
 /// `inspect`.
@@ -24,6 +24,9 @@ pub struct InspectArgs {
 
 /// `tokenize`.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+--decode prints what the ids stand for, byte for byte, special tokens by their names; --no-bos leaves out the token that \
+begins a text here too.")]
 pub struct TokenizeArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -40,6 +43,12 @@ pub struct TokenizeArgs {
     /// Read special tokens in the text as plain text
     #[arg(long)]
     pub no_parse_special: bool,
+    /// Turn token ids into text: IDS, else those of -f or of stdin
+    #[arg(short, long, visible_alias = "detokenize", conflicts_with_all = ["prompt", "no_parse_special"])]
+    pub decode: bool,
+    /// Token ids for --decode, as in 1 2 3 or [1,2,3]
+    #[arg(value_name = "IDS", requires = "decode", conflicts_with = "file")]
+    pub ids: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -52,12 +61,12 @@ A line {\"prompt\": [ids], \"tokens\": [ids]} gives a line {\"argmax\": [ids], \
 `tokens`, fed as given, the token the model would have chosen and the natural logarithm of the probability of the \
 given one.")]
 pub struct LogitsArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub load: LoadArgs,
     /// JSON Lines file; - is stdin
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub batch: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub load: LoadArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub exits: ExitArgs,
@@ -82,42 +91,44 @@ pub struct BenchArgs {
     #[arg(long = "pg", value_name = "PP,TG", value_parser = pair)]
     pub prompt_gen: Vec<(usize, usize)>,
     /// Repetitions of each test
-    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = positive)]
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = repetitions)]
     pub repetitions: usize,
-    /// Numbers of threads [default: one per physical core]
+    /// Numbers of threads, at most as many as run at once [default: one per physical core]
     #[arg(short, long, value_name = "N", value_delimiter = ',')]
     pub threads: Vec<Range>,
     /// Tokens of a prompt evaluated at once
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = positive)]
     pub batch_size: usize,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub cache: CacheArgs,
     /// Time a plan of layers beside full depth too, by turns (`layers --help`), or @FILE; may be repeated
     #[arg(long, value_name = "PLAN", value_parser = LayersArg::from_str)]
     pub layers: Vec<LayersArg>,
     /// Tokens that are in the context before a test begins
     #[arg(short = 'd', long, value_name = "N", default_value = "0", value_delimiter = ',')]
     pub n_depth: Vec<Range>,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub devices: DeviceArgs,
     /// Leave out the warm-up runs
     #[arg(long)]
     pub no_warmup: bool,
     /// Form of the results
     #[arg(short, long, value_enum, default_value_t = BenchFormat::Md)]
     pub output: BenchFormat,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub exits: ExitArgs,
     /// Stop generated tokens after these numbers of layers, one after the other and from the beginning again: what the
     /// engine makes of saved layers, whatever the tokens are worth
     #[arg(long, value_name = "LAYERS", value_delimiter = ',', value_parser = positive)]
+    #[arg(help_heading = "Early exit options")]
     pub exit_layers: Vec<usize>,
     /// Look whether to stop after each of these numbers of layers, and never do: what a look costs
     #[arg(long, value_name = "LAYERS", value_delimiter = ',', value_parser = positive)]
+    #[arg(help_heading = "Early exit options")]
     pub look_layers: Vec<usize>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cache: CacheArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub devices: DeviceArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub exits: ExitArgs,
 }
 
 /// How `bench` prints.

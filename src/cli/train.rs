@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::LoadArgs;
-use super::value::{fraction, positive};
+use super::value::{fixed_seed, fraction, number, positive};
 
 /// `train-exit`.
 #[derive(Args, Debug)]
@@ -16,9 +16,6 @@ fingerprint; `eval --exit` uses it.
 --preset adainfer is the paper's setting: top probability and gap over the whole vocabulary, a support vector machine, \
 a look after every layer.")]
 pub struct TrainExitArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub load: LoadArgs,
     /// Task to fit, or `self` for the model's own answers to built-in prompts; may be repeated
     #[arg(long, value_name = "TOML", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
     pub task: Vec<PathBuf>,
@@ -58,14 +55,17 @@ pub struct TrainExitArgs {
     #[arg(long)]
     pub search_drafts: bool,
     /// Solved examples in every prompt, instead of the task's number
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number)]
     pub shots: Option<usize>,
     /// First layer after which stopping is considered [default: a fifth of the layers]
     #[arg(long, value_name = "LAYER", value_parser = positive)]
     pub from_layer: Option<usize>,
     /// Seed of shots and folds
-    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = fixed_seed)]
     pub seed: u64,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub load: LoadArgs,
 }
 
 /// What a checkpoint reads.
@@ -110,9 +110,6 @@ pub enum PresetArg {
 With --layers or --beside a second table puts full depth, fewer layers, the early stop and both beside each other, on every \
 model file.")]
 pub struct EvalArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub load: LoadArgs,
     /// Exit file that `train-exit` wrote for this model
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub exit: PathBuf,
@@ -123,7 +120,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "N", default_value_t = 750, value_parser = positive)]
     pub rows: usize,
     /// Solved examples in every prompt, instead of the task's number
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number)]
     pub shots: Option<usize>,
     /// Another quantization of the model (GGUF), to be measured in the same ways
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -141,6 +138,9 @@ pub struct EvalArgs {
     #[arg(long, value_name = "HTML", value_hint = ValueHint::FilePath)]
     pub report: Option<PathBuf>,
     /// Seed that the exit file was trained with: it chooses the solved examples
-    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = fixed_seed)]
     pub seed: u64,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub load: LoadArgs,
 }

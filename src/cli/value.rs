@@ -41,12 +41,12 @@ impl FromStr for Range {
         let (last, step) = split_step(rest)?;
         let (first, last) = (number(first)?, number(last)?);
         if last < first {
-            return Err(format!("`{text}` ends before it begins"));
+            return Err("it ends before it begins".to_owned());
         }
         let mut values = vec![first];
         while let Some(next) = step(values[values.len() - 1]).filter(|&n| n <= last) {
             if next <= values[values.len() - 1] || values.len() == MAX_RANGE {
-                return Err(format!("`{text}` never ends, or takes more than {MAX_RANGE} steps"));
+                return Err(format!("it never ends, or takes more than {MAX_RANGE} steps"));
             }
             values.push(next);
         }
@@ -70,12 +70,36 @@ fn split_step(rest: &str) -> Result<(&str, Step), String> {
     Ok((rest, Box::new(|n| n.checked_add(1))))
 }
 
-pub(super) fn number(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| format!("`{text}` is not a whole number"))
+/// The largest number of tokens, rows, layers or anything else that is counted: what fits in 32 bits with a sign, as in
+/// llama.cpp. No machine has room for so many, and two of them can be multiplied.
+const MOST: usize = i32::MAX as usize;
+
+/// The most repetitions of a measurement: beyond, they only take time.
+const MOST_REPETITIONS: usize = 100_000;
+
+/// A whole number from 0 up.
+pub fn number(text: &str) -> Result<usize, String> {
+    within(text, 0, MOST)
 }
 
+/// A whole number from 1 up.
 pub(super) fn positive(text: &str) -> Result<usize, String> {
-    number(text).and_then(|n| if n > 0 { Ok(n) } else { Err("must be at least 1".into()) })
+    within(text, 1, MOST)
+}
+
+/// How many times something is measured.
+pub(super) fn repetitions(text: &str) -> Result<usize, String> {
+    within(text, 1, MOST_REPETITIONS)
+}
+
+/// How many threads compute; as many as help are taken.
+pub(super) fn threads(text: &str) -> Result<u32, String> {
+    positive(text).map(|n| u32::try_from(n).unwrap_or(u32::MAX))
+}
+
+fn within(text: &str, least: usize, most: usize) -> Result<usize, String> {
+    let n = text.parse().ok().filter(|n| (least..=most).contains(n));
+    n.ok_or_else(|| format!("expected a whole number from {least} to {most}"))
 }
 
 pub(super) fn pair(text: &str) -> Result<(usize, usize), String> {
@@ -84,7 +108,7 @@ pub(super) fn pair(text: &str) -> Result<(usize, usize), String> {
 }
 
 pub(super) fn dtype(text: &str) -> Result<DType, String> {
-    DType::from_name(text).ok_or_else(|| format!("`{text}` is not a tensor type (f16, q8_0 ...)"))
+    DType::from_name(text).ok_or_else(|| "expected a tensor type (f16, q8_0 ...)".to_owned())
 }
 
 /// A number of tokens, where -1 stands for no limit.
@@ -92,7 +116,7 @@ pub fn count(text: &str) -> Result<Count, String> {
     if text == "-1" {
         return Ok(Count::All);
     }
-    number(text).map(Count::Limit).map_err(|_| format!("`{text}` is neither a number of tokens nor -1"))
+    number(text).map(Count::Limit).map_err(|_| format!("expected a whole number from 0 to {MOST}, or -1 for all"))
 }
 
 /// A seed, where -1 asks for a drawn one.
@@ -100,8 +124,12 @@ pub fn seed(text: &str) -> Result<Seed, String> {
     if text == "-1" {
         return Ok(Seed(None));
     }
-    let seed = text.parse().map_err(|_| format!("`{text}` is neither a seed (0 to 2^64 - 1) nor -1"))?;
-    Ok(Seed(Some(seed)))
+    fixed_seed(text).map(|seed| Seed(Some(seed))).map_err(|why| why + ", or -1 to draw one")
+}
+
+/// A seed that is said.
+pub(super) fn fixed_seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "expected a whole number from 0 to 2^64 - 1".to_owned())
 }
 
 fn float(text: &str, accepts: fn(f32) -> bool, expected: &str) -> Result<f32, String> {
@@ -132,12 +160,14 @@ pub fn above_zero(text: &str) -> Result<f32, String> {
 pub fn fraction(text: &str) -> Result<f32, String> {
     float(text, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1")
 }
+
 /// Shares such as `3,1`.
 pub(super) fn fraction_list(text: &str) -> Result<Shares, String> {
     let share = |text: &str| text.trim().parse::<f64>().ok().filter(|share| share.is_finite() && *share >= 0.0);
     let shares: Option<Vec<f64>> = text.split([',', '/']).map(share).collect();
+    let total = |shares: &Vec<f64>| shares.iter().sum::<f64>();
     shares
-        .filter(|shares| shares.iter().sum::<f64>() > 0.0)
+        .filter(|shares| total(shares) > 0.0 && total(shares).is_finite())
         .map(Shares)
         .ok_or_else(|| "expected numbers such as 3,1, none negative and not all zero".to_owned())
 }

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::output::Inputs;
 use super::{INTERRUPTED, Usage, interrupt, note, print_line};
 use crate::cli::{ConvertArgs, OutTypeArg};
 use crate::convert::{Error, Options, OutType, Plan};
@@ -21,6 +22,7 @@ pub(super) fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
     let plan = Plan::new(&args.checkpoint, &options(args))?;
     plan.notices().iter().for_each(|notice| note(format_args!("note: {notice}")));
     let path = args.output.clone().unwrap_or_else(|| default_name(&args.checkpoint, &plan));
+    read(args)?.allow([path.as_path()])?;
     interrupt::install()?;
     match write(&plan, &path) {
         Err(Error::Interrupted) => {
@@ -33,6 +35,18 @@ pub(super) fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// What is read: the files of the checkpoint's folder, as far as they are no GGUF files.
+fn read(args: &ConvertArgs) -> anyhow::Result<Inputs> {
+    let inputs = Inputs::default().and(&args.tokenizer);
+    if !args.checkpoint.is_dir() {
+        return Ok(inputs.and([&args.checkpoint]));
+    }
+    let entries =
+        std::fs::read_dir(&args.checkpoint).with_context(|| format!("cannot read `{}`", args.checkpoint.display()))?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    Ok(inputs.and(paths.filter(|path| path.is_file() && path.extension().is_none_or(|end| end != "gguf"))))
 }
 
 fn options(args: &ConvertArgs) -> Options {

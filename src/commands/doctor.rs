@@ -70,10 +70,10 @@ struct Layers {
 }
 
 pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
-    let n_threads = args.threads.map_or_else(engine::default_threads, |n| n as usize);
+    let n_threads = engine::n_threads(args.threads);
     let device_args = devices::usable(&args.devices);
     // A model that nobody names is no reason to fail.
-    let path = match &args.model.model {
+    let path = match args.model.named() {
         Some(_) => Some(engine::find_model(&args.model)?),
         None => engine::find_model(&args.model).ok(),
     };

@@ -32,6 +32,7 @@ impl Engine {
     /// Loads the model that the flags or the surroundings name.
     pub(super) fn open(args: &LoadArgs) -> anyhow::Result<Engine> {
         let (file, tokenizer, model) = open_model(&find_model(&args.model)?, args)?;
+        warn_of_context(args.context.ctx_size, &model, "-c asks for");
         let plan = plan::steps(args.layers.as_ref(), &model)?;
         let params = session_params(&args.context).with_plan(plan);
         let session = Session::new(model, params).context("cannot make a session")?;
@@ -41,6 +42,7 @@ impl Engine {
     /// Loads the model at `path` to generate with; everything else is as the flags say.
     pub(super) fn load(path: &Path, args: &LoadArgs, exits: &ExitArgs) -> anyhow::Result<(Engine, Decoder)> {
         let (file, tokenizer, model) = open_model(path, args)?;
+        warn_of_context(args.context.ctx_size, &model, "-c asks for");
         let plan = plan::steps(args.layers.as_ref(), &model)?;
         let exits = Exits::new(exits, &file, &model, &plan)?;
         let params = exits.params(session_params(&args.context).with_plan(plan));
@@ -61,12 +63,22 @@ pub(super) fn open_model(path: &Path, args: &LoadArgs) -> anyhow::Result<(Arc<Fi
     let context = || format!("cannot load `{}`", path.display());
     let tokenizer = Tokenizer::from_gguf(file.metadata()).with_context(context)?;
     tokenizer.notice().iter().for_each(|notice| note(format_args!("note: {notice}")));
-    let n_threads = args.threads.map_or_else(default_threads, |n| n as usize);
-    let model = load_model(&file, n_threads, &args.devices, &session_params(&args.context))?;
+    let model = load_model(&file, n_threads(args.threads), &args.devices, &session_params(&args.context))?;
     if let Some(summary) = devices::summary(model.placement(), model.config().n_layer) {
         note(summary);
     }
     Ok((file, tokenizer, model))
+}
+
+/// Says that a context is longer than what the model has learned.
+pub(super) fn warn_of_context(n_ctx: usize, model: &Model, asks: &str) {
+    let trained = model.config().n_ctx_train;
+    if n_ctx > trained {
+        note(format_args!(
+            "warning: the model was trained with {trained} tokens of context, {asks} {n_ctx}\n\
+             hint: beyond {trained} it is lost; -c {trained} stays within"
+        ));
+    }
 }
 
 /// Loads the weights of a file onto the devices that the flags name, with room for sessions like this. The CPU computes with
@@ -89,17 +101,38 @@ pub(super) fn load_model(
 
 /// The model file: the one named, which may be pulled first, else the one in `models/`.
 pub(super) fn find_model(args: &ModelArgs) -> anyhow::Result<PathBuf> {
-    match &args.model {
-        Some(path) => named_model(path),
+    match args.named() {
+        Some(path) => named_model(&path),
         None => only_model(Path::new("models")),
     }
+}
+
+/// The threads that `-t` asks for, as far as they help.
+pub(super) fn n_threads(asked: Option<u32>) -> usize {
+    asked.map_or_else(default_threads, |n| helpful_threads("-t", n as usize))
+}
+
+/// As many threads as asked for, and no more than run at once here: those beyond would wait for each other at every
+/// operation, some hundred of them for minutes.
+pub(super) fn helpful_threads(name: &str, asked: usize) -> usize {
+    let most = threads_at_once();
+    if asked > most {
+        note(format_args!(
+            "note: {name}: expected at most {most}, as many as run at once here, found {asked}: taking {most}"
+        ));
+    }
+    asked.min(most)
+}
+
+/// As many as this process may use, and ggml takes.
+pub(super) fn threads_at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(512)
 }
 
 /// One thread per physical core, as far as this process may use them: two threads of one core share the unit that
 /// multiplies.
 pub(super) fn default_threads() -> usize {
-    let allowed = std::thread::available_parallelism().map_or(1, usize::from);
-    allowed.min(num_cpus::get_physical()).max(1)
+    threads_at_once().min(num_cpus::get_physical()).max(1)
 }
 
 /// The parameters that the context flags spell; the others are the defaults.
@@ -118,16 +151,22 @@ pub(super) fn cache_params(args: &CacheArgs) -> SessionParams {
 }
 
 fn only_model(folder: &Path) -> anyhow::Result<PathBuf> {
-    const HOW: &str = "hint: name one with -m or CURTAIL_MODEL; `make model` fetches one";
+    let fetch = if has_make_model(Path::new(".")) { "make model" } else { "curtail pull ORG/REPO" };
+    let how = format!("hint: name one with -m or CURTAIL_MODEL; `{fetch}` fetches one");
     let mut models = models_in(folder);
     match models.len() {
-        0 => Err(Usage(format!("no model given, and none in `{}`\n{HOW}", folder.display())).into()),
+        0 => Err(Usage(format!("no model given, and none in `{}`\n{how}", folder.display())).into()),
         1 => Ok(models.remove(0)),
         _ => {
             let names: Vec<_> = models.iter().map(|path| format!("`{}`", path.display())).collect();
-            Err(Usage(format!("no model given, and several to choose from: {}\n{HOW}", names.join(", "))).into())
+            Err(Usage(format!("no model given, and several to choose from: {}\n{how}", names.join(", "))).into())
         }
     }
+}
+
+/// Whether a folder is a checkout of this program, whose Makefile fetches a model.
+fn has_make_model(folder: &Path) -> bool {
+    folder.join("Makefile").is_file() && folder.join("models/fetch-demo-model.py").is_file()
 }
 
 /// The models in a folder, by name; of split ones the first parts.

@@ -8,18 +8,23 @@ use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
 
 use super::engine::Engine;
-use super::output::write_whole;
+use super::output::{Inputs, write_whole};
 use super::train_exit::{OWN, bar};
 use super::{exits, note, plan};
 use crate::cli::{EvalArgs, LoadArgs, ModelArgs};
 use crate::eval::{Beside, Measured, Questions, Task, Way, WayDone, beside, evaluate, fixed_plan, html};
 use crate::exit::{ExitFile, Fingerprint, Input, Policy};
+use crate::gguf;
 use crate::model::LayerStep;
 use crate::session::Session;
 
 pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let tasks: Vec<Task> =
         args.task.iter().map(|path| Task::open(path, args.seed, args.shots)).collect::<Result<_, _>>()?;
+    let rows = tasks.iter().flat_map(|task| &task.files);
+    let inputs = Inputs::load(&args.load)?.and(&args.task).and(rows).and([&args.exit]);
+    let other = args.beside.as_ref().map(|path| gguf::part_paths(path));
+    inputs.and(other.into_iter().flatten()).allow(args.report.as_deref())?;
     // Full depth is what everything else is beside.
     let mut engine = Engine::open(&LoadArgs { layers: None, ..args.load.clone() })?;
     let file = open_exit(args, &engine)?;

@@ -111,11 +111,10 @@ struct Found {
 pub(super) const NEEDS: &str = "there is no exit file for this model\nhint: `curtail train-exit --task self -o MODEL.exit.gguf` makes one, --exit-file names it";
 
 fn in_file(args: &ExitArgs, file: &File) -> anyhow::Result<Found> {
-    let beside = beside(file.path());
-    let Some(path) = args.exit_file.as_ref().or(Some(&beside).filter(|path| path.exists())) else {
+    let Some(path) = path(args.exit_file.as_deref(), file.path()) else {
         return Ok(Found::default());
     };
-    let (exit_file, warning) = ExitFile::open_for(path, &Fingerprint::of(file)?)?;
+    let (exit_file, warning) = ExitFile::open_for(&path, &Fingerprint::of(file)?)?;
     if let Some(warning) = warning {
         note(format_args!("warning: {warning}"));
     }
@@ -131,6 +130,11 @@ fn in_file(args: &ExitArgs, file: &File) -> anyhow::Result<Found> {
     });
     let checkpoints = policy.map_or_else(Vec::new, |policy| policy.checkpoints);
     Ok(Found { checkpoints, draft: draft.transpose()? })
+}
+
+/// The exit file that is read: the one named, else the one beside the model, if it is there.
+pub(super) fn path(named: Option<&Path>, model: &Path) -> Option<PathBuf> {
+    named.map(Path::to_owned).or_else(|| Some(beside(model)).filter(|path| path.exists()))
 }
 
 /// `model.exit.gguf` for `model.gguf`.

@@ -7,23 +7,27 @@ use anyhow::ensure;
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::engine::{find_model, open_model, session_params};
-use super::perplexity::{Interrupted, N_CTX, tokens, warn_of_context};
+use super::engine::{find_model, open_model, session_params, warn_of_context};
+use super::output::Inputs;
+use super::perplexity::{Interrupted, N_CTX, tokens};
 use super::train_exit::bar;
 use super::{INTERRUPTED, Usage, interrupt, note, plan, print_line};
 use crate::cli::ImatrixArgs;
 use crate::eval::{Chunks, Estimate, Imatrix, Moments, surprise};
+use crate::gguf;
 use crate::session::Session;
 use crate::tokenizer::{Special, TokenId};
 
 pub(super) fn run(args: &ImatrixArgs) -> anyhow::Result<ExitCode> {
     interrupt::install()?;
+    let reads = args.text.file.is_some() || args.in_file.is_empty();
+    let inputs = read_by(args, reads)?;
+    inputs.allow([args.output.as_path()])?;
     let mut before = Imatrix { chunk_size: args.text.ctx_size.unwrap_or(0), ..Imatrix::default() };
     for path in &args.in_file {
         before.merge(Imatrix::open(path)?, path)?;
     }
-    let reads = args.text.file.is_some() || args.in_file.is_empty();
-    let (imatrix, ppl) = match reads.then(|| collect(args, &before)).transpose() {
+    let (imatrix, ppl) = match reads.then(|| collect(args, &before, &inputs)).transpose() {
         Err(error) if error.is::<Interrupted>() => return Ok(ExitCode::from(INTERRUPTED)),
         Err(error) => return Err(error),
         Ok(None) => (before, None),
@@ -35,8 +39,17 @@ pub(super) fn run(args: &ImatrixArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The files that are read, those of the model only where it reads a text.
+fn read_by(args: &ImatrixArgs, reads: bool) -> anyhow::Result<Inputs> {
+    let inputs = Inputs::default().and(&args.in_file).and(&args.text.file).and_layers(&args.text.layers);
+    if !reads {
+        return Ok(inputs);
+    }
+    Ok(inputs.and(gguf::part_paths(&find_model(&args.text.model)?)))
+}
+
 /// What the text adds to the files before it, and its perplexity.
-fn collect(args: &ImatrixArgs, before: &Imatrix) -> anyhow::Result<(Imatrix, Estimate)> {
+fn collect(args: &ImatrixArgs, before: &Imatrix, inputs: &Inputs) -> anyhow::Result<(Imatrix, Estimate)> {
     let n_ctx = args.text.ctx_size.unwrap_or(N_CTX);
     let devices = &args.text.devices;
     ensure!(
@@ -46,7 +59,7 @@ fn collect(args: &ImatrixArgs, before: &Imatrix) -> anyhow::Result<(Imatrix, Est
     let mut load = args.text.load(n_ctx);
     load.devices.device = vec!["none".into()];
     let (_file, tokenizer, model) = open_model(&find_model(&load.model)?, &load)?;
-    warn_of_context(n_ctx, &model);
+    warn_of_context(n_ctx, &model, "chunks have");
     let special = if args.parse_special { Special::Parse } else { Special::Plain };
     let mut tokens = tokens(&tokenizer, args.text.file.as_deref(), special)?;
     let skipped = args.chunk.saturating_mul(n_ctx);
@@ -78,7 +91,9 @@ fn collect(args: &ImatrixArgs, before: &Imatrix) -> anyhow::Result<(Imatrix, Est
         bar.set_message(format!("imatrix, PPL {:.4}", surprises.perplexity().value));
         bar.inc(1);
         if args.save_frequency > 0 && (i + 1).is_multiple_of(args.save_frequency) {
-            so_far(&session)?.save(&copy(&args.output, i + 1))?;
+            let copy = copy(&args.output, i + 1);
+            inputs.allow([copy.as_path()])?;
+            so_far(&session)?.save(&copy)?;
         }
     }
     bar.finish_and_clear();

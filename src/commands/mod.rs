@@ -37,7 +37,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::cli::{Cli, Command, InspectArgs, TokenizeArgs};
+use crate::cli::{Cli, Command, InspectArgs, Refused, TokenizeArgs};
 use crate::ggml;
 use crate::hub;
 
@@ -96,10 +96,26 @@ fn show_file(args: &InspectArgs) -> anyhow::Result<ExitCode> {
 
 fn show_tokens(args: &TokenizeArgs) -> anyhow::Result<ExitCode> {
     let path = engine::find_model(&args.model)?;
-    let text = input::text(args.prompt.as_deref(), args.file.as_deref())?;
+    let ids = args.ids.join(" ");
+    let given = args.prompt.as_deref().or(Some(ids.as_str()).filter(|ids| !ids.is_empty()));
+    let text = input::text(given, args.file.as_deref())?;
+    if args.decode {
+        tokenize::decode(&path, &text, args, &mut io::stdout().lock())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let parse_special = !args.no_parse_special;
     tokenize::tokenize(&path, &text, parse_special, !args.no_bos, args.json, &mut io::stdout().lock())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells the user what is wrong with the command line, or the help that was asked for.
+pub fn refuse(refused: &Refused) -> ExitCode {
+    // A closed terminal leaves nobody to tell.
+    let _ = refused.error.print();
+    if let Some(hint) = &refused.hint {
+        note(format_args!("hint: {hint}"));
+    }
+    ExitCode::from(u8::try_from(refused.error.exit_code()).unwrap_or(2))
 }
 
 /// Tells the user why a command failed, and gives the exit code for it. A closed pipe is no failure: its reader

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use super::engine::{helpful_threads, threads_at_once};
+use super::output::Inputs;
 use super::{INTERRUPTED, Usage, interrupt, note, print_line};
 use crate::cli::{QuantizeArgs, QuantizeWords};
 use crate::dtype::DType;
@@ -30,8 +32,9 @@ pub(super) fn run(args: &QuantizeArgs) -> anyhow::Result<ExitCode> {
         return dry_run(args, &plan, &parts);
     }
     plan.need_imatrix()?;
-    check_outputs(args, &file, &parts)?;
-    let n_threads = words.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let inputs = Inputs::model(&args.input).and(&args.imatrix).and(&args.tensor_type_file);
+    inputs.allow(parts.iter().map(|(path, _)| path.as_path()))?;
+    let n_threads = words.threads.map_or_else(threads_at_once, |n| helpful_threads("NTHREADS", n));
     // One interruption is enough: a second must not leave the temporary file behind.
     interrupt::install_patient()?;
     let start = Instant::now();
@@ -131,34 +134,6 @@ fn name_parts(parts: Vec<Writer>, output: &Path, split: Split) -> Vec<(PathBuf, 
         _ => output.with_file_name(format!("{stem}-{:05}-of-{n:05}.gguf", no + 1)),
     };
     parts.into_iter().enumerate().map(|(no, part)| (path(no), part)).collect()
-}
-
-/// Refuses to write where something is read from, under whatever name, and where no file can be.
-fn check_outputs(args: &QuantizeArgs, file: &File, parts: &[(PathBuf, Writer)]) -> anyhow::Result<()> {
-    let inputs: Vec<PathBuf> = file.part_paths().into_iter().chain(args.imatrix.clone()).collect();
-    for (output, _) in parts {
-        if output.is_dir() {
-            bail!("cannot write `{}`: it is a directory", output.display());
-        }
-        for input in &inputs {
-            ensure!(
-                !is_same_file(input, output),
-                "the output `{}` is the input `{}`\nhint: inputs are never changed; name another output",
-                output.display(),
-                input.display()
-            );
-        }
-    }
-    Ok(())
-}
-
-fn is_same_file(a: &Path, b: &Path) -> bool {
-    #[cfg(unix)]
-    if let (Ok(a), Ok(b)) = (fs::metadata(a), fs::metadata(b)) {
-        use std::os::unix::fs::MetadataExt;
-        return (a.dev(), a.ino()) == (b.dev(), b.ino());
-    }
-    matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 fn write(making: &Making, parts: &[(PathBuf, Writer)]) -> anyhow::Result<()> {

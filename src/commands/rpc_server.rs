@@ -20,7 +20,7 @@ pub(super) fn run(args: &RpcServerArgs) -> anyhow::Result<ExitCode> {
             args.host
         ))
     );
-    let n_threads = args.threads.map_or_else(engine::default_threads, |n| n as usize);
+    let n_threads = engine::n_threads(args.threads);
     let cpu = Device::cpu(n_threads).context("cannot use the processor")?;
     let only_cpu = !args.device.is_empty() && args.device.iter().all(|name| name.eq_ignore_ascii_case("CPU"));
     let mut all = if only_cpu { Vec::new() } else { devices::local()? };

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::answer::{self, Answer, End, Finder, Limits};
 use super::engine::{Engine, NO_TEMPLATE, find_model};
-use super::output::write_whole;
+use super::output::{Inputs, write_whole};
 use super::stats::Stats;
-use super::{INTERRUPTED, batch, input, interrupt, note, print_line};
+use super::{INTERRUPTED, batch, exits, input, interrupt, note, print_line};
 use crate::cli::{Count, RunArgs};
 use crate::decode::Decoder;
 use crate::eval::Depths;
@@ -28,6 +28,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn run_one(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let exit_file = exits::path(args.exits.exit_file.as_deref(), &find_model(&args.load.model)?);
+    let inputs = Inputs::load(&args.load)?.and(&args.file).and(exit_file);
+    inputs.allow(args.depth_report.as_deref())?;
     let text = input::text(args.prompt.as_deref(), args.file.as_deref())?;
     let (mut engine, mut decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
     let template = if args.raw { None } else { engine.template()? };

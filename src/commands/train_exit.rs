@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::engine::Engine;
+use super::output::Inputs;
 use super::{Usage, drafts, note};
 use crate::cli::{InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
 use crate::eval::{
@@ -32,6 +33,9 @@ pub(super) fn run(args: &TrainExitArgs) -> anyhow::Result<ExitCode> {
         false => Task::open(path, args.seed, args.shots).map(Some),
     };
     let tasks: Vec<Option<Task>> = args.task.iter().map(open).collect::<Result<_, _>>()?;
+    let named = args.task.iter().filter(|path| path.as_os_str() != OWN);
+    let rows = tasks.iter().flatten().flat_map(|task| &task.files);
+    Inputs::load(&args.load)?.and(named).and(rows).allow([args.output.as_path()])?;
     let mut engine = Engine::open(&args.load)?;
     let searches = args.search_drafts && args.load.layers.is_some();
     anyhow::ensure!(!searches, Usage("--search-drafts: expected full depth, found --layers".into()));

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use super::divergence::Base;
 use super::perplexity::{Chunks, normalizer};
+use crate::files;
 use crate::session::TokenId;
 
 const MAGIC: &[u8; 8] = b"_logits_";
@@ -98,7 +99,7 @@ impl BaseFile {
     /// Opens a file; the first `most` of its chunks are used.
     pub fn open(path: &Path, most: usize) -> Result<BaseFile, Error> {
         let io = |e| Error::io(path, "read", e);
-        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+        let file = files::open_regular(path).map_err(|e| Error::io(path, "open", e))?;
         let bytes = file.metadata().map_err(io)?.len();
         let mut input = BufReader::with_capacity(1 << 20, file);
         let mut magic = [0; 8];

@@ -78,6 +78,8 @@ pub struct Task {
     pub train: Vec<Item>,
     /// Rows that training does not see; those of one group together.
     pub test: Vec<Item>,
+    /// The files that the rows are from.
+    pub files: Vec<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -107,6 +109,16 @@ enum Files {
     Several(Vec<PathBuf>),
 }
 
+impl Files {
+    fn below(&self, folder: &Path) -> Vec<PathBuf> {
+        let files = match self {
+            Files::One(file) => std::slice::from_ref(file),
+            Files::Several(files) => files,
+        };
+        files.iter().map(|file| folder.join(file)).collect()
+    }
+}
+
 impl Task {
     /// Reads a task and its rows. Training rows are shuffled by `seed`; `shots` replaces the task's own number.
     pub fn open(path: &Path, seed: u64, shots: Option<usize>) -> Result<Task, Error> {
@@ -116,8 +128,9 @@ impl Task {
         let answers = answers(&description).map_err(wrong)?;
         let reader = Reader::new(&description, &answers).map_err(wrong)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let mut train = reader.read(folder, &description.train)?;
-        let mut test = reader.read(folder, &description.test)?;
+        let [of_train, of_test] = [&description.train, &description.test].map(|files| files.below(folder));
+        let (mut train, mut test) = (reader.read(&of_train)?, reader.read(&of_test)?);
+        let files = [of_train, of_test].concat();
         train.shuffle(&mut StdRng::seed_from_u64(seed));
         let shots = shots.unwrap_or(description.shots);
         for rows in [&mut train, &mut test] {
@@ -139,7 +152,7 @@ impl Task {
             return Err(few(&[]));
         }
         let Description { name, instruction, .. } = description;
-        let task = Task { name, instruction, answers, shots, train, test };
+        let task = Task { name, instruction, answers, shots, train, test, files };
         let known: HashSet<&str> = task.train.iter().map(|row| row.group.as_str()).collect();
         if let Some(row) = task.test.iter().find(|row| shots > 0 && !known.contains(row.group.as_str())) {
             return Err(wrong(format!("`group`: there is no training row{} for shots", of_group(&row.group))));
@@ -232,14 +245,10 @@ impl<'d> Reader<'d> {
         Ok(Reader { description, answers, environment })
     }
 
-    fn read(&self, folder: &Path, files: &Files) -> Result<Vec<Item>, Error> {
-        let files = match files {
-            Files::One(file) => std::slice::from_ref(file),
-            Files::Several(files) => files,
-        };
+    fn read(&self, files: &[PathBuf]) -> Result<Vec<Item>, Error> {
         let mut items = Vec::new();
         for file in files {
-            for (place, row) in rows::read(&folder.join(file))? {
+            for (place, row) in rows::read(file)? {
                 items.push(self.item(&row).map_err(|why| Error::Task { place, why })?);
             }
         }

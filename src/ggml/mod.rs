@@ -52,7 +52,11 @@ use crate::dtype::DType;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No memory.
-    #[error("{device} is out of memory for {what}{}", asked(*bytes))]
+    #[error(
+        "{device} is out of memory for {what}{}\n\
+         hint: a smaller context (-c), fewer tokens at once (-b) or a model with fewer bits takes less",
+        asked(*bytes)
+    )]
     OutOfMemory {
         /// Whose memory.
         device: String,

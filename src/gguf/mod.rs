@@ -17,7 +17,7 @@ mod writer;
 pub use error::Error;
 pub use header::Header;
 pub use metadata::Metadata;
-pub use reader::File;
+pub use reader::{File, part_paths};
 pub use tensor::TensorInfo;
 pub use value::{Array, Value, ValueType};
 pub use writer::Writer;

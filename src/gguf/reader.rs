@@ -11,6 +11,7 @@ use memmap2::Mmap;
 
 use super::header::duplicate;
 use super::{Error, Header, Metadata, TensorInfo};
+use crate::files;
 
 /// An open GGUF file, or all parts of a split one. The data is mapped, not read.
 #[derive(Debug)]
@@ -107,12 +108,7 @@ impl File {
 
     /// The files of all parts.
     pub fn part_paths(&self) -> Vec<PathBuf> {
-        let n = self.parts.len() as u32;
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        match name.strip_suffix(&part_name("", 0, n)) {
-            Some(stem) if n > 1 => (0..n).map(|no| self.path.with_file_name(part_name(stem, no, n))).collect(),
-            _ => vec![self.path.clone()],
-        }
+        part_paths(&self.path)
     }
 
     /// Bytes of all parts together.
@@ -186,15 +182,25 @@ fn open_part(path: &Path) -> Result<(Mmap, Header), Error> {
 #[allow(unsafe_code)]
 fn map(path: &Path) -> Result<Mmap, Error> {
     // Asked before opening: opening a pipe would wait for a writer.
-    let kind = fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
-    if !kind.is_file() {
-        let found = if kind.is_dir() { "a directory" } else { "a device or pipe" };
-        return Err(Error::invalid(path, "file", "a regular file", found));
+    let facts = fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
+    if !facts.is_file() {
+        return Err(Error::invalid(path, "file", "a regular file", files::kind(&facts)));
     }
     let file = fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
     // SAFETY: the map is private to `File` and only read; that nobody rewrites a model file while it is in use is
     // the one promise the operating system cannot enforce.
     unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))
+}
+
+/// The files that a model consists of by the name of its first: all parts of a split one, whether or not they are there.
+pub fn part_paths(first: &Path) -> Vec<PathBuf> {
+    let name = first.file_name().unwrap_or_default().to_string_lossy();
+    let count = || name.strip_suffix(".gguf")?.rsplit_once("-of-")?.1.parse::<u16>().ok();
+    let n = count().map_or(1, u32::from);
+    match name.strip_suffix(&part_name("", 0, n)) {
+        Some(stem) if n > 1 => (0..n).map(|no| first.with_file_name(part_name(stem, no, n))).collect(),
+        _ => vec![first.to_owned()],
+    }
 }
 
 fn split_u32(header: &Header, key: &str) -> Result<Option<u32>, Error> {

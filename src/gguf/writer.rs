@@ -3,15 +3,13 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-
-use tempfile::TempPath;
 
 use super::header::{alignment, check_key, check_name, duplicate};
 use super::{Array, Error, MAGIC, Metadata, TensorInfo, VERSION, Value};
 use crate::dtype::DType;
+use crate::files::{Closed, Output};
 
 /// A file to be written: metadata and declared tensors. The data comes when it is written.
 ///
@@ -62,7 +60,7 @@ impl Writer {
 
     /// Writes the file: `data` is asked for each tensor's bytes, in the order of declaration, and nothing of an
     /// earlier tensor is kept. A file at `path` is replaced when the new one is complete, and stays untouched when
-    /// anything fails.
+    /// anything fails; a device or a pipe is written into.
     pub fn write<'a, E: From<Error>>(
         &self,
         path: &Path,
@@ -82,8 +80,8 @@ impl Writer {
         path: &Path,
         mut data: impl FnMut(&TensorInfo, &mut dyn Write) -> Result<(), E>,
     ) -> Result<(), E> {
-        let temporary = self.write_beside(path, &mut data)?;
-        Ok(publish(temporary, path)?)
+        let closed = self.write_beside(path, &mut data)?;
+        Ok(publish(closed, path)?)
     }
 
     /// Writes several files, the parts of a split one: none appears under its name before all are complete, and the first
@@ -93,8 +91,8 @@ impl Writer {
         mut data: impl FnMut(&TensorInfo, &mut dyn Write) -> Result<(), E>,
     ) -> Result<(), E> {
         let written: Result<Vec<_>, E> = parts.iter().map(|(path, part)| part.write_beside(path, &mut data)).collect();
-        for (temporary, (path, _)) in written?.into_iter().zip(parts).rev() {
-            publish(temporary, path)?;
+        for (closed, (path, _)) in written?.into_iter().zip(parts).rev() {
+            publish(closed, path)?;
         }
         Ok(())
     }
@@ -112,12 +110,12 @@ impl Writer {
         &self,
         path: &Path,
         data: &mut impl FnMut(&TensorInfo, &mut dyn Write) -> Result<(), E>,
-    ) -> Result<TempPath, E> {
+    ) -> Result<Closed, E> {
         let io = |e| Error::io(path, "write", e);
         let alignment = alignment(path, &self.metadata)?;
         let header = self.header(path, alignment)?;
-        let temporary = create_beside(path).map_err(io)?;
-        let mut out = BufWriter::with_capacity(1 << 18, Paced { file: temporary.as_file(), unsynced: 0 });
+        let output = Output::create(path).map_err(io)?;
+        let mut out = BufWriter::with_capacity(1 << 18, Paced { output: &output, unsynced: 0 });
         out.write_all(&header).map_err(io)?;
         for tensor in &self.tensors {
             let mut counted = Counted { inner: &mut out, written: 0, failure: None };
@@ -131,8 +129,7 @@ impl Writer {
         }
         out.flush().map_err(io)?;
         drop(out);
-        temporary.as_file().sync_all().map_err(io)?;
-        Ok(temporary.into_temp_path())
+        Ok(output.close().map_err(io)?)
     }
 
     /// Everything before the data section, padded.
@@ -161,24 +158,24 @@ impl Writer {
 
 /// Brings the data to the disk as it comes, so that little is left to wait for at the end, and while others still work.
 struct Paced<'a> {
-    file: &'a fs::File,
+    output: &'a Output,
     unsynced: usize,
 }
 
 impl Write for Paced<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         const SYNCED_AT_ONCE: usize = 8 << 20;
-        let n = self.file.write(bytes)?;
+        let n = self.output.file().write(bytes)?;
         self.unsynced += n;
         if self.unsynced >= SYNCED_AT_ONCE {
-            self.file.sync_data()?;
+            self.output.sync()?;
             self.unsynced = 0;
         }
         Ok(n)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.output.file().flush()
     }
 }
 
@@ -222,30 +219,8 @@ fn padding(len: usize, alignment: usize) -> usize {
     (alignment - len % alignment) % alignment
 }
 
-/// A temporary file in the target's folder, with the permissions of an ordinary new file.
-fn create_beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".curtail-").suffix(".part");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder_of(path))
-}
-
-/// Makes the complete file appear under its name, and lasting.
-fn publish(temporary: TempPath, path: &Path) -> Result<(), Error> {
-    let io = |e| Error::io(path, "write", e);
-    temporary.persist(path).map_err(|e| io(e.error))?;
-    // Only Unix lets a folder be synced; elsewhere the rename alone has to do.
-    #[cfg(unix)]
-    fs::File::open(folder_of(path)).and_then(|folder| folder.sync_all()).map_err(io)?;
-    Ok(())
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
+fn publish(closed: Closed, path: &Path) -> Result<(), Error> {
+    closed.publish().map_err(|e| Error::io(path, "write", e))
 }
 
 fn put_entry(out: &mut Vec<u8>, tensor: &TensorInfo, offset: usize) {

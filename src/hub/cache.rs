@@ -220,9 +220,6 @@ impl RepoFolder {
         let path = self.file(commit, name);
         let folder = path.parent().expect("a file of a snapshot lies in a folder");
         fs::create_dir_all(folder).map_err(io(folder, "make"))?;
-        if fs::symlink_metadata(&path).is_ok() {
-            fs::remove_file(&path).map_err(io(&path, "replace"))?;
-        }
         let up = "../".repeat(name.split('/').count() + 1);
         let target = format!("{up}blobs/{etag}");
         make_link(Path::new(&target), &self.blob(etag), &path).map_err(io(&path, "link"))?;
@@ -244,9 +241,15 @@ impl RepoFolder {
     }
 }
 
+/// Another program may make the same link at the same time: each makes its own, and the last one's name stays.
 #[cfg(unix)]
 fn make_link(target: &Path, _blob: &Path, path: &Path) -> std::io::Result<()> {
-    std::os::unix::fs::symlink(target, path)
+    if fs::read_link(path).is_ok_and(|old| old == target) {
+        return Ok(());
+    }
+    let folder = path.parent().expect("a file of a snapshot lies in a folder");
+    let link = tempfile::Builder::new().make_in(folder, |link| std::os::unix::fs::symlink(target, link))?;
+    Ok(link.into_temp_path().persist(path)?)
 }
 
 #[cfg(not(unix))]

@@ -1,26 +1,30 @@
 //! Owns the requests to the hub: the list of a repository's files, the head of a file, a file. Sends the token to the
-//! hub's own host only; refuses names that would lead out of the cache.
+//! hub's own origin (scheme, host and port) only; refuses names that would lead out of the cache.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use ureq::config::RedirectAuthHeaders;
-use ureq::http::{HeaderMap, Response, StatusCode, header};
+use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body, BodyReader};
+use ureq::typestate::WithoutBody;
+use ureq::{Agent, Body, BodyReader, RequestBuilder};
 
 use super::names::is_safe;
 use super::{Error, Hub, Offer, io};
+use crate::files;
 
 /// The longest silence of a server that is waited for.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Redirects within the hub that are followed to a file's head.
-const MAX_HOPS: usize = 5;
+/// Redirects that are followed to a file.
+const MAX_HOPS: usize = 10;
 
 /// The longest list of files that is read, in bytes.
 const MAX_LISTING: u64 = 64 << 20;
+
+/// What is expected of it.
+const LIST: &str = "a list of files";
 
 /// Speaks with a hub. Clones share their connections.
 #[derive(Clone)]
@@ -67,7 +71,9 @@ impl Client {
     pub(super) fn new(hub: &Hub) -> Result<Client, Error> {
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            // Redirects are followed here: ureq would send the token to another port of the same host.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
             .user_agent(concat!("curtail/", env!("CARGO_PKG_VERSION")))
             .timeout_resolve(Some(SILENCE / 2))
             .timeout_connect(Some(SILENCE / 2))
@@ -85,23 +91,29 @@ impl Client {
         if response.status() != StatusCode::OK {
             return Err(self.refused(repo, &format!("repository or revision `{revision}`"), &url, &response));
         }
-        let text = response.into_body().into_with_config().limit(MAX_LISTING).read_to_string();
-        let text = text.map_err(|error| Error::Network { url: url.clone(), why: error.to_string() })?;
-        read_listing(&text).map_err(|(expected, found)| Error::Answer { url, expected, found })
+        match response.into_body().into_with_config().limit(MAX_LISTING).read_to_vec() {
+            Ok(bytes) => read_listing(&bytes).map_err(|(expected, found)| Error::Answer { url, expected, found }),
+            Err(ureq::Error::BodyExceedsLimit(_)) => {
+                let found = format!("more than {} MiB", MAX_LISTING >> 20);
+                Err(Error::Answer { url, expected: LIST, found })
+            }
+            Err(error) => Err(unreachable(&url, &error)),
+        }
     }
 
     /// What the hub says about a file of a commit, without its bytes.
     pub(super) fn head(&self, repo: &str, commit: &str, file: &RemoteFile) -> Result<Head, Error> {
         let mut url = self.file_url(repo, commit, &file.offer.name);
         for _ in 0..MAX_HOPS {
-            let response = self.request_head(&url)?;
+            let response = self.send(self.agent.head(&url), &url)?;
             if !response.status().is_success() && !response.status().is_redirection() {
                 return Err(self.refused(repo, &format!("file `{}`", file.offer.name), &url, &response));
             }
             if let Some(found) = text(response.headers(), "x-repo-commit").filter(|found| found != commit) {
                 return Err(Error::Answer { url, expected: "the commit that was asked for", found });
             }
-            let next = text(response.headers(), "location").and_then(|to| within(&url, &to));
+            // The hub's own answer carries the checksum; the storage that it redirects to has another.
+            let next = redirect(&url, &response).filter(|next| is_same_origin(next, &url));
             match next.filter(|_| !response.headers().contains_key("x-linked-etag")) {
                 Some(next) => url = next,
                 None => {
@@ -113,7 +125,7 @@ impl Client {
                 }
             }
         }
-        Err(Error::Answer { url, expected: "a file", found: format!("more than {MAX_HOPS} redirects") })
+        Err(endless(url))
     }
 
     /// Where the hub keeps a file of a commit.
@@ -144,22 +156,28 @@ impl Client {
         Ok(Download { from, reader: response.into_body().into_reader() })
     }
 
+    /// Asks for a file, from a byte on, wherever the hub says that it lies.
     fn get(&self, url: &str, from: Option<u64>) -> Result<Response<Body>, Error> {
-        let mut request = self.agent.get(url);
-        if let Some(authorization) = &self.authorization {
-            request = request.header(header::AUTHORIZATION, &**authorization);
+        let mut url = url.to_owned();
+        for _ in 0..MAX_HOPS {
+            let mut request = self.agent.get(&url);
+            if let Some(from) = from {
+                request = request.header(header::RANGE, format!("bytes={from}-"));
+            }
+            let response = self.send(request, &url)?;
+            match redirect(&url, &response) {
+                Some(next) => url = next,
+                None => return Ok(response),
+            }
         }
-        if let Some(from) = from {
-            request = request.header(header::RANGE, format!("bytes={from}-"));
-        }
-        request.call().map_err(|error| unreachable(url, &error))
+        Err(endless(url))
     }
 
-    fn request_head(&self, url: &str) -> Result<Response<Body>, Error> {
-        // The hub's own answer carries the checksum; the storage that it redirects to has another.
-        let request = self.agent.head(url).config().max_redirects(0).max_redirects_will_error(false).build();
-        let request = match &self.authorization {
-            Some(authorization) => request.header(header::AUTHORIZATION, &**authorization),
+    /// Sends a request, with the token where it goes to the hub itself.
+    fn send(&self, request: RequestBuilder<WithoutBody>, url: &str) -> Result<Response<Body>, Error> {
+        let authorization = self.authorization.as_deref().filter(|_| is_same_origin(url, &self.endpoint));
+        let request = match authorization {
+            Some(authorization) => request.header(header::AUTHORIZATION, authorization),
             None => request,
         };
         request.call().map_err(|error| unreachable(url, &error))
@@ -194,7 +212,7 @@ impl Client {
 /// The trusted certificates: those of the file that is named, else Mozilla's.
 fn tls_config(hub: &Hub) -> Result<TlsConfig, Error> {
     let Some(path) = &hub.certificates else { return Ok(TlsConfig::default()) };
-    let pem = std::fs::read(path).map_err(io(path, "read"))?;
+    let pem = files::read_regular(path, MAX_LISTING).map_err(io(path, "read"))?;
     let certificates = parse_pem(&pem).filter_map(|item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(certificate),
         _ => None,
@@ -228,8 +246,8 @@ struct Lfs {
 }
 
 /// Reads the list of files; where it is none, what was expected and found.
-fn read_listing(text: &str) -> Result<Listing, (&'static str, String)> {
-    let info: ModelInfo = serde_json::from_str(text).map_err(|error| ("a list of files", error.to_string()))?;
+fn read_listing(bytes: &[u8]) -> Result<Listing, (&'static str, String)> {
+    let info: ModelInfo = serde_json::from_slice(bytes).map_err(|error| (LIST, error.to_string()))?;
     if !is_hex(&info.sha, &[40]) {
         return Err(("a commit of 40 hexadecimal digits", format!("{:?}", info.sha)));
     }
@@ -268,14 +286,43 @@ fn is_hex(text: &str, lengths: &[usize]) -> bool {
     lengths.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
-/// Where a redirect leads, if it stays on the same host.
-fn within(url: &str, location: &str) -> Option<String> {
+fn endless(url: String) -> Error {
+    Error::Answer { url, expected: "a file", found: format!("more than {MAX_HOPS} redirects") }
+}
+
+/// Where an answer redirects to, if it does.
+fn redirect(url: &str, response: &Response<Body>) -> Option<String> {
+    let location = text(response.headers(), "location").filter(|_| response.status().is_redirection())?;
+    absolute(url, &location)
+}
+
+/// The address that a location means, seen from `url`.
+fn absolute(url: &str, location: &str) -> Option<String> {
     let host_at = url.find("://")? + 3;
-    let origin = &url[..url[host_at..].find('/').map_or(url.len(), |end| host_at + end)];
-    if location.starts_with('/') && !location.starts_with("//") {
-        return Some(format!("{origin}{location}"));
-    }
-    location.strip_prefix(origin)?.starts_with('/').then(|| location.to_owned())
+    let (before, path) = url.split_at(url[host_at..].find(['/', '?', '#']).map_or(url.len(), |end| host_at + end));
+    let folder = path.split(['?', '#']).next()?.rsplit_once('/').map_or("", |(folder, _)| folder);
+    Some(match location {
+        _ if location.contains("://") => location.to_owned(),
+        _ if location.starts_with("//") => format!("{}{location}", &url[..host_at - 2]),
+        _ if location.starts_with('/') => format!("{before}{location}"),
+        _ => format!("{before}{folder}/{location}"),
+    })
+}
+
+/// Whether two addresses have scheme, host and port in common: only then it is certain who gets what is sent.
+fn is_same_origin(a: &str, b: &str) -> bool {
+    origin(a).is_some_and(|a| origin(b) == Some(a))
+}
+
+fn origin(url: &str) -> Option<(String, String, u16)> {
+    let uri: Uri = url.parse().ok()?;
+    let scheme = uri.scheme_str()?.to_ascii_lowercase();
+    let port = match scheme.as_str() {
+        "https" => uri.port_u16().unwrap_or(443),
+        "http" => uri.port_u16().unwrap_or(80),
+        _ => return None,
+    };
+    Some((scheme, uri.host()?.to_ascii_lowercase(), port))
 }
 
 /// The first byte of `bytes 10-19/20`.
@@ -301,7 +348,7 @@ mod tests {
         let text = format!(
             r#"{{"sha":"{COMMIT}","x":1,"siblings":[{{"rfilename":"a/m.gguf","size":5,"lfs":{{"sha256":"{sha}","size":5,"pointerSize":1}}}},{{"rfilename":"README.md"}},{{"rfilename":"n.gguf"}}]}}"#
         );
-        let listing = read_listing(&text).unwrap();
+        let listing = read_listing(text.as_bytes()).unwrap();
         assert_eq!((listing.commit.as_str(), listing.files.len()), (COMMIT, 2));
         assert_eq!(listing.files[0].sha256.as_ref(), Some(&sha));
         assert_eq!(listing.files[0].offer, Offer { name: "a/m.gguf".into(), bytes: Some(5) });
@@ -312,22 +359,39 @@ mod tests {
     fn a_list_that_leads_elsewhere_is_refused() {
         for name in ["../m.gguf", "/m.gguf", "a\\\\m.gguf", "a/../../m.gguf", "C:m.gguf"] {
             let text = format!(r#"{{"sha":"{COMMIT}","siblings":[{{"rfilename":"{name}"}}]}}"#);
-            assert_eq!(read_listing(&text).unwrap_err().0, "names of files below the repository", "{name}");
+            assert_eq!(read_listing(text.as_bytes()).unwrap_err().0, "names of files below the repository", "{name}");
         }
         for sha in ["../../x", "main", &COMMIT[1..]] {
             let text = format!(r#"{{"sha":"{sha}","siblings":[]}}"#);
-            assert_eq!(read_listing(&text).unwrap_err().0, "a commit of 40 hexadecimal digits", "{sha}");
+            assert_eq!(read_listing(text.as_bytes()).unwrap_err().0, "a commit of 40 hexadecimal digits", "{sha}");
         }
-        assert_eq!(read_listing("<html>").unwrap_err().0, "a list of files");
+        assert_eq!(read_listing(b"<html>").unwrap_err().0, "a list of files");
     }
 
     #[test]
-    fn redirects_are_followed_on_the_same_host_only() {
-        let url = "https://h.co:8/o/r/resolve/c/m.gguf";
-        assert_eq!(within(url, "/x/y").as_deref(), Some("https://h.co:8/x/y"));
-        assert_eq!(within(url, "https://h.co:8/x").as_deref(), Some("https://h.co:8/x"));
-        for other in ["//cdn.co/x", "https://h.co:80/x", "https://h.co/x", "http://h.co:8/x", "https://cdn.co/x"] {
-            assert_eq!(within(url, other), None, "{other}");
+    fn locations_are_seen_from_where_they_are_said() {
+        let url = "https://h.co:8/o/r/m.gguf?x=a/b";
+        for (location, expected) in [
+            ("/x/y", "https://h.co:8/x/y"),
+            ("n.gguf?y", "https://h.co:8/o/r/n.gguf?y"),
+            ("//cdn.co/x", "https://cdn.co/x"),
+            ("http://cdn.co/x", "http://cdn.co/x"),
+        ] {
+            assert_eq!(absolute(url, location).as_deref(), Some(expected), "{location}");
+        }
+        assert_eq!(absolute("http://h.co", "x").as_deref(), Some("http://h.co/x"));
+    }
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        let url = "https://h.co/o/r";
+        for same in ["https://h.co/", "https://H.CO:443/x", "https://h.co?x"] {
+            assert!(is_same_origin(url, same), "{same}");
+        }
+        for other in
+            ["https://h.co:8/", "http://h.co/", "http://h.co:443/", "https://h.co.evil/", "https://h.co@evil/", "x"]
+        {
+            assert!(!is_same_origin(url, other), "{other}");
         }
     }
 

@@ -2,13 +2,16 @@
 //! files and the older `.dat` files of llama.cpp's llama-imatrix; refuses numbers that are no mean squares.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::Error;
 use crate::dtype::DType;
+use crate::files;
 use crate::gguf::{self, File, TensorInfo};
+
+/// The largest file of the older format: a number for each column of each matrix of the largest models, some times over.
+const LEGACY_BYTES: u64 = 2 << 30;
 
 /// The importance of the columns of a model's tensors.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,10 +27,12 @@ impl Imatrix {
     pub fn open(path: &Path) -> Result<Imatrix, Error> {
         let mut magic = [0; 4];
         let io = |source| gguf::Error::Io { path: path.to_owned(), action: "open", source };
-        let is_gguf =
-            fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"GGUF";
-        let imatrix =
-            if is_gguf { read_gguf(&File::open(path)?)? } else { Legacy::read(path, &fs::read(path).map_err(io)?)? };
+        let mut file = files::open_regular(path).map_err(io)?;
+        let is_gguf = file.read_exact(&mut magic).is_ok() && magic == *b"GGUF";
+        let imatrix = match is_gguf {
+            true => read_gguf(&File::open(path)?)?,
+            false => Legacy::read(path, &files::read_regular(path, LEGACY_BYTES).map_err(io)?)?,
+        };
         imatrix.check()?;
         Ok(imatrix)
     }
@@ -209,6 +214,8 @@ impl<'a> Legacy<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::gguf::{Metadata, Value, Writer};
 

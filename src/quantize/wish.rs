@@ -26,7 +26,8 @@ impl FromStr for TensorType {
             return Err("expected a name before `=`".into());
         }
         let name = RegexBuilder::new(name).case_insensitive(true).build().map_err(|e| e.to_string())?;
-        Ok(TensorType { name, to: tensor_type(to)? })
+        let to = tensor_type(to).map_err(|why| format!("`{to}` is {why}"))?;
+        Ok(TensorType { name, to })
     }
 }
 
@@ -34,10 +35,7 @@ impl FromStr for TensorType {
 pub fn tensor_type(text: &str) -> Result<DType, String> {
     DType::from_name(text).filter(|&to| ggml::can_quantize_to(to)).ok_or_else(|| {
         let names = DType::ALL.iter().filter(|&&to| ggml::can_quantize_to(to)).map(|to| to.name());
-        format!(
-            "`{text}` is not a type that tensors can be quantized to\nhint: one of {}",
-            names.collect::<Vec<_>>().join(", ")
-        )
+        format!("not a type that tensors can be quantized to\nhint: one of {}", names.collect::<Vec<_>>().join(", "))
     })
 }
 

@@ -4,6 +4,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../fakehub/mod.rs"]
+mod fakehub;
 mod tiny;
 mod watched;
 

@@ -156,12 +156,17 @@ fn counts(ranges: &[Range]) -> impl Iterator<Item = usize> {
 }
 
 fn threads(args: &BenchArgs) -> anyhow::Result<Vec<usize>> {
-    let mut threads: Vec<usize> = counts(&args.threads).collect();
-    if threads.is_empty() {
-        threads.push(engine::default_threads());
+    let asked: Vec<usize> = counts(&args.threads).collect();
+    let Some(&most) = asked.iter().max() else { return Ok(vec![engine::default_threads()]) };
+    ensure!(!asked.contains(&0), super::Usage("-t: expected at least 1 thread, found 0".into()));
+    let most = engine::helpful_threads("-t", most);
+    let mut threads = Vec::new();
+    for n in asked.into_iter().map(|n| n.min(most)) {
+        // What is more than helps is timed once.
+        if n != most || !threads.contains(&most) {
+            threads.push(n);
+        }
     }
-    let fits = |n: &usize| (1..=512).contains(n);
-    ensure!(threads.iter().all(fits), super::Usage("-t: expected 1 to 512 threads".into()));
     Ok(threads)
 }
 
@@ -208,13 +213,12 @@ fn time(
     progress.set_message(format!("{test}, {} threads", runners[0].session.model().device().n_threads()));
     progress.tick();
     let mut samples = vec![Vec::new(); runners.len()];
-    for (runner, samples) in runners.iter_mut().zip(&mut samples) {
+    for runner in runners.iter_mut() {
         if !args.no_warmup {
             // Modes that measure what pays begin to do so here.
             let n_gen = if runner.how == How::Dense { test.n_gen.min(1) } else { test.n_gen };
             runner.run(Test { n_gen, ..test })?;
         }
-        samples.reserve(args.repetitions);
     }
     for _ in 0..args.repetitions {
         for (runner, samples) in runners.iter_mut().zip(&mut samples) {

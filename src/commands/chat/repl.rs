@@ -14,6 +14,7 @@ use crate::cli::ExitArg;
 use crate::commands::answer::End;
 use crate::commands::engine::Engine;
 use crate::commands::exits;
+use crate::commands::output::Inputs;
 use crate::commands::stats::Stats;
 use crate::commands::{INTERRUPTED, chain, is_broken_pipe, note};
 use crate::sample::Sampler;
@@ -139,7 +140,10 @@ fn regenerate(talk: &mut Talk<'_>) -> anyhow::Result<()> {
 }
 
 fn save(talk: &Talk<'_>, path: &Path) -> anyhow::Result<()> {
-    let (conversation, state) = store::save(path, &talk.conversation, &talk.engine.session)?;
+    let model = talk.engine.file.path();
+    let exit_file = exits::path(talk.args.exits.exit_file.as_deref(), model);
+    let inputs = Inputs::model(model).and(exit_file).and_layers(&talk.args.load.layers);
+    let (conversation, state) = store::save(path, &inputs, &talk.conversation, &talk.engine.session)?;
     note(format_args!("(saved `{}` and `{}`)", conversation.display(), state.display()));
     Ok(())
 }

@@ -25,7 +25,7 @@ impl Settings {
         let sampling = &mut self.sampling;
         match name {
             "temperature" => sampling.temp = cli::not_negative(value)?,
-            "top-k" => sampling.top_k = value.parse().map_err(|_| "expected a whole number from 0 up")?,
+            "top-k" => sampling.top_k = cli::number(value)?,
             "top-p" => sampling.top_p = cli::fraction(value)?,
             "min-p" => sampling.min_p = cli::fraction(value)?,
             "repeat-penalty" => sampling.repeat_penalty = cli::above_zero(value)?,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conversation::Conversation;
 use crate::commands::chain;
-use crate::commands::output::write_whole;
+use crate::commands::output::{Inputs, write_whole};
 use crate::model::Model;
 use crate::session::Session;
 
@@ -43,9 +43,15 @@ const FORMAT: &str = "curtail conversation";
 const VERSION: u32 = 1;
 
 /// Writes a conversation and the state of its session. Returns the two files.
-pub(super) fn save(path: &Path, conversation: &Conversation, session: &Session) -> anyhow::Result<(PathBuf, PathBuf)> {
+pub(super) fn save(
+    path: &Path,
+    inputs: &Inputs,
+    conversation: &Conversation,
+    session: &Session,
+) -> anyhow::Result<(PathBuf, PathBuf)> {
     let path = conversation_path(path)?;
     let state = path.with_extension("state");
+    inputs.allow([path.as_path(), &state])?;
     write_whole(&state, |w| Ok(session.save_state(w)?))?;
     let saved = Saved {
         format: FORMAT.into(),

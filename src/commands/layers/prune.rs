@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{anyhow, ensure};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Lab, write};
 use crate::cli::{MethodArg, PartsArg, PruneArgs};
-use crate::commands::output::write_whole;
+use crate::commands::output::{Inputs, write_whole};
 use crate::commands::train_exit::bar;
 use crate::commands::{interrupt, note};
 use crate::eval::layers::{
@@ -23,6 +24,9 @@ use crate::plan::{self, Half};
 const TIMED: usize = 48;
 
 pub(super) fn run(args: &PruneArgs) -> anyhow::Result<ExitCode> {
+    let inputs = Inputs::load(&args.load)?.and(&args.text.file);
+    let outputs = [&args.output, &args.write, &args.report];
+    inputs.allow(outputs.into_iter().flatten().map(PathBuf::as_path))?;
     let mut lab = Lab::open(&args.load, &args.text)?;
     let [decide, check] = halves(&lab.windows);
     ensure!(!check.is_empty(), "the text: expected at least two windows of {} tokens", args.text.window);

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::Lab;
 use crate::cli::ScanArgs;
-use crate::commands::output::write_whole;
+use crate::commands::output::{Inputs, write_whole};
 use crate::commands::train_exit::bar;
 use crate::commands::{INTERRUPTED, interrupt, note};
 use crate::eval::layers::{Change, Cosines, Done, Scan, ScanState, Sums, scan_page};
@@ -31,6 +31,8 @@ struct Kept {
 const KEEP_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
+    let inputs = Inputs::load(&args.load)?.and(&args.text.file);
+    inputs.allow(args.report.iter().chain(&args.resume).map(PathBuf::as_path))?;
     let mut lab = Lab::open(&args.load, &args.text)?;
     let of = fingerprint(&lab, args);
     let mut state = match args.resume.as_deref().filter(|path| path.exists()) {

@@ -18,7 +18,6 @@ pub(super) fn write(file: &File, plan: &[LayerStep], to: &Path) -> anyhow::Resul
         "`{}`: expected a plan of whole layers for `{architecture}`, found halves",
         to.display()
     );
-    ensure!(same_file(file.path(), to).is_none(), "--write: expected another file than the model `{}`", to.display());
     let mut metadata = file.metadata().clone();
     metadata.insert(format!("{architecture}.block_count"), plan.len() as u32);
     for key in ["split.no", "split.count", "split.tensors.count"] {
@@ -53,12 +52,6 @@ pub(super) fn write(file: &File, plan: &[LayerStep], to: &Path) -> anyhow::Resul
         Ok::<_, gguf::Error>(Cow::Borrowed(file.data(source)))
     });
     write.with_context(|| format!("cannot write `{}`", to.display()))
-}
-
-/// The path, if both name the same file.
-fn same_file<'p>(a: &Path, b: &'p Path) -> Option<&'p Path> {
-    let (a, same) = (a.canonicalize().ok()?, b.canonicalize().ok()?);
-    (a == same).then_some(b)
 }
 
 /// Layer and rest of a name such as `blk.3.attn_q.weight`.

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use anyhow::{anyhow, ensure};
 use rayon::prelude::*;
 
-use super::engine::{find_model, open_model, session_params};
+use super::engine::{find_model, open_model, session_params, warn_of_context};
 use super::exits::Exits;
-use super::output::write_whole;
+use super::output::{Inputs, write_whole};
 use super::train_exit::bar;
-use super::{INTERRUPTED, Usage, input, interrupt, note, plan};
+use super::{INTERRUPTED, Usage, exits, input, interrupt, note, plan};
 use crate::cli::{ExitArg, ExitArgs, PerplexityArgs};
 use crate::eval::{Against, BaseFile, Chunks, Moments, Page, Place, Reading, packed, score, write_header};
 use crate::gguf::File;
@@ -65,8 +65,13 @@ fn measure(args: &PerplexityArgs) -> anyhow::Result<()> {
         }
     };
     let load = args.text.load(n_ctx);
+    let inputs = Inputs::load(&load)?.and(&args.text.file);
+    let exit_file = exits::path(args.exit_file.as_deref(), &find_model(&load.model)?).filter(|_| args.is_fast());
+    let stored_at = args.kl_divergence_base.as_deref();
+    let inputs = inputs.and(exit_file).and(stored_at.filter(|_| stored.is_some()));
+    inputs.allow(written.into_iter().chain(args.report.as_deref()))?;
     let (file, tokenizer, model) = open_model(&find_model(&load.model)?, &load)?;
-    warn_of_context(n_ctx, &model);
+    warn_of_context(n_ctx, &model, "chunks have");
     let chunks = match &stored {
         None => Chunks::new(
             tokens(&tokenizer, args.text.file.as_deref(), Special::Plain)?,
@@ -109,13 +114,6 @@ fn measure(args: &PerplexityArgs) -> anyhow::Result<()> {
 pub(super) fn tokens(tokenizer: &Tokenizer, file: Option<&Path>, special: Special) -> anyhow::Result<Vec<TokenId>> {
     let text = input::text(None, file)?;
     Ok(tokenizer.leading_bos().into_iter().chain(tokenizer.encode(&text, special)).collect())
-}
-
-pub(super) fn warn_of_context(n_ctx: usize, model: &Model) {
-    let trained = model.config().n_ctx_train;
-    if n_ctx > trained {
-        note(format_args!("warning: the model was trained with {trained} tokens of context, chunks have {n_ctx}"));
-    }
 }
 
 /// The stored text, once it is certain that the model can read it and that it is the one given, if one is.

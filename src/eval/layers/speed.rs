@@ -81,13 +81,15 @@ fn token_times(
 ) -> Result<Vec<Vec<f64>>, Error> {
     let n_vocab = model.config().n_vocab;
     let token = |i: usize| ((i * 7919 + 13) % n_vocab) as TokenId;
-    let context: Vec<TokenId> = (0..n_context).map(token).collect();
-    let mut sessions = Vec::new();
-    for plan in plans {
+    let session = |plan: &Vec<LayerStep>| {
         let params = SessionParams { n_ctx: n_context + n_tokens + 1, ..params.with_plan(plan.clone()) };
-        let mut session = Session::new(model.clone(), params)?;
+        Ok((Session::new(model.clone(), params)?, Vec::new()))
+    };
+    let mut sessions = plans.iter().map(session).collect::<Result<Vec<_>, Error>>()?;
+    // Behind the sessions: they refuse what no machine holds.
+    let context: Vec<TokenId> = (0..n_context).map(token).collect();
+    for (session, _) in &mut sessions {
         session.sync(&context, &mut |_, _| std::ops::ControlFlow::Continue(()))?;
-        sessions.push((session, Vec::new()));
     }
     for i in 0..=n_tokens {
         for (session, times) in &mut sessions {

@@ -1,1 +1,0 @@
-//! The command line: spellings, numbers, files that are no files, outputs.
