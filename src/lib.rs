@@ -10,8 +10,8 @@
 //! whether it is enough, and [`eval`] measures what that saves. Files come from Hugging Face checkpoints through [`convert`].
 //!
 //! Modules in reading order, each using only those the design lets it use:
-//! [`text`], [`files`], [`dtype`], [`gguf`], [`hub`], [`tokenizer`], [`ggml`], [`plan`], [`model`], [`exit`], [`sample`], [`session`],
-//! [`decode`], [`eval`], [`convert`], [`quantize`], [`cli`], [`commands`].
+//! [`text`], [`files`], [`dtype`], [`gguf`], [`hub`], [`tokenizer`], [`ggml`], [`plan`], [`model`], [`exit`],
+//! [`sample`], [`session`], [`decode`], [`eval`], [`convert`], [`quantize`], [`cli`], [`commands`].
 //!
 //! What holds everywhere: unsafe code lives in [`ggml`] and around the one mmap of [`gguf`]; a loaded model serves any
 //! number of sessions; after loading, shapes are facts; only commands print, data to stdout and the rest to stderr.

@@ -104,19 +104,26 @@ impl<R: BufRead> Iterator for Lines<R> {
     type Item = io::Result<String>;
 
     fn next(&mut self) -> Option<io::Result<String>> {
-        if self.is_over {
-            return None;
-        }
-        let line = self.line().transpose();
-        // What follows a line without an end, or a pipe that fails, is nothing.
-        self.is_over =
-            line.as_ref().is_none_or(|line| line.as_ref().is_err_and(|e| e.kind() != ErrorKind::InvalidData));
-        line
+        let no_text = |problem| io::Error::new(ErrorKind::InvalidData, problem);
+        self.next_lossy().map(|line| line.and_then(|(line, problem)| problem.map_or(Ok(line), |p| Err(no_text(p)))))
     }
 }
 
 impl<R: BufRead> Lines<R> {
-    fn line(&mut self) -> io::Result<Option<String>> {
+    /// The next line, and what of it is not UTF-8: it reads as U+FFFD.
+    ///
+    /// # Errors
+    /// When there is nothing more to come after it: the line is too long, or reading fails.
+    pub fn next_lossy(&mut self) -> Option<io::Result<(String, Option<String>)>> {
+        if self.is_over {
+            return None;
+        }
+        let line = self.line().transpose();
+        self.is_over = !matches!(line, Some(Ok(_)));
+        line
+    }
+
+    fn line(&mut self) -> io::Result<Option<(String, Option<String>)>> {
         let mut bytes = Vec::new();
         self.reader.by_ref().take(self.limit + 1).read_until(b'\n', &mut bytes)?;
         if bytes.is_empty() {
@@ -129,17 +136,20 @@ impl<R: BufRead> Lines<R> {
         if is_first {
             refuse_utf16(&bytes)?;
         }
-        if bytes.ends_with(b"\n") {
-            bytes.pop();
+        for end in [b'\n', b'\r'] {
+            if bytes.last() == Some(&end) {
+                bytes.pop();
+            }
         }
-        if bytes.ends_with(b"\r") {
-            bytes.pop();
-        }
-        let line = String::from_utf8(bytes).map_err(|e| {
-            let place = place(e.as_bytes(), e.utf8_error().valid_up_to());
-            io::Error::new(ErrorKind::InvalidData, format!("not valid UTF-8: {place}"))
-        })?;
-        Ok(Some(if is_first { line.strip_prefix(MARK).map(str::to_owned).unwrap_or(line) } else { line }))
+        let (line, problem) = match String::from_utf8(bytes) {
+            Ok(line) => (line, None),
+            Err(e) => {
+                let problem = format!("not valid UTF-8: {}", place(e.as_bytes(), e.utf8_error().valid_up_to()));
+                (String::from_utf8_lossy(e.as_bytes()).into_owned(), Some(problem))
+            }
+        };
+        let without_mark = line.strip_prefix(MARK).filter(|_| is_first).map(str::to_owned);
+        Ok(Some((without_mark.unwrap_or(line), problem)))
     }
 }
 

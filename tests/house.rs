@@ -15,7 +15,7 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     ("ggml", &["dtype"]),
     ("plan", &[]),
     ("model", &["dtype", "gguf", "ggml", "plan"]),
-    ("exit", &["dtype", "gguf", "text"]),
+    ("exit", &["dtype", "files", "gguf"]),
     ("sample", &[]),
     ("session", &["dtype", "ggml", "model", "plan", "sample"]),
     ("decode", &["exit", "sample", "session"]),

@@ -58,7 +58,8 @@ fn commands_of_a_chat_answer_and_their_mistakes_do_not_end_it() {
     let input = "/help\n/nonsense\n/set temp hot\n/set temp 0\n/system Be brief.\nName a colour.\n/regen\n/undo\n/undo\n/show system\n/exit\nnever read\n";
     let output = with_input(&["chat", "-m", &model, "-n", "4"], input);
     let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(0), "{said}");
+    // Two of the lines failed.
+    assert_eq!(output.status.code(), Some(1), "{said}");
     for expected in [
         "/regen",
         "error: stdin:2: unknown command `/nonsense`",
@@ -133,7 +134,8 @@ fn the_exit_mode_is_told_and_changed_in_a_chat() {
     let input = "/exit-mode\n/exit-mode fast\n/exit-mode auto\n/exit-mode\n/exit-mode often\n/depth on\n/exit\n";
     let output = with_input(&["chat", "-m", &model, "--exit", "off"], input);
     let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(0), "{said}");
+    // No exit file, and no mode of that name.
+    assert_eq!(output.status.code(), Some(1), "{said}");
     for expected in
         ["exit mode: off", "there is no exit file for this model", "exit mode: auto", "often", "no colour here"]
     {

@@ -54,6 +54,11 @@ pub(super) struct Answer {
     pub(super) end: End,
 }
 
+/// Nobody gets the answer: no other will be written either.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the answer")]
+pub(super) struct CannotWrite;
+
 /// Brings the session to `tokens`. Says whether Ctrl-C cut it short.
 pub(super) fn prompt(session: &mut Session, tokens: &[TokenId], stats: &mut Stats) -> anyhow::Result<bool> {
     let start = Instant::now();
@@ -104,7 +109,7 @@ pub(super) fn generate(
     let mut answer = Answer { tokens: Vec::new(), layers: Vec::new(), text: String::new(), end: End::Limit };
     let mut emit = |answer: &mut Answer, text: &str| {
         answer.text.push_str(text);
-        show(text, answer.layers.last().copied().unwrap_or(0)).context("cannot write the answer")
+        show(text, answer.layers.last().copied().unwrap_or(0)).context(CannotWrite)
     };
     while answer.tokens.len() < limits.n_predict {
         if interrupt::requested() {

@@ -1,6 +1,5 @@
 //! Reads JSON Lines: one request a line, each error with file and line. Checks token ids against the vocabulary.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -8,6 +7,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 
+use super::interrupt;
+use crate::text;
 use crate::tokenizer::TokenId;
 
 /// Calls `each` with every line's request until it breaks off; blank lines hold none.
@@ -16,7 +17,9 @@ pub(super) fn for_each<T: DeserializeOwned>(
     mut each: impl FnMut(T) -> anyhow::Result<ControlFlow<()>>,
 ) -> anyhow::Result<()> {
     let (name, reader) = open(path)?;
-    for (i, line) in reader.lines().enumerate() {
+    let mut lines = text::lines(reader, text::LINE_BYTES);
+    for i in 0.. {
+        let Some(line) = interrupt::while_waiting(|| lines.next()) else { break };
         let place = || format!("{name}:{}", i + 1);
         let line = line.with_context(place)?;
         if !line.trim().is_empty() {
@@ -42,7 +45,7 @@ fn open(path: &Path) -> anyhow::Result<(String, Box<dyn BufRead>)> {
         return Ok(("stdin".into(), Box::new(io::stdin().lock())));
     }
     let name = path.display().to_string();
-    let file = File::open(path).with_context(|| format!("cannot open `{name}`"))?;
+    let file = text::open(path).with_context(|| format!("cannot open `{name}`"))?;
     Ok((name, Box::new(BufReader::new(file))))
 }
 
@@ -76,5 +79,6 @@ mod tests {
         assert!(error_of("[1]\n[1,").starts_with("F:2: EOF while parsing"));
         assert!(error_of("[-1]").starts_with("F:1: invalid value: integer `-1`"));
         assert!(error_of("nonsense").starts_with("F:1: expected ident"));
+        assert!(error_of("\u{feff}[1]\r\n\r\n[10]\r\n").starts_with("F:3: prompt[0]: "));
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn run(args: &ConvertArgs) -> anyhow::Result<ExitCode> {
     plan.notices().iter().for_each(|notice| note(format_args!("note: {notice}")));
     let path = args.output.clone().unwrap_or_else(|| default_name(&args.checkpoint, &plan));
     read(args)?.allow([path.as_path()])?;
-    interrupt::install()?;
+    interrupt::watch();
     match write(&plan, &path) {
         Err(Error::Interrupted) => {
             note("interrupted: nothing was written");

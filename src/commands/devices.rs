@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Usage, note};
+use super::{Usage, note, screen};
 use crate::cli::{DeviceArgs, GpuLayers};
 use crate::ggml::{Device, Memory};
 use crate::gguf::File;
@@ -89,7 +89,7 @@ pub(super) fn choose(devices: &[Arc<Device>], names: &[String]) -> anyhow::Resul
 
 /// Prints the devices.
 pub(super) fn list(args: &DeviceArgs) -> anyhow::Result<ExitCode> {
-    let mut out = io::stdout().lock();
+    let mut out = screen::stdout();
     writeln!(out, "Available devices:")?;
     let usable = usable(args);
     for device in find(&usable, 1)? {

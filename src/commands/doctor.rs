@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{devices, engine};
+use super::{devices, engine, screen};
 use crate::cli::DoctorArgs;
 use crate::ggml::{self, Device, Isa};
 use crate::gguf::File;
@@ -94,7 +94,7 @@ pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let instructions = instructions();
     let report =
         Report { version, ggml: ggml::version(), threads: n_threads, instructions, devices, cuda: cuda(), model };
-    let mut out = io::stdout().lock();
+    let mut out = screen::stdout();
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
     } else {

@@ -1,10 +1,11 @@
 //! The search for guesses that pay on the model at hand, by trying them beside full depth: prints a table.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::Arc;
 
 use super::engine::Engine;
 use super::exits;
+use super::screen;
 use super::train_exit::bar;
 use crate::cli::DraftArg;
 use crate::decode::{Kv, Mode, Options, Raced, Source, race};
@@ -56,17 +57,17 @@ pub(super) fn search(
     sources.extend(search.skips(answers)?);
 
     let bar = bar(sources.len(), "guesses");
-    writeln!(io::stdout(), "| guesses from | at once | right | of full depth's speed |\n|---|--:|--:|--:|")?;
+    writeln!(screen::stdout(), "| guesses from | at once | right | of full depth's speed |\n|---|--:|--:|--:|")?;
     for source in sources {
         let (most, raced) = search.best_of(&source)?;
         let (right, speed) = (100.0 * raced.accepted, raced.speed);
-        bar.suspend(|| writeln!(io::stdout(), "| {source} | {most} | {right:.1} % | {speed:.3} |"))?;
+        bar.suspend(|| writeln!(screen::stdout(), "| {source} | {most} | {right:.1} % | {speed:.3} |"))?;
         bar.inc(1);
     }
     bar.finish_and_clear();
     let best = search.best.filter(|(speed, _)| *speed > PAYS).map(|(_, draft)| draft);
     let kept = best.as_ref().map_or("none of them pays".to_owned(), |draft| format!("kept: {}", draft.source));
-    writeln!(io::stdout(), "\n{kept}\n")?;
+    writeln!(screen::stdout(), "\n{kept}\n")?;
     Ok(best)
 }
 

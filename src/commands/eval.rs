@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::engine::Engine;
 use super::output::{Inputs, write_whole};
 use super::train_exit::{OWN, bar};
-use super::{exits, note, plan};
+use super::{exits, note, plan, screen};
 use crate::cli::{EvalArgs, LoadArgs, ModelArgs};
 use crate::eval::{Beside, Measured, Questions, Task, Way, WayDone, beside, evaluate, fixed_plan, html};
 use crate::exit::{ExitFile, Fingerprint, Input, Policy};
@@ -39,7 +39,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
             ways.push(measure_ways(task, policy, sessions, plan.as_deref(), args)?);
         }
     }
-    let mut out = io::stdout().lock();
+    let mut out = screen::stdout();
     if args.json {
         let mut rows: Vec<Value> = measured.iter().map(as_json).collect();
         rows.iter_mut().zip(&ways).for_each(|(row, ways)| row["ways"] = ways.iter().map(way_as_json).collect());

@@ -19,7 +19,7 @@ use crate::session::Session;
 use crate::tokenizer::{Special, TokenId};
 
 pub(super) fn run(args: &ImatrixArgs) -> anyhow::Result<ExitCode> {
-    interrupt::install()?;
+    interrupt::watch();
     let reads = args.text.file.is_some() || args.in_file.is_empty();
     let inputs = read_by(args, reads)?;
     inputs.allow([args.output.as_path()])?;

@@ -1,7 +1,7 @@
 //! `list`: the models in the cache and in `models/`, as `-m` takes them.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::engine::models_in;
 use super::inspect::{Align, columns};
-use super::{note, print_line};
+use super::{note, print_line, screen};
 use crate::cli::ListArgs;
 use crate::gguf::{File, Metadata, TensorInfo};
 use crate::hub::{CachedModel, Hub};
@@ -31,7 +31,7 @@ pub(super) fn run(args: &ListArgs) -> anyhow::Result<ExitCode> {
             hub.cache.root().display()
         ));
     } else {
-        io::stdout().lock().write_all(table(&rows).as_bytes())?;
+        screen::stdout().write_all(table(&rows).as_bytes())?;
     }
     Ok(ExitCode::SUCCESS)
 }

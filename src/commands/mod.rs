@@ -28,6 +28,7 @@ mod quantize;
 mod rm;
 mod rpc_server;
 mod run;
+mod screen;
 mod stats;
 mod stop;
 mod tokenize;
@@ -58,6 +59,7 @@ impl std::error::Error for Usage {}
 
 /// Carries out what the user typed.
 pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    interrupt::begin()?;
     ggml::choose_isa()?;
     if let Some(devices) = cli.command.devices().filter(|devices| devices.list_devices) {
         return devices::list(devices);
@@ -90,7 +92,7 @@ fn show_file(args: &InspectArgs) -> anyhow::Result<ExitCode> {
         Some(path) => pull::named_model(path)?,
         None => engine::find_model(&args.model)?,
     };
-    inspect::inspect(&path, args.json, &mut io::stdout().lock())?;
+    inspect::inspect(&path, args.json, &mut screen::stdout())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -98,13 +100,13 @@ fn show_tokens(args: &TokenizeArgs) -> anyhow::Result<ExitCode> {
     let path = engine::find_model(&args.model)?;
     let ids = args.ids.join(" ");
     let given = args.prompt.as_deref().or(Some(ids.as_str()).filter(|ids| !ids.is_empty()));
-    let text = input::text(given, args.file.as_deref())?;
+    let text = input::text(given, args.file.as_deref(), input::Kind::Corpus)?;
     if args.decode {
-        tokenize::decode(&path, &text, args, &mut io::stdout().lock())?;
+        tokenize::decode(&path, &text, args, &mut screen::stdout())?;
         return Ok(ExitCode::SUCCESS);
     }
     let parse_special = !args.no_parse_special;
-    tokenize::tokenize(&path, &text, parse_special, !args.no_bos, args.json, &mut io::stdout().lock())?;
+    tokenize::tokenize(&path, &text, parse_special, !args.no_bos, args.json, &mut screen::stdout())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -124,8 +126,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if is_broken_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    // A closed stderr leaves nobody to tell.
-    let _ = writeln!(io::stderr(), "error: {}", chain(error));
+    note(format_args!("error: {}", chain(error)));
     ExitCode::from(exit_code(error))
 }
 
@@ -139,10 +140,11 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+    let kind = |cause: &(dyn std::error::Error + 'static)| {
+        let of_json = || cause.downcast_ref::<serde_json::Error>()?.io_error_kind();
+        cause.downcast_ref::<io::Error>().map(io::Error::kind).or_else(of_json)
+    };
+    error.chain().any(|cause| kind(cause) == Some(io::ErrorKind::BrokenPipe))
 }
 
 /// The whole chain of an error on one line, hints on lines of their own behind it.
@@ -164,15 +166,20 @@ fn chain(error: &anyhow::Error) -> String {
 
 /// Writes one line of results and hands it on at once.
 fn print_line(line: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
+    let mut stdout = screen::stdout();
     stdout.write_all(line.as_bytes())?;
     stdout.write_all(b"\n")?;
     stdout.flush()
 }
 
-/// Writes a line for the user's eyes, not for data.
+/// Writes a line for the user's eyes, not for data. What a file or a model says in it is shown, not sent.
 fn note(line: impl fmt::Display) {
-    // A closed stderr is no reason to lose the answer.
+    coloured_note(&screen::shown(&line.to_string()));
+}
+
+/// As [`note`], for a line that is this program's own and may have colours.
+fn coloured_note(line: &str) {
+    // A full or closed stderr is no reason to lose the answer.
     let _ = writeln!(io::stderr(), "{line}");
 }
 

@@ -9,6 +9,7 @@ use super::Usage;
 use crate::cli::LayersArg;
 use crate::model::{LayerStep, Model};
 use crate::plan::Layers;
+use crate::text;
 
 /// The steps to run; everything that the model has where nobody asks.
 pub(super) fn steps(arg: Option<&LayersArg>, model: &Model) -> anyhow::Result<Vec<LayerStep>> {
@@ -21,6 +22,6 @@ pub(super) fn steps(arg: Option<&LayersArg>, model: &Model) -> anyhow::Result<Ve
 }
 
 fn read(path: &Path) -> anyhow::Result<Layers> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let text = text::read(path, text::SETTINGS_BYTES).with_context(|| format!("cannot read `{}`", path.display()))?;
     Layers::parse(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))
 }

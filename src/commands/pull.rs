@@ -10,7 +10,7 @@ use anyhow::{bail, ensure};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use super::{interrupt, note};
+use super::{interrupt, note, screen};
 use crate::cli::PullArgs;
 use crate::hub::{self, Event, Hub, Part, Pulled, Spec};
 
@@ -20,7 +20,7 @@ pub(super) fn run(args: &PullArgs) -> anyhow::Result<ExitCode> {
     if pulled.files.iter().all(|file| !file.downloaded) {
         note(format_args!("(`{spec}` is there already)"));
     }
-    let mut out = io::stdout().lock();
+    let mut out = screen::stdout();
     if args.json {
         serde_json::to_writer(&mut out, &Report::new(&spec, &pulled)).map_err(io::Error::from)?;
         writeln!(out)?;
@@ -66,7 +66,7 @@ fn pull(hub: &Hub, spec: &Spec, revision: &str) -> anyhow::Result<Pulled> {
         display.show(event);
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let pulled = interrupt::during(|| hub::pull(hub, spec, revision, &mut watch))?;
+    let pulled = interrupt::during(|| hub::pull(hub, spec, revision, &mut watch));
     display.bar.finish_and_clear();
     Ok(pulled?)
 }
@@ -92,7 +92,7 @@ impl Display<'_> {
             Event::Begin { bytes, have, files } => self.begin(bytes, have, files),
             Event::File(name) => {
                 (self.before, self.at) = (self.before + self.at, 0);
-                self.bar.set_message(name.rsplit('/').next().unwrap_or(name).to_owned());
+                self.bar.set_message(screen::shown(name.rsplit('/').next().unwrap_or(name)).into_owned());
             }
             Event::At(bytes) => {
                 self.at = bytes;

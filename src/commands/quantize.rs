@@ -19,6 +19,7 @@ use crate::cli::{QuantizeArgs, QuantizeWords};
 use crate::dtype::DType;
 use crate::gguf::{File, Writer};
 use crate::quantize::{Error, Imatrix, Making, Options, Plan, Planned, Split, TensorType, produce};
+use crate::text;
 
 pub(super) fn run(args: &QuantizeArgs) -> anyhow::Result<ExitCode> {
     let words = args.words().map_err(Usage)?;
@@ -35,8 +36,7 @@ pub(super) fn run(args: &QuantizeArgs) -> anyhow::Result<ExitCode> {
     let inputs = Inputs::model(&args.input).and(&args.imatrix).and(&args.tensor_type_file);
     inputs.allow(parts.iter().map(|(path, _)| path.as_path()))?;
     let n_threads = words.threads.map_or_else(threads_at_once, |n| helpful_threads("NTHREADS", n));
-    // One interruption is enough: a second must not leave the temporary file behind.
-    interrupt::install_patient()?;
+    interrupt::watch();
     let start = Instant::now();
     let making = Making { file: &file, plan: &plan, imatrix: imatrix.as_ref(), n_threads, stop: &interrupt::requested };
     match write(&making, &parts) {
@@ -87,7 +87,7 @@ fn options(args: &QuantizeArgs, words: &QuantizeWords) -> anyhow::Result<Options
 }
 
 fn read_tensor_types(path: &Path) -> anyhow::Result<Vec<TensorType>> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let text = text::read(path, text::SETTINGS_BYTES).with_context(|| format!("cannot read `{}`", path.display()))?;
     let parse = |word: &str| word.parse().map_err(|why: String| anyhow::anyhow!("{}: `{word}`: {why}", path.display()));
     text.split_whitespace().map(parse).collect()
 }

@@ -1,6 +1,6 @@
 //! `run`: one prompt, or a file of prompts, without a conversation.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use super::answer::{self, Answer, End, Finder, Limits};
 use super::engine::{Engine, NO_TEMPLATE, find_model};
 use super::output::{Inputs, write_whole};
 use super::stats::Stats;
-use super::{INTERRUPTED, batch, exits, input, interrupt, note, print_line};
+use super::{INTERRUPTED, batch, exits, input, interrupt, note, print_line, screen};
 use crate::cli::{Count, RunArgs};
 use crate::decode::Decoder;
 use crate::eval::Depths;
@@ -31,14 +31,14 @@ fn run_one(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let exit_file = exits::path(args.exits.exit_file.as_deref(), &find_model(&args.load.model)?);
     let inputs = Inputs::load(&args.load)?.and(&args.file).and(exit_file);
     inputs.allow(args.depth_report.as_deref())?;
-    let text = input::text(args.prompt.as_deref(), args.file.as_deref())?;
+    let text = input::text(args.prompt.as_deref(), args.file.as_deref(), input::Kind::Prompt)?;
     let (mut engine, mut decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
     let template = if args.raw { None } else { engine.template()? };
     if template.is_none() && !args.raw {
         note(NO_TEMPLATE);
     }
     let tokens = encode(&engine.tokenizer, template.as_ref(), args.generation.system.as_deref(), &text)?;
-    interrupt::install()?;
+    interrupt::watch();
     let mut stats = Stats::new(engine.session.n_steps());
     let starts = if template.is_some() { Starts::Answer } else { Starts::Continuation };
     let end = answer_one(&mut engine, &mut decoder, args, &tokens, starts, &mut stats)?;
@@ -100,8 +100,12 @@ fn answer_one(
         Starts::Continuation => tokenizer.stream_after(tokens),
     };
     let mut stdout = io::stdout().lock();
+    let is_terminal = stdout.is_terminal();
     let mut show = |text: &str, _: usize| {
-        stdout.write_all(text.as_bytes())?;
+        match is_terminal {
+            true => stdout.write_all(screen::answer(text).as_bytes())?,
+            false => stdout.write_all(text.as_bytes())?,
+        }
         stdout.flush()
     };
     let mut sampler = Sampler::new(args.sampling.params());
@@ -174,7 +178,7 @@ struct Response<'a> {
 
 fn run_batch(args: &RunArgs, path: &Path) -> anyhow::Result<ExitCode> {
     let (mut engine, mut decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
-    interrupt::install()?;
+    interrupt::watch();
     let mut stats = Stats::new(engine.session.n_steps());
     let mut interrupted = false;
     batch::for_each(path, |request: Request| {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::{Usage, batch};
+use super::{Usage, batch, note};
 use crate::cli::TokenizeArgs;
 use crate::gguf::File;
 use crate::tokenizer::{Special, TokenId, Tokenizer};
@@ -22,7 +22,7 @@ pub(super) fn tokenize(
     let file = File::open(file)?;
     let tokenizer = Tokenizer::from_gguf(file.metadata())?;
     if let Some(notice) = tokenizer.notice() {
-        eprintln!("note: {notice}");
+        note(format_args!("note: {notice}"));
     }
     let special = if parse_special { Special::Parse } else { Special::Plain };
     let ids = if bos { tokenizer.encode_with_bos(text, special) } else { tokenizer.encode(text, special) };

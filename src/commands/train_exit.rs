@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::engine::Engine;
 use super::output::Inputs;
-use super::{Usage, drafts, note};
+use super::{Usage, drafts, note, screen};
 use crate::cli::{InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
 use crate::eval::{
     Answers, Excerpt, Questions, Sight, Task, collect, collect_own, excerpts, fit_lenses, look_cost, own_answer,
@@ -261,7 +261,7 @@ fn fit(
     let train = if options.input == Input::Confidence { train_confidence } else { train };
     let trained = train(rows, layers, n_layer, lenses, options).map_err(|why| anyhow!(why))?;
     let full = rows.iter().filter(|r| r.full == r.truth).count() as f64 / rows.len() as f64;
-    let mut out = io::stdout().lock();
+    let mut out = screen::stdout();
     writeln!(out, "{name}: {} rows, {shots} shots, full depth right at {:.1} %", rows.len(), 100.0 * full)?;
     by_layer(&mut out, layers, &trained, options)?;
     rules(&mut out, n_layer, &trained, options)?;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::Error;
+use crate::text;
 
 /// No text file of a checkpoint is larger; the largest tokenizer has some tens of megabytes.
 const MAX_TEXT_BYTES: u64 = 1 << 30;
@@ -22,14 +23,7 @@ pub(super) fn read_text(path: &Path) -> Result<Option<String>, Error> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io(path, "open", e)),
     }
-    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) => {
-            let found = format!("an invalid sequence at byte {}", e.utf8_error().valid_up_to());
-            Err(Error::invalid(path, "text", "valid UTF-8", found))
-        }
-    }
+    text::read(path, MAX_TEXT_BYTES).map(Some).map_err(|e| Error::io(path, "read", e))
 }
 
 /// A JSON object of a file.

@@ -1,12 +1,12 @@
 //! Owns the reading of rows: JSON, JSON Lines, CSV, TSV and parquet files, as Hugging Face exports them.
 
-use std::fs::{self, File};
 use std::path::Path;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Map, Value};
 
 use super::Error;
+use crate::text;
 
 /// The rows of a file, in order, each with the place where it stands.
 pub(super) fn read(path: &Path) -> Result<Vec<(String, Value)>, Error> {
@@ -24,7 +24,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<(String, Value)>, Error> {
 fn json(path: &Path) -> Result<Vec<(String, Value)>, Error> {
     let at = |place: String, why: String| Error::Task { place, why };
     let name = path.display().to_string();
-    let text = fs::read_to_string(path).map_err(|e| at(name.clone(), format!("cannot read it: {e}")))?;
+    let text = text_of(path)?;
     if text.trim_start().starts_with('[') {
         let rows: Vec<Value> = serde_json::from_str(&text).map_err(|e| at(name.clone(), e.to_string()))?;
         return Ok(rows.into_iter().enumerate().map(|(i, row)| (format!("{name}: row {}", i + 1), row)).collect());
@@ -38,10 +38,16 @@ fn json(path: &Path) -> Result<Vec<(String, Value)>, Error> {
     lines.map(row).collect()
 }
 
+fn text_of(path: &Path) -> Result<String, Error> {
+    let cannot_read = |e| Error::Task { place: path.display().to_string(), why: format!("cannot read it: {e}") };
+    text::read(path, text::CORPUS_BYTES).map_err(cannot_read)
+}
+
 /// A table whose first line names its columns; every value is a text.
 fn separated(path: &Path, delimiter: u8) -> Result<Vec<(String, Value)>, Error> {
     let wrong = |e: csv::Error| Error::Task { place: path.display().to_string(), why: e.to_string() };
-    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_path(path).map_err(wrong)?;
+    let text = text_of(path)?;
+    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(text.as_bytes());
     let names = reader.headers().map_err(wrong)?.clone();
     let row = |record: csv::Result<csv::StringRecord>| {
         let record = record.map_err(wrong)?;
@@ -53,7 +59,7 @@ fn separated(path: &Path, delimiter: u8) -> Result<Vec<(String, Value)>, Error> 
 }
 
 fn columns(path: &Path) -> parquet::errors::Result<Vec<(String, Value)>> {
-    let reader = SerializedFileReader::new(File::open(path)?)?;
+    let reader = SerializedFileReader::new(text::open(path)?)?;
     let rows = reader.get_row_iter(None)?.enumerate();
     rows.map(|(i, row)| Ok((format!("{}: row {}", path.display(), i + 1), row?.to_json_value()))).collect()
 }
@@ -67,7 +73,7 @@ mod tests {
     fn values(name: &str, text: &str) -> Result<Vec<Value>, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
-        fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).unwrap();
         read(&path).map(|rows| rows.into_iter().map(|(_, row)| row).collect()).map_err(|e| e.to_string())
     }
 

@@ -21,7 +21,6 @@
 //! keeps rows apart, so that solved examples come from a question's own group.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use minijinja::Environment;
@@ -33,6 +32,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Error, rows};
+use crate::text;
 
 /// How answers are told apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl Task {
     /// Reads a task and its rows. Training rows are shuffled by `seed`; `shots` replaces the task's own number.
     pub fn open(path: &Path, seed: u64, shots: Option<usize>) -> Result<Task, Error> {
         let wrong = |why: String| Error::Task { place: path.display().to_string(), why };
-        let text = fs::read_to_string(path).map_err(|e| wrong(format!("cannot read it: {e}")))?;
+        let text = text::read(path, text::SETTINGS_BYTES).map_err(|e| wrong(format!("cannot read it: {e}")))?;
         let description: Description = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
         let answers = answers(&description).map_err(wrong)?;
         let reader = Reader::new(&description, &answers).map_err(wrong)?;
@@ -331,10 +331,10 @@ mod tests {
 
     fn task(description: &str, train: &str, test: &str) -> Result<Task, Error> {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("train.jsonl"), train).unwrap();
-        fs::write(folder.path().join("test.jsonl"), test).unwrap();
+        std::fs::write(folder.path().join("train.jsonl"), train).unwrap();
+        std::fs::write(folder.path().join("test.jsonl"), test).unwrap();
         let path = folder.path().join("task.toml");
-        fs::write(&path, format!("{description}\ntrain = \"train.jsonl\"\ntest = \"test.jsonl\"")).unwrap();
+        std::fs::write(&path, format!("{description}\ntrain = \"train.jsonl\"\ntest = \"test.jsonl\"")).unwrap();
         Task::open(&path, 1, None)
     }
 

@@ -4,6 +4,7 @@ use crfs::train::Trainer;
 use crfs::{Attribute, Model};
 
 use super::{Crf, Reading};
+use crate::files::unfinished;
 
 /// What a look gives to the chain, by name; `@` and the checkpoint follow unless all share their weights.
 const TOP: &str = "top";
@@ -43,7 +44,7 @@ fn train(chains: &[Vec<(Reading, bool)>], depths: &[f32], shared: bool) -> std::
         let states: Vec<&str> = chain.iter().map(|(_, right)| if *right { "1" } else { "0" }).collect();
         trainer.append(&looks, &states)?;
     }
-    let file = tempfile::NamedTempFile::new()?;
+    let (_, file) = unfinished::scratch()?;
     trainer.train(file.path())?;
     let bytes = std::fs::read(file.path())?;
     let mut text = Vec::new();

@@ -1,24 +1,26 @@
 //! Owns the way of a file to its name, whatever is in it: it appears complete or not at all. Where the name is a device's or a
 //! pipe's, it is written into, and never replaced.
 
+pub mod unfinished;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use tempfile::TempPath;
+use unfinished::Unfinished;
 
 /// A file on its way. Dropped before [`Closed::publish`], it leaves nothing.
 #[derive(Debug)]
 pub struct Output {
     file: File,
     /// Where it lies until then, and where it belongs; none for what is written into.
-    way: Option<(TempPath, PathBuf)>,
+    way: Option<(Unfinished, PathBuf)>,
 }
 
 /// A file that is complete, under another name.
 #[derive(Debug)]
 pub struct Closed {
-    way: Option<(TempPath, PathBuf)>,
+    way: Option<(Unfinished, PathBuf)>,
 }
 
 impl Output {
@@ -32,15 +34,7 @@ impl Output {
         }
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         check_place(&target)?;
-        let mut code = None;
-        let create = |path: &Path| {
-            let created = OpenOptions::new().read(true).write(true).create_new(true).open(path);
-            created.inspect_err(|error| code = error.raw_os_error())
-        };
-        let made = tempfile::Builder::new().prefix(".curtail-").suffix(".part").make_in(folder_of(&target), create);
-        // The error without the temporary name, which tells nobody anything.
-        let made = made.map_err(|error| code.map_or(error, io::Error::from_raw_os_error))?;
-        let (file, temporary) = made.into_parts();
+        let (file, temporary) = unfinished::beside(&target)?;
         Ok(Output { file, way: Some((temporary, target)) })
     }
 
@@ -68,7 +62,7 @@ impl Closed {
     /// Lets the file appear under its name, and lasting.
     pub fn publish(self) -> io::Result<()> {
         let Some((temporary, target)) = self.way else { return Ok(()) };
-        temporary.persist(&target).map_err(|error| error.error)?;
+        temporary.finish(&target)?;
         // Only Unix lets a folder be synced; elsewhere the rename alone has to do.
         #[cfg(unix)]
         File::open(folder_of(&target)).and_then(|folder| folder.sync_all())?;

@@ -16,6 +16,7 @@ use std::time::SystemTime;
 use super::choose::{choose, complete_models};
 use super::names::tag;
 use super::{Error, Offer, Spec, io};
+use crate::files::unfinished;
 
 const REPO_PREFIX: &str = "models--";
 
@@ -234,10 +235,9 @@ impl RepoFolder {
         }
         let folder = path.parent().expect("a reference lies in a folder");
         fs::create_dir_all(folder).map_err(io(folder, "make"))?;
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io(folder, "write in"))?;
+        let (mut file, unfinished) = unfinished::beside(&path).map_err(io(folder, "write in"))?;
         std::io::Write::write_all(&mut file, commit.as_bytes()).map_err(io(&path, "write"))?;
-        file.persist(&path).map_err(|error| io(&path, "write")(error.error))?;
-        Ok(())
+        unfinished.finish(&path).map_err(io(&path, "write"))
     }
 }
 

@@ -33,6 +33,8 @@ pub use names::is_model;
 pub use remove::{Removal, plan_removal};
 pub use spec::{Part, Spec};
 
+use crate::text;
+
 /// Where models come from and where they are kept.
 #[derive(Clone, Debug)]
 pub struct Hub {
@@ -72,7 +74,7 @@ impl Hub {
 
     /// What proves to the hub who asks: the variable's value, else what the token file holds.
     fn token(&self) -> Option<String> {
-        let in_file = || std::fs::read_to_string(&self.token_file).ok();
+        let in_file = || text::read(&self.token_file, text::SETTINGS_BYTES).ok();
         let token = self.token.clone().or_else(in_file)?;
         Some(token.trim().to_owned()).filter(|token| !token.is_empty())
     }

@@ -1,6 +1,6 @@
 //! Owns the statistics of timed runs and their forms: a Markdown table, CSV, or JSON with llama-bench's field names.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use chrono::{SecondsFormat, Utc};
@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::Test;
 use crate::cli::{BenchArgs, BenchFormat};
+use crate::commands::screen;
 use crate::gguf::File;
 
 /// The timed runs of one test.
@@ -118,7 +119,7 @@ impl Report {
     /// Takes the next row, and prints it where the form allows.
     pub(super) fn row(&mut self, row: &Row) -> anyhow::Result<()> {
         let record = Record::new(&self.fixed, row);
-        let mut out = io::stdout().lock();
+        let mut out = screen::stdout();
         match self.format {
             BenchFormat::Md => {
                 if !self.begun {

@@ -1,6 +1,6 @@
 //! The line editor: history, completion, and texts of several lines. Owns what is typed until it is a whole input.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -12,9 +12,13 @@ use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Behavior, CompletionType, Config, Context, Editor, Helper};
 
+use super::keep::state_folder;
+#[cfg(unix)]
+use super::keyboard::{self, Keyboard};
 use super::settings;
 use super::slash::{self, COMMANDS, QUOTES, TOPICS};
 use crate::commands::note;
+use crate::text;
 
 /// What the user did at the prompt.
 #[derive(Debug, PartialEq)]
@@ -25,6 +29,8 @@ pub(super) enum Input {
     Text(String),
     /// Ctrl-C.
     Interrupt,
+    /// A line that is no text.
+    Unreadable,
     /// Ctrl-D.
     End,
 }
@@ -34,6 +40,8 @@ pub(super) struct Prompt {
     editor: Editor<Assistant, FileHistory>,
     history: Option<PathBuf>,
     colour: bool,
+    #[cfg(unix)]
+    keyboard: Option<Keyboard>,
 }
 
 impl Prompt {
@@ -46,28 +54,50 @@ impl Prompt {
             .bracketed_paste(true)
             .behavior(behavior)
             .build();
+        #[cfg(unix)]
+        let keyboard = Keyboard::start();
         let mut editor = Editor::with_config(config).context("cannot use the terminal")?;
-        editor.set_helper(Some(Assistant { files: FilenameCompleter::new() }));
+        editor.set_helper(Some(Assistant {
+            files: FilenameCompleter::new(),
+            #[cfg(unix)]
+            keyboard: keyboard.as_ref().map(Keyboard::shared),
+        }));
         let history = history_file();
         if let Some(path) = &history {
             // There is none before the first chat.
             let _ = editor.load_history(path);
         }
-        Ok(Prompt { editor, history, colour: wants_colour() })
+        Ok(Prompt {
+            editor,
+            history,
+            colour: wants_colour(),
+            #[cfg(unix)]
+            keyboard,
+        })
     }
 
     /// The next input.
     pub(super) fn read(&mut self) -> anyhow::Result<Input> {
         let styled = if self.colour { "\x1b[1;32m> \x1b[0m" } else { "> " };
-        match self.editor.readline(&("> ", styled)) {
+        match self.line(&("> ", styled)) {
             Ok(input) => {
                 self.remember(&input);
                 Ok(interpret(&input))
             }
             Err(ReadlineError::Interrupted) => Ok(Input::Interrupt),
             Err(ReadlineError::Eof) => Ok(Input::End),
+            Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => Ok(Input::Unreadable),
             Err(error) => Err(error).context("cannot read from the terminal"),
         }
+    }
+
+    fn line(&mut self, prompt: &(&str, &str)) -> rustyline::Result<String> {
+        #[cfg(unix)]
+        self.keyboard.iter().for_each(Keyboard::begin);
+        let line = self.editor.readline(prompt);
+        #[cfg(unix)]
+        self.keyboard.iter().for_each(Keyboard::end);
+        line
     }
 
     /// Adds to the history, in the file at once: a killed program keeps it too.
@@ -85,13 +115,17 @@ impl Prompt {
     }
 }
 
-/// The file that keeps what was typed, in the user's folder for state; `None` where there is no such folder.
+/// The file that keeps what was typed; `None` where there is no folder for it, or something else has its name.
 fn history_file() -> Option<PathBuf> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
-    let folder = state.join("curtail");
-    std::fs::create_dir_all(&folder).ok()?;
-    Some(folder.join("history"))
+    let path = state_folder()?.join("history");
+    // What is no file may have no end, or wait for somebody for ever; the editor reads the whole of it.
+    let problem = match std::fs::metadata(&path) {
+        Ok(facts) if !facts.is_file() => "it is no file",
+        Ok(facts) if facts.len() > text::SETTINGS_BYTES => "it is too large",
+        _ => return Some(path),
+    };
+    note(format_args!("note: no history: cannot use `{}`: {problem}", path.display()));
+    None
 }
 
 /// https://no-color.org: set and not empty means none.
@@ -121,6 +155,8 @@ fn is_open(input: &str) -> bool {
 
 struct Assistant {
     files: FilenameCompleter,
+    #[cfg(unix)]
+    keyboard: Option<keyboard::Shared>,
 }
 
 impl Helper for Assistant {}
@@ -134,6 +170,10 @@ impl Hinter for Assistant {
 impl Validator for Assistant {
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
         let open = is_open(context.input());
+        #[cfg(unix)]
+        if open {
+            self.keyboard.iter().for_each(keyboard::Shared::more);
+        }
         Ok(if open { ValidationResult::Incomplete } else { ValidationResult::Valid(None) })
     }
 }
@@ -187,7 +227,11 @@ mod tests {
 
     #[test]
     fn commands_and_their_arguments_are_completed() {
-        let assistant = Assistant { files: FilenameCompleter::new() };
+        let assistant = Assistant {
+            files: FilenameCompleter::new(),
+            #[cfg(unix)]
+            keyboard: None,
+        };
         let history = FileHistory::new();
         let complete = |line: &str| {
             let (at, pairs) = assistant.complete(line, line.len(), &Context::new(&history)).unwrap();

@@ -16,7 +16,7 @@ use crate::commands::engine::Engine;
 use crate::commands::exits;
 use crate::commands::output::Inputs;
 use crate::commands::stats::Stats;
-use crate::commands::{INTERRUPTED, chain, is_broken_pipe, note};
+use crate::commands::{INTERRUPTED, chain, coloured_note, is_broken_pipe, note};
 use crate::sample::Sampler;
 
 /// Whether the conversation goes on.
@@ -41,8 +41,12 @@ pub(super) fn run(talk: &mut Talk<'_>) -> anyhow::Result<ExitCode> {
                 Ok(Next::Continue)
             }
             Input::Text(text) if text.is_empty() => Ok(Next::Continue),
-            Input::Text(text) => talk.turn(text).map(|_| Next::Continue),
-            Input::Command(line) => command(talk, &line),
+            Input::Text(text) => talk.during(|talk| talk.turn(text)).map(|_| Next::Continue),
+            Input::Command(line) => talk.during(|talk| command(talk, &line)),
+            Input::Unreadable => {
+                note("(a byte that is no UTF-8: the line is not read)");
+                Ok(Next::Continue)
+            }
         };
         hinted = interrupted;
         match next {
@@ -196,7 +200,10 @@ fn set_depth(talk: &mut Talk<'_>, on: bool) {
         return;
     }
     talk.shows_depth = on;
-    note(if on { depth::legend(talk.engine.session.n_steps()) } else { "(depth is not shown)".to_owned() });
+    match on {
+        true => coloured_note(&depth::legend(talk.engine.session.n_steps())),
+        false => note("(depth is not shown)"),
+    }
 }
 
 fn show_stats(talk: &Talk<'_>) {

@@ -1,7 +1,6 @@
 //! Saved conversations: a JSON file with what was said, and beside it the session's token state. Each file appears
 //! complete or not at all.
 
-use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +12,7 @@ use crate::commands::chain;
 use crate::commands::output::{Inputs, write_whole};
 use crate::model::Model;
 use crate::session::Session;
+use crate::text;
 
 /// What a saved conversation and its state became.
 pub(super) struct Loaded {
@@ -32,8 +32,8 @@ struct Saved {
 }
 
 /// Tells whether token ids mean the same.
-#[derive(PartialEq, Serialize, Deserialize)]
-struct ModelId {
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct ModelId {
     name: String,
     architecture: String,
     n_vocab: usize,
@@ -50,21 +50,30 @@ pub(super) fn save(
     session: &Session,
 ) -> anyhow::Result<(PathBuf, PathBuf)> {
     let path = conversation_path(path)?;
-    let state = path.with_extension("state");
+    let state = state_of(&path);
     inputs.allow([path.as_path(), &state])?;
     write_whole(&state, |w| Ok(session.save_state(w)?))?;
+    write(&path, conversation, &ModelId::of(session.model()))?;
+    Ok((path, state))
+}
+
+/// Writes a conversation alone.
+pub(super) fn write(path: &Path, conversation: &Conversation, model: &ModelId) -> anyhow::Result<()> {
     let saved = Saved {
         format: FORMAT.into(),
         version: VERSION,
-        model: ModelId::of(session.model()),
-        state: state.file_name().unwrap_or_default().into(),
+        model: model.clone(),
+        state: state_of(path).file_name().unwrap_or_default().into(),
         conversation: conversation.clone(),
     };
-    write_whole(&path, |w| {
+    write_whole(path, |w| {
         serde_json::to_writer_pretty(&mut *w, &saved)?;
         Ok(w.write_all(b"\n")?)
-    })?;
-    Ok((path, state))
+    })
+}
+
+fn state_of(path: &Path) -> PathBuf {
+    path.with_extension("state")
 }
 
 /// Reads a conversation and brings the session to its state. A state that does not fit is no failure: the next
@@ -91,9 +100,9 @@ pub(super) fn load(path: &Path, session: &mut Session) -> anyhow::Result<Loaded>
 /// The file as named, or with the extension that saving adds.
 fn read(path: &Path) -> anyhow::Result<(PathBuf, Saved)> {
     let path = if path.exists() { path.to_path_buf() } else { conversation_path(path)? };
-    let file = File::open(&path).with_context(|| format!("cannot open `{}`", path.display()))?;
-    let saved: Saved = serde_json::from_reader(BufReader::new(file))
-        .with_context(|| format!("`{}` is not a saved conversation", path.display()))?;
+    let text = text::read(&path, text::KEPT_BYTES).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let saved: Saved =
+        serde_json::from_str(&text).with_context(|| format!("`{}` is not a saved conversation", path.display()))?;
     ensure!(
         saved.format == FORMAT && saved.version == VERSION,
         "`{}`: expected `{FORMAT}` version {VERSION}, found `{}` version {}",
@@ -107,7 +116,7 @@ fn read(path: &Path) -> anyhow::Result<(PathBuf, Saved)> {
 }
 
 fn load_state(path: &Path, session: &mut Session) -> anyhow::Result<()> {
-    let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+    let file = text::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
     session.load_state(&mut BufReader::new(file)).with_context(|| format!("cannot use `{}`", path.display()))
 }
 
@@ -122,7 +131,7 @@ fn conversation_path(path: &Path) -> anyhow::Result<PathBuf> {
 }
 
 impl ModelId {
-    fn of(model: &Model) -> ModelId {
+    pub(super) fn of(model: &Model) -> ModelId {
         let config = model.config();
         ModelId { name: config.name.clone(), architecture: config.architecture.clone(), n_vocab: config.n_vocab }
     }

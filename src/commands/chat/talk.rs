@@ -1,18 +1,20 @@
 //! One turn of a conversation: renders it, brings the session there, generates, keeps what was said. Knows no
 //! terminal; the answer goes to stdout.
 
-use std::io::{self, Write};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
 
 use anyhow::Context;
 
 use super::conversation::Conversation;
 use super::depth;
+use super::keep::Keeper;
 use super::settings::Settings;
 use crate::cli::{ChatArgs, Count};
-use crate::commands::answer::{self, Answer, End, Finder, Limits};
+use crate::commands::answer::{self, Answer, CannotWrite, End, Finder, Limits};
 use crate::commands::engine::{Engine, NO_TEMPLATE, find_model};
 use crate::commands::stats::Stats;
-use crate::commands::{interrupt, note};
+use crate::commands::{interrupt, note, screen};
 use crate::decode::Decoder;
 use crate::sample::Sampler;
 use crate::session::Error;
@@ -35,6 +37,7 @@ pub(super) struct Talk<'a> {
     pub(super) sampler: Sampler,
     pub(super) stats: Stats,
     pub(super) decoder: Decoder,
+    pub(super) keeper: Keeper,
     /// Whether text is coloured by the layers it took.
     pub(super) shows_depth: bool,
 }
@@ -49,9 +52,11 @@ impl<'a> Talk<'a> {
             "the model has no chat template, so a system prompt has no place"
         );
         let settings = Settings { sampling: args.sampling.clone(), n_predict };
+        let conversation = Conversation::new(args.generation.system.clone());
         Ok(Talk {
             args,
-            conversation: Conversation::new(args.generation.system.clone()),
+            keeper: Keeper::new(&conversation, engine.session.model()),
+            conversation,
             sampler: Sampler::new(settings.sampling.params()),
             settings,
             stats: Stats::new(engine.session.n_steps()),
@@ -80,6 +85,14 @@ impl<'a> Talk<'a> {
         if self.conversation.system().is_some() {
             note("note: the system prompt has no place in it");
         }
+    }
+
+    /// Carries out an input. Whatever signal ends the program meanwhile, what was said before is kept, and after it this too.
+    pub(super) fn during<T>(&mut self, input: impl FnOnce(&mut Talk<'a>) -> T) -> T {
+        self.keeper.begin();
+        let done = input(self);
+        self.keeper.done(&self.conversation, self.engine.session.model());
+        done
     }
 
     /// Answers a message of the user.
@@ -145,10 +158,12 @@ impl<'a> Talk<'a> {
             None => tokenizer.stream_after(session.tokens()),
         };
         let mut stdout = io::stdout().lock();
-        let (shows_depth, n_layer) = (self.shows_depth, session.n_steps());
+        let (shows_depth, n_layer, is_terminal) = (self.shows_depth, session.n_steps(), stdout.is_terminal());
         let mut show = |text: &str, layers: usize| {
+            // A pipe gets what the model said, a terminal must not obey it.
+            let text = if is_terminal { screen::answer(text) } else { Cow::Borrowed(text) };
             match shows_depth && !text.trim().is_empty() {
-                true => stdout.write_all(depth::coloured(text, layers, n_layer).as_bytes())?,
+                true => stdout.write_all(depth::coloured(&text, layers, n_layer).as_bytes())?,
                 false => stdout.write_all(text.as_bytes())?,
             }
             stdout.flush()
@@ -156,7 +171,7 @@ impl<'a> Talk<'a> {
         let finder = Finder { session, decoder: &mut self.decoder, sampler: &mut self.sampler, stats: &mut self.stats };
         let answer = answer::generate(finder, tokenizer, stream, &limits, &mut show)?;
         if !answer.text.ends_with('\n') {
-            show("\n", 0).context("cannot write the answer")?;
+            show("\n", 0).context(CannotWrite)?;
         }
         Ok(answer)
     }

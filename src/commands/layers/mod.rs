@@ -31,7 +31,7 @@ struct Lab {
 
 impl Lab {
     fn open(load: &LoadArgs, args: &MeasureArgs) -> anyhow::Result<Lab> {
-        let text = input::text(args.prompt.as_deref(), args.file.as_deref())?;
+        let text = input::text(args.prompt.as_deref(), args.file.as_deref(), input::Kind::Corpus)?;
         let mut engine = Engine::open(load)?;
         let mut tokens = engine.tokenizer.encode(&text, Special::Plain);
         // One more than is measured: what follows the last.

@@ -13,7 +13,7 @@ use super::{Lab, write};
 use crate::cli::{MethodArg, PartsArg, PruneArgs};
 use crate::commands::output::{Inputs, write_whole};
 use crate::commands::train_exit::bar;
-use crate::commands::{interrupt, note};
+use crate::commands::{interrupt, note, screen};
 use crate::eval::layers::{
     Limits, Method, Part, Point, Search, Sums, Window, measure_costs, measure_speed, parts_of, prune_page,
 };
@@ -31,7 +31,7 @@ pub(super) fn run(args: &PruneArgs) -> anyhow::Result<ExitCode> {
     let [decide, check] = halves(&lab.windows);
     ensure!(!check.is_empty(), "the text: expected at least two windows of {} tokens", args.text.window);
     let limits = Limits { loss: args.loss, speed: args.speed, skip: args.skip }.or_default();
-    interrupt::install()?;
+    interrupt::watch();
     let session = &mut lab.engine.session;
     let (model, params, unpruned) = (session.model().clone(), session.params().clone(), session.plan().to_vec());
     let costs = measure_costs(&model, &params, &unpruned, args.at_context, TIMED)?;
@@ -44,7 +44,7 @@ pub(super) fn run(args: &PruneArgs) -> anyhow::Result<ExitCode> {
     let measured = measure_speed(&model, &params, &unpruned, &chosen.plan, args.at_context, TIMED)?;
     let text = plan::text(&chosen.plan, model.plan());
     let found = Found { points: &points, chosen, text: &text, measured, unpruned: &unpruned };
-    let mut out = io::stdout().lock();
+    let mut out = screen::stdout();
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&found.as_json())?)?;
     } else {

@@ -15,9 +15,10 @@ use super::Lab;
 use crate::cli::ScanArgs;
 use crate::commands::output::{Inputs, write_whole};
 use crate::commands::train_exit::bar;
-use crate::commands::{INTERRUPTED, interrupt, note};
+use crate::commands::{INTERRUPTED, interrupt, note, screen};
 use crate::eval::layers::{Change, Cosines, Done, Scan, ScanState, Sums, scan_page};
 use crate::plan;
+use crate::text;
 
 /// What a file of `--resume` holds.
 #[derive(Serialize, Deserialize)]
@@ -39,7 +40,7 @@ pub(super) fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
         Some(path) => open(path, &of)?,
         None => ScanState::default(),
     };
-    interrupt::install()?;
+    interrupt::watch();
     let mut scan = Scan::new(&mut lab.engine.session, &lab.windows);
     let bar = bar(scan.n_runs(), "runs");
     bar.set_position(scan.n_done(&state) as u64);
@@ -95,7 +96,7 @@ fn fingerprint(lab: &Lab, args: &ScanArgs) -> String {
 }
 
 fn open(path: &Path, of: &str) -> anyhow::Result<ScanState> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let text = text::read(path, text::KEPT_BYTES).with_context(|| format!("cannot read `{}`", path.display()))?;
     let kept: Kept = serde_json::from_str(&text).with_context(|| format!("`{}` is no scan", path.display()))?;
     ensure!(
         kept.of == of,
@@ -113,7 +114,7 @@ fn keep(path: &Path, of: &str, state: &ScanState) -> anyhow::Result<()> {
 
 fn show(lab: &Lab, done: &Done, args: &ScanArgs) -> anyhow::Result<()> {
     let config = lab.engine.session.model().config();
-    let mut out = io::stdout().lock();
+    let mut out = screen::stdout();
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&as_json(lab, done))?)?;
     } else {

@@ -2,7 +2,7 @@
 
 mod figures;
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::engine::{find_model, open_model, session_params, warn_of_context};
 use super::exits::Exits;
 use super::output::{Inputs, write_whole};
 use super::train_exit::bar;
-use super::{INTERRUPTED, Usage, exits, input, interrupt, note, plan};
+use super::{INTERRUPTED, Usage, exits, input, interrupt, note, plan, screen};
 use crate::cli::{ExitArg, ExitArgs, PerplexityArgs};
 use crate::eval::{Against, BaseFile, Chunks, Moments, Page, Place, Reading, packed, score, write_header};
 use crate::gguf::File;
@@ -32,7 +32,7 @@ pub(super) const N_CTX: usize = 512;
 pub(super) struct Interrupted;
 
 pub(super) fn run(args: &PerplexityArgs) -> anyhow::Result<ExitCode> {
-    interrupt::install()?;
+    interrupt::watch();
     match measure(args) {
         Err(error) if error.is::<Interrupted>() => Ok(ExitCode::from(INTERRUPTED)),
         Err(error) => Err(error),
@@ -101,7 +101,7 @@ fn measure(args: &PerplexityArgs) -> anyhow::Result<()> {
         }
     };
     let found = measurement.found(args, places, &model);
-    let mut out = io::stdout().lock();
+    let mut out = screen::stdout();
     match args.json {
         true => writeln!(out, "{}", serde_json::to_string_pretty(&found.json())?)?,
         false => found.figures().iter().try_for_each(|(name, value)| writeln!(out, "{name:<26} {value}"))?,
@@ -112,7 +112,7 @@ fn measure(args: &PerplexityArgs) -> anyhow::Result<()> {
 
 /// The ids of a text file (stdin without a name), behind the one that begins a text.
 pub(super) fn tokens(tokenizer: &Tokenizer, file: Option<&Path>, special: Special) -> anyhow::Result<Vec<TokenId>> {
-    let text = input::text(None, file)?;
+    let text = input::text(None, file, input::Kind::Corpus)?;
     Ok(tokenizer.leading_bos().into_iter().chain(tokenizer.encode(&text, special)).collect())
 }
 

@@ -1,1 +1,0 @@
-//! Lines of a conversation, signals, and what reaches the terminal.
