@@ -95,8 +95,13 @@ pub struct ExitFile {
 pub struct Draft {
     /// The source, as in `--draft`.
     pub source: String,
-    /// Guesses between two evaluations at full depth.
+    /// Guesses between two evaluations at full depth, 1 to [`Draft::MOST`].
     pub most: u32,
+}
+
+impl Draft {
+    /// More guesses at once than this are never worth their evaluation; `--draft-max` has the same limit.
+    pub const MOST: u32 = 64;
 }
 
 const VERSION: u32 = 3;
@@ -188,12 +193,12 @@ impl ExitFile {
             types: meta.need_str("exit.model.types")?.to_owned(),
         };
         let n = meta.need_u32("exit.policies")? as usize;
-        let policies = (0..n).map(|p| reader.policy(p, &model)).collect::<Result<_, _>>()?;
-        let draft = match meta.str("exit.draft.source")? {
-            Some(source) => Some(Draft { source: source.to_owned(), most: meta.need_u32("exit.draft.most")? }),
-            None => None,
-        };
-        Ok(ExitFile { model, draft, policies })
+        if n == 0 {
+            return Err(reader.invalid("exit.policies", "1 or more", n));
+        }
+        let policies: Vec<Policy> = (0..n).map(|p| reader.policy(p, &model)).collect::<Result<_, _>>()?;
+        reader.check_names(&policies)?;
+        Ok(ExitFile { draft: reader.draft()?, model, policies })
     }
 
     /// Reads a file for a loaded model. The second result warns where the file was trained on another quantization.
@@ -280,12 +285,57 @@ impl Reader<'_> {
         }
     }
 
+    fn draft(&self) -> Result<Option<Draft>, Error> {
+        let meta = self.file.metadata();
+        let Some(source) = meta.str("exit.draft.source")? else { return Ok(None) };
+        let most = meta.need_u32("exit.draft.most")?;
+        if !(1..=Draft::MOST).contains(&most) {
+            return Err(self.invalid("exit.draft.most", format!("1 to {}", Draft::MOST), most));
+        }
+        Ok(Some(Draft { source: source.to_owned(), most }))
+    }
+
+    /// Whoever looks for a task takes the first policy of its name: a second one would never be seen.
+    fn check_names(&self, policies: &[Policy]) -> Result<(), Error> {
+        for (p, policy) in policies.iter().enumerate() {
+            if policies[..p].iter().any(|other| other.task == policy.task) {
+                let found = format!("{:?} a second time", policy.task);
+                return Err(self.invalid(&format!("exit.{p}.task"), "a name that no other policy has", found));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a policy reads what its name says, and has the labels that its read-outs name.
+    fn check_use(&self, p: usize, task: &str, input: Input, labels: &[String]) -> Result<(), Error> {
+        let expected = match task {
+            Policy::TOKENS if input != Input::Confidence => "`confidence`, which is what tokens are read by",
+            Policy::OWN if input != Input::Vocabulary => "`vocabulary`, as questions of any kind have no other labels",
+            Policy::TOKENS | Policy::OWN => "",
+            _ if input == Input::Confidence => "another input: a confidence is read of tokens only",
+            _ => "",
+        };
+        if !expected.is_empty() {
+            return Err(self.invalid(&format!("exit.{p}.input"), expected, format!("`{}`", input.name())));
+        }
+        let has_labels = if input.is_fitted() { labels.len() >= 2 } else { true };
+        if !has_labels {
+            return Err(self.invalid(&format!("exit.{p}.labels"), "two or more", labels.len()));
+        }
+        Ok(())
+    }
+
     fn policy(&self, p: usize, model: &Fingerprint) -> Result<Policy, Error> {
         let meta = self.file.metadata();
         let key = |name: &str| format!("exit.{p}.{name}");
+        let task = meta.need_str(&key("task"))?.to_owned();
         let labels = meta.need_strings(&key("labels"))?.to_vec();
         let input = self.named(&key("input"), &INPUTS)?;
+        self.check_use(p, &task, input, &labels)?;
         let layers = self.u32s(&key("layers"))?;
+        if layers.is_empty() {
+            return Err(self.invalid(&key("layers"), "one or more", "none"));
+        }
         if !layers.is_sorted_by(|a, b| a < b) || layers.iter().any(|&l| l == 0 || l >= model.shape[0]) {
             let expected = format!("layers between 1 and {}, rising", model.shape[0].saturating_sub(1));
             return Err(self.invalid(&key("layers"), expected, format!("{layers:?}")));
@@ -298,12 +348,21 @@ impl Reader<'_> {
         // A confidence is read as "wrong" or "right".
         let n_labels = if input == Input::Confidence { 2 } else { labels.len() };
         let n_embd = model.shape[1] as usize;
-        let checkpoints = layers
+        let checkpoints: Vec<Checkpoint> = layers
             .iter()
             .map(|&layer| self.checkpoint(p, layer as usize, n_in, n_labels, n_embd))
             .collect::<Result<_, _>>()?;
+        let has_lens = |checkpoint: &&Checkpoint| checkpoint.lens.is_some();
+        let with_lens = checkpoints.iter().filter(has_lens).count();
+        if with_lens > 0
+            && let Some(without) = checkpoints.iter().find(|checkpoint| checkpoint.lens.is_none())
+        {
+            let field = format!("tensor `exit.{p}.{}.lens.weight`", without.layer);
+            let expected = "one, as other checkpoints of the policy have a lens";
+            return Err(self.invalid(&field, expected, "none"));
+        }
         Ok(Policy {
-            task: meta.need_str(&key("task"))?.to_owned(),
+            task,
             input,
             target: self.named(&key("target"), &TARGETS)?,
             n_rows: meta.need_u32(&key("rows"))? as usize,
@@ -342,7 +401,7 @@ impl Reader<'_> {
             lens: self.file.tensor(&name("lens.weight")).map(read_lens).transpose()?,
             probe: n_in.map(read_probe).transpose()?,
             scorer: self.scorer(&name)?,
-            least: self.tensor(&name("least"), &[1])?[0],
+            least: self.least(&name("least"))?,
         })
     }
 
@@ -354,12 +413,17 @@ impl Reader<'_> {
         }
         if has("svm") {
             let numbers = self.tensor(&name("svm"), &[2])?;
-            let n = self.file.tensor(&name("svm.alpha")).map_or(0, |t| t.elements());
+            if numbers[1] <= 0.0 {
+                let field = format!("tensor `{}`", name("svm"));
+                return Err(self.invalid(&field, "a width above 0 behind the offset", numbers[1]));
+            }
+            let n = self.file.tensor(&name("svm.alpha")).map_or(1, |t| t.elements());
+            let alpha = self.tensor(&name("svm.alpha"), &[n])?;
             let vectors = self.tensor(&name("svm.vectors"), &[2, n])?;
             return Ok(Scorer::Svm(Svm {
                 rho: numbers[0],
                 width: numbers[1],
-                alpha: self.tensor(&name("svm.alpha"), &[n])?,
+                alpha,
                 vectors: vectors.chunks_exact(2).map(|v| [v[0], v[1]]).collect(),
             }));
         }
@@ -373,7 +437,25 @@ impl Reader<'_> {
         Ok(Scorer::Top)
     }
 
+    /// The score that is enough. Infinity is a number here: "never" and "always" are thresholds that training chooses.
+    fn least(&self, name: &str) -> Result<f32, Error> {
+        let least = self.values(name, &[1])?[0];
+        if least.is_nan() {
+            return Err(self.invalid(&format!("tensor `{name}`"), "a number", least));
+        }
+        Ok(least)
+    }
+
+    /// Of finite numbers: anything else would spread into every reading.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        let values = self.values(name, shape)?;
+        match values.iter().find(|value| !value.is_finite()) {
+            Some(value) => Err(self.invalid(&format!("tensor `{name}`"), "finite numbers", value)),
+            None => Ok(values),
+        }
+    }
+
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let field = format!("tensor `{name}`");
         let expected = format!("f32 {shape:?}");
         let Some(tensor) = self.file.tensor(name) else { return Err(self.invalid(&field, expected, "none")) };
@@ -392,8 +474,8 @@ mod tests {
     fn example() -> ExitFile {
         let probe = Probe { weights: vec![0.5; 8], bias: vec![0.0, 1.0] };
         let svm = Svm { vectors: vec![[0.5, 0.25]], alpha: vec![2.0], rho: 0.5, width: 0.1 };
-        let policy = |input, checkpoints| Policy {
-            task: "t".into(),
+        let policy = |input: Input, checkpoints| Policy {
+            task: format!("by {}", input.name()),
             labels: vec![" a".into(), " b".into()],
             input,
             target: Target::Model,

@@ -73,7 +73,7 @@ impl Checkpoint {
     /// The probability that the lens's best token is full depth's, by a hidden state \[n_embd\], normed as before the output head; of
     /// [`Input::Confidence`] only.
     pub fn chance(&self, x: &[f32]) -> Option<f32> {
-        Some(self.probe.as_ref()?.chance_of(Checkpoint::RIGHT, x))
+        self.probe.as_ref()?.chance_of(Checkpoint::RIGHT, x)
     }
 
     /// The same, among the probabilities of the probe's labels.
@@ -102,6 +102,13 @@ pub struct Policy {
     pub n_shots: usize,
     /// Where to look, in rising order of layers.
     pub checkpoints: Vec<Checkpoint>,
+}
+
+impl Policy {
+    /// The name of the policy for the tokens of a text, which reads [`Input::Confidence`].
+    pub const TOKENS: &str = "tokens";
+    /// The name of the policy for short answers of any kind, which reads [`Input::Vocabulary`].
+    pub const OWN: &str = "self";
 }
 
 /// One answer on its way through the checkpoints.

@@ -30,11 +30,12 @@ impl Probe {
         softmax_reading(&self.logits(x))
     }
 
-    /// The probability of a label, by a vector \[n_in\].
-    pub fn chance_of(&self, label: usize, x: &[f32]) -> f32 {
+    /// The probability of a label, by a vector \[n_in\]; `None` of a label that the read-out does not know.
+    pub fn chance_of(&self, label: usize, x: &[f32]) -> Option<f32> {
         let logits = self.logits(x);
-        let others = logits.iter().map(|logit| (logit - logits[label]).exp());
-        1.0 / others.sum::<f32>()
+        let own = *logits.get(label)?;
+        let others = logits.iter().map(|logit| (logit - own).exp());
+        Some(1.0 / others.sum::<f32>())
     }
 
     fn logits(&self, x: &[f32]) -> Vec<f32> {

@@ -197,7 +197,7 @@ pub fn train_confidence(
         fits.into_par_iter().map(|(i, fold)| fit(i, Some((&folds[..], fold)))).collect::<Result<_, String>>()?;
     let sure = |(r, row): (usize, &Row)| {
         let at = |(i, reading): (usize, &Reading)| {
-            let top = probes[i * FOLDS + folds[r]].chance_of(1, &row.inputs[i]);
+            let top = probes[i * FOLDS + folds[r]].chance_of(1, &row.inputs[i]).unwrap_or(0.0);
             Reading { label: reading.label, top, gap: 2.0 * top - 1.0 }
         };
         Row { inputs: Vec::new(), readings: row.readings.iter().enumerate().map(at).collect(), ..*row }

@@ -96,6 +96,7 @@ impl Model<'_> {
 fn models(offers: &[Offer]) -> Vec<Model<'_>> {
     let mut offers: Vec<&Offer> = offers.iter().filter(|offer| is_model_part(&offer.name)).collect();
     offers.sort_by(|a, b| a.name.cmp(&b.name));
+    offers.dedup_by(|a, b| a.name == b.name); // a part that is listed twice is not two parts
     let key = |split: Option<Split<'_>>| split.map(|split| (split.stem.to_owned(), split.of));
     let mut models: Vec<Model> = Vec::new();
     for offer in offers {

@@ -246,7 +246,7 @@ struct Lfs {
 }
 
 /// Reads the list of files; where it is none, what was expected and found.
-fn read_listing(bytes: &[u8]) -> Result<Listing, (&'static str, String)> {
+pub(super) fn read_listing(bytes: &[u8]) -> Result<Listing, (&'static str, String)> {
     let info: ModelInfo = serde_json::from_slice(bytes).map_err(|error| (LIST, error.to_string()))?;
     if !is_hex(&info.sha, &[40]) {
         return Err(("a commit of 40 hexadecimal digits", format!("{:?}", info.sha)));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::cache::RepoFolder;
 use super::choose::choose;
-use super::client::{Client, RemoteFile};
+use super::client::{Client, Listing, RemoteFile, read_listing};
 use super::fetch::{Event, Job, Watch, patiently, tell};
 use super::names::is_safe;
 use super::{Error, Hub, Offer, Spec};
@@ -48,17 +48,33 @@ pub fn pull(hub: &Hub, spec: &Spec, revision: &str, watch: &mut Watch) -> Result
         let (client, repo, revision) = (client.clone(), spec.repo.clone(), revision.to_owned());
         patiently(watch, move || client.listing(&repo, &revision))?
     };
-    let offers: Vec<Offer> = listing.files.iter().map(|file| file.offer.clone()).collect();
-    let names = choose(&offers, spec)?;
     let folder = hub.cache.repo(&spec.repo);
     let mut jobs = Vec::new();
-    for name in &names {
-        let file = listing.files.iter().find(|file| file.offer.name == *name).expect("chosen from the list");
+    for file in chosen(&listing, spec)? {
         jobs.push(job(&client, &folder, &spec.repo, &listing.commit, file, watch)?);
     }
     let files = fetch_all(&jobs, watch)?;
     folder.set_ref(revision, &listing.commit)?;
     Ok(Pulled { commit: listing.commit, files })
+}
+
+/// The names of the files that [`pull`] would take for a spec, by a hub's answer about its repository.
+///
+/// # Errors
+/// Where the answer is none, or offers nothing for the spec.
+pub fn names_in_answer(answer: &str, spec: &Spec) -> Result<Vec<String>, Error> {
+    let wrong = |(expected, found)| Error::Answer { url: spec.to_string(), expected, found };
+    let listing = read_listing(answer).map_err(wrong)?;
+    Ok(chosen(&listing, spec)?.into_iter().map(|file| file.offer.name.clone()).collect())
+}
+
+/// The files of a list that a spec means, in the order of its parts.
+fn chosen<'l>(listing: &'l Listing, spec: &Spec) -> Result<Vec<&'l RemoteFile>, Error> {
+    let offers: Vec<Offer> = listing.files.iter().map(|file| file.offer.clone()).collect();
+    let names = choose(&offers, spec)?;
+    let file =
+        |name: &String| listing.files.iter().find(|file| file.offer.name == *name).expect("chosen from the list");
+    Ok(names.iter().map(file).collect())
 }
 
 fn from_cache(hub: &Hub, spec: &Spec, revision: &str) -> Result<Pulled, Error> {

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 pub use cache::{Cache, CachedModel, Found};
 pub use choose::Offer;
-pub use download::{Pulled, PulledFile, pull};
+pub use download::{Pulled, PulledFile, names_in_answer, pull};
 pub use error::Error;
 pub use fetch::{Event, Watch};
 pub use names::is_model;

@@ -133,18 +133,17 @@ impl Cache {
         Ok(())
     }
 
-    /// Overwrites the first `n` positions with the pieces that [`Cache::read_rows`] gave.
+    /// Overwrites the first `n` positions with the pieces that [`Cache::read_rows`] gave: `next` gives one of so many bytes.
     pub fn write_rows(
         &mut self,
         n: usize,
-        fill: &mut dyn FnMut(&mut [u8]) -> std::io::Result<()>,
+        next: &mut dyn FnMut(usize) -> std::io::Result<Vec<u8>>,
     ) -> std::io::Result<()> {
         let layouts = self.layouts.iter();
         for ((k, v), layout) in self.k.iter_mut().zip(&mut self.v).zip(layouts) {
             for (tensor, layout) in [(k, ValueLayout::Rows), (v, *layout)] {
                 let places = chunks(tensor, layout, 0..n);
-                let mut bytes = vec![0; places.iter().map(|(_, len)| len).sum()];
-                fill(&mut bytes)?;
+                let mut bytes = next(places.iter().map(|(_, len)| len).sum())?;
                 if layout == ValueLayout::Columns {
                     bytes = transposed(&bytes, places.len(), tensor.t().strides()[0]);
                 }

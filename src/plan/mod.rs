@@ -112,6 +112,23 @@ pub fn number(steps: &mut [LayerStep]) {
     }
 }
 
+/// How many of the model's layers steps are worth, on a model whose full depth is `full`: a whole layer counts 1, one of its
+/// two halves 0.5, its keys alone 0. Full depth is so the number of layers, whatever halves a model lacks. All that is said of
+/// layers per token is counted by this.
+pub fn layers_of(steps: &[LayerStep], full: &[LayerStep]) -> f64 {
+    let halves = [Half::Attention, Half::FeedForward];
+    let of_step = |step: &LayerStep| {
+        let own = |half: &Half| full.get(step.il).is_none_or(|whole| whole.has(*half));
+        let (all, run) = halves
+            .iter()
+            .filter(|half| own(half))
+            .fold((0u32, 0u32), |(all, run), half| (all + 1, run + u32::from(step.has(*half))));
+        f64::from(run) / f64::from(all.max(1))
+    };
+    // Halves are exact in binary, and so is every sum of them.
+    steps.iter().map(of_step).sum()
+}
+
 /// How deep in a plan a state is that has been through the first `n_layers` layers: behind the last step that runs one of
 /// them. `None` where nothing, or nothing else, runs.
 pub fn depth_after(steps: &[LayerStep], n_layers: usize) -> Option<usize> {
@@ -151,6 +168,9 @@ pub struct Error {
 /// More steps than this are a slip of the finger.
 const MOST_STEPS: usize = 4096;
 
+/// Items that a plan may have: each may name a half of a step, and is looked for among all steps.
+const MOST_ITEMS: usize = 2 * MOST_STEPS;
+
 impl Layers {
     /// Reads a plan.
     pub fn parse(text: &str) -> Result<Layers, Error> {
@@ -176,8 +196,8 @@ impl Layers {
                 && lists
             {
                 let run = self.listed(full, first, last, *half)?;
+                self.check_room(steps.len(), run.len(), *times, item)?;
                 (0..*times).for_each(|_| steps.extend(&run));
-                self.check_length(&steps, item)?;
             }
         }
         if !lists {
@@ -187,8 +207,9 @@ impl Layers {
             match &item.what {
                 What::Run { .. } if lists => {}
                 What::Run { first, last, times, .. } => {
+                    let n_layers = self.range(full, first, last)?.count();
+                    self.check_room(steps.len(), n_layers, times - 1, item)?;
                     self.repeat(&mut steps, full, first, last, *times)?;
-                    self.check_length(&steps, item)?;
                 }
                 What::Skip { first, last, half } => self.skip(&mut steps, full, first, last, *half)?,
                 What::Swap { a, b } => self.swap(&mut steps, full, a, b)?,
@@ -224,11 +245,13 @@ impl Layers {
         parse::error(&self.text, at, "some layers to stay", "none")
     }
 
-    fn check_length(&self, steps: &[LayerStep], item: &Item) -> Result<(), Error> {
-        if steps.len() <= MOST_STEPS {
+    /// Refuses a repetition of so many steps before it is made: its number may be any.
+    fn check_room(&self, n_steps: usize, more: usize, times: usize, item: &Item) -> Result<(), Error> {
+        let all = n_steps as u128 + more as u128 * times as u128;
+        if all <= MOST_STEPS as u128 {
             return Ok(());
         }
-        Err(parse::error(&self.text, item.at, format!("at most {MOST_STEPS} steps"), steps.len()))
+        Err(parse::error(&self.text, item.at, format!("at most {MOST_STEPS} steps"), all))
     }
 
     fn range(&self, full: &[LayerStep], first: &Layer, last: &Layer) -> Result<std::ops::RangeInclusive<usize>, Error> {
@@ -378,6 +401,7 @@ mod tests {
             ("8x3,~0-7", "8 8' 8'' 9"),
             ("0-1x2,5", "0 1 0' 1' 5"),
             ("0,0:mlp,0", "0 0m' 0'"),
+            ("0,1-2:mlpx2", "0 1m 2m 1m 2m"),
             ("0-4,~2,1<>3", "0 3 1 4"),
         ] {
             assert_eq!(steps(text).as_deref(), Ok(expected), "{text}");
@@ -403,7 +427,14 @@ mod tests {
             ("~5,~5:mlp", 4, "expected a layer that runs with mlp, found 5"),
             ("1x1", 2, "expected 2 or more times, found 1"),
             ("1x", 2, "expected 2 or more times, found the end"),
-            ("0-9x9999", 0, "expected at most 4096 steps"),
+            ("0-9x9999", 0, "expected at most 4096 steps, found 99990"),
+            ("0x4097", 0, "expected at most 4096 steps, found 4106"),
+            ("0x4294967296", 0, "expected at most 4096 steps, found 4294967305"),
+            ("0,1-2x4503599627370494", 2, "found 9007199254740989"),
+            ("0:mlpx4294967296", 0, "found 4294967296"),
+            ("0-4294967296", 2, "expected a layer below 10, found 4294967296"),
+            ("4294967296x2", 0, "expected a layer below 10, found 4294967296"),
+            ("~4294967296", 1, "expected a layer below 10, found 4294967296"),
             ("~0-9", 0, "expected some layers to stay, found none"),
             ("0 1", 2, "expected `,` or the end, found `1`"),
             ("é", 0, "found `é`"),
@@ -419,6 +450,26 @@ mod tests {
         assert_eq!(in_file, "line 3: expected `attn` or `mlp`, found `atn`\n    4:atn\n      ^");
     }
 
+    /// What is wrong in a long line is shown with what stands around it.
+    #[test]
+    fn long_texts_have_short_messages() {
+        let swaps = vec!["0<>1"; 8193].join(",");
+        for (text, says) in [
+            (swaps.as_str(), "expected at most 8192 items, found more"),
+            (&"9".repeat(100_000), "expected a layer, found `9999999999999999999999999999999999999999...`"),
+            (&format!("{}5:mpl{}", "0,".repeat(1000), ",1".repeat(1000)), "expected `attn` or `mlp`, found `mpl`"),
+            (&format!("0{}x", "é".repeat(500)), "found `é`"),
+        ] {
+            let message = steps(text).unwrap_err();
+            assert!(message.contains(says) && message.len() < 400, "{message}");
+            let lines: Vec<&str> = message.lines().collect();
+            let (line, mark) = (lines[lines.len() - 2], lines[lines.len() - 1].chars().count() - 1);
+            let marked = line.chars().nth(mark);
+            let expected = says.rsplit('`').nth(1).and_then(|found| found.chars().next());
+            assert!(expected.is_none() || marked == expected, "{message}");
+        }
+    }
+
     #[test]
     fn a_list_of_skips_is_left_out_of_any_plan() {
         let list = Layers::parse_skips("1,3-4:attn").unwrap();
@@ -430,6 +481,19 @@ mod tests {
         assert!(error.ends_with("found 3\n  1,3-4:attn\n    ^"), "{error}");
         assert!(Layers::parse_skips("~1").is_err() && Layers::parse_skips("1<>2").is_err());
         assert!(Layers::parse_skips("0-5").unwrap().leave_out(&full(6), &full(6)).is_err());
+    }
+
+    #[test]
+    fn steps_are_worth_layers() {
+        let worth =
+            |text: &str, full: &[LayerStep]| layers_of(&Layers::parse(text).unwrap().steps(full).unwrap(), full);
+        for (text, layers) in [("0-9", 10.0), ("~3-5", 7.0), ("~0-4:attn", 7.5), ("2-3x2", 12.0), ("0,0:mlp", 1.5)] {
+            assert_eq!(worth(text, &full(10)), layers, "{text}");
+        }
+        let mut pruned = full(4);
+        pruned[2].attention = false;
+        assert_eq!((layers_of(&pruned, &pruned), worth("~2", &pruned), worth("~1:mlp", &pruned)), (4.0, 3.0, 3.5));
+        assert_eq!(layers_of(&[LayerStep::whole(1).keys()], &full(4)), 0.0);
     }
 
     #[test]

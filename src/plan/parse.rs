@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::{Error, Half};
+use super::{Error, Half, MOST_ITEMS};
 
 /// One item between commas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,9 @@ pub(super) fn items(text: &str, are_skips: bool) -> Result<Vec<Item>, Error> {
     let mut items = Vec::new();
     cursor.blanks();
     loop {
+        if items.len() == MOST_ITEMS {
+            return Err(error(text, cursor.at, format!("at most {MOST_ITEMS} items"), "more"));
+        }
         items.push(if are_skips { cursor.skipped()? } else { cursor.item()? });
         let begins_line = cursor.blanks();
         if cursor.rest().is_empty() {
@@ -132,7 +135,10 @@ impl<'t> Cursor<'t> {
         if !self.take(':') {
             return Ok(None);
         }
-        match [Half::Attention, Half::FeedForward].into_iter().find(|half| self.word() == half.name()) {
+        // `0:mlpx2`: the `x` is the repetition's.
+        let word = self.word();
+        let word = word.strip_suffix('x').unwrap_or(word);
+        match [Half::Attention, Half::FeedForward].into_iter().find(|half| word == half.name()) {
             Some(half) => {
                 self.at += half.name().len();
                 Ok(Some(half))
@@ -173,6 +179,8 @@ impl<'t> Cursor<'t> {
     fn expected(&self, expected: &str) -> Error {
         let word = [self.digits(), self.word()].into_iter().find(|word| !word.is_empty());
         let found = match (word, self.rest().chars().next()) {
+            // Words are ASCII.
+            (Some(word), _) if word.len() > LONGEST_WORD => format!("`{}...`", &word[..LONGEST_WORD]),
             (Some(word), _) => format!("`{word}`"),
             (None, None | Some('\n')) => "the end".to_owned(),
             (None, Some(c)) => format!("`{c}`"),
@@ -181,11 +189,29 @@ impl<'t> Cursor<'t> {
     }
 }
 
+/// Of a longer word the beginning is shown.
+const LONGEST_WORD: usize = 40;
+
+/// Of a longer line, so many characters before and behind what is wrong are shown.
+const AROUND: usize = 60;
+
 /// What is wrong at a byte of a text.
 pub(super) fn error(text: &str, at: usize, expected: impl Display, found: impl Display) -> Error {
     let start = text[..at].rfind('\n').map_or(0, |i| i + 1);
-    let line = text[start..].lines().next().unwrap_or("").to_owned();
+    let whole = text[start..].lines().next().unwrap_or("");
     let line_no = if text.trim_end().contains('\n') { text[..start].matches('\n').count() + 1 } else { 0 };
-    let column = text[start..at].chars().count();
+    let (line, column) = around(whole, text[start..at].chars().count());
     Error { line, line_no, column, expected: expected.to_string(), found: found.to_string() }
+}
+
+/// The part of a line around a column, and the column in it.
+fn around(line: &str, column: usize) -> (String, usize) {
+    if line.len() <= 3 * AROUND {
+        return (line.to_owned(), column);
+    }
+    let first = column.saturating_sub(AROUND);
+    let part: String = line.chars().skip(first).take(2 * AROUND).collect();
+    let before = if first > 0 { "..." } else { "" };
+    let behind = if line.chars().nth(first + 2 * AROUND).is_some() { "..." } else { "" };
+    (format!("{before}{part}{behind}"), column - first + before.len())
 }

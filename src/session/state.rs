@@ -28,11 +28,15 @@ impl Session {
         self.rewind(0);
         self.revive(self.n_steps())?;
         let expected = self.fingerprint();
-        let [header_bytes, n_tokens] = [read_u64(input)?, read_u64(input)?];
+        let mut read_number = || read_u64(input).map_err(|e| cut(e, 0));
+        let [header_bytes, n_tokens] = [read_number()?, read_number()?];
         let mut header = Vec::new();
         input.take(header_bytes.min(4096)).read_to_end(&mut header)?;
         if header != expected.as_bytes() {
-            return Err(Error::State { expected, found: String::from_utf8_lossy(&header).into_owned() });
+            // A name in either may hold anything: it is shown, not sent.
+            let shown = |text: &str| text.escape_debug().to_string();
+            let found = shown(&String::from_utf8_lossy(&header));
+            return Err(Error::State { expected: shown(&expected), found });
         }
         if n_tokens > self.n_ctx() as u64 {
             let expected = format!("at most {} tokens", self.n_ctx());
@@ -41,12 +45,17 @@ impl Session {
         let mut tokens: Vec<TokenId> = Vec::new();
         for _ in 0..n_tokens {
             let mut bytes = [0; 4];
-            input.read_exact(&mut bytes)?;
+            input.read_exact(&mut bytes).map_err(|e| cut(e, n_tokens))?;
             tokens.push(TokenId::from_le_bytes(bytes));
         }
         self.check(&tokens)?;
         self.machine.clear_up_to(tokens.len());
-        self.machine.cache.write_rows(tokens.len(), &mut |bytes| input.read_exact(bytes))?;
+        let next = &mut |n: usize| read_bytes(input, n);
+        self.machine.cache.write_rows(tokens.len(), next).map_err(|e| cut(e, n_tokens))?;
+        if input.read(&mut [0])? > 0 {
+            let expected = format!("the end behind {n_tokens} tokens");
+            return Err(Error::State { expected, found: "more".to_owned() });
+        }
         self.machine.check_devices()?;
         self.extend(&tokens, Order::Prompt);
         let done = self.n_steps();
@@ -71,6 +80,27 @@ impl Session {
             params.type_v.name()
         )
     }
+}
+
+/// An end that comes too early, in words of the state.
+fn cut(error: io::Error, n_tokens: u64) -> Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            let expected = match n_tokens {
+                0 => "the lengths of a state".to_owned(),
+                n => format!("{n} tokens with their cache rows"),
+            };
+            Error::State { expected, found: "the end of the file".to_owned() }
+        }
+        _ => Error::Io(error),
+    }
+}
+
+/// So many bytes, in memory that grows with what is there: what a header promises may not be.
+fn read_bytes(input: &mut dyn Read, n: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    input.take(n as u64).read_to_end(&mut bytes)?;
+    if bytes.len() == n { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 fn read_u64(input: &mut dyn Read) -> io::Result<u64> {

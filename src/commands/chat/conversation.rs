@@ -120,11 +120,24 @@ impl Conversation {
         self.pieces.clear();
     }
 
-    /// Whether this is a conversation that this program could have written for a vocabulary of `n_vocab`.
-    pub(super) fn is_sound(&self, n_vocab: usize) -> bool {
-        let roles_alternate = self.messages.iter().enumerate().all(|(i, m)| m.role == [USER, ASSISTANT][i % 2]);
-        let ids_exist = self.pieces.iter().flat_map(|p| &p.tokens).all(|&id| (id as usize) < n_vocab);
-        roles_alternate && ids_exist && self.forgotten <= self.messages.len()
+    /// Refuses what this program could not have written for a vocabulary of `n_vocab`: the field, what was expected and found.
+    pub(super) fn check(&self, n_vocab: usize) -> Result<(), String> {
+        for (i, message) in self.messages.iter().enumerate() {
+            let expected = [USER, ASSISTANT][i % 2];
+            if message.role != expected {
+                return Err(format!("messages[{i}].role: expected {expected:?}, found {:?}", message.role));
+            }
+        }
+        for (i, piece) in self.pieces.iter().enumerate() {
+            if let Some(id) = piece.tokens.iter().find(|id| **id as usize >= n_vocab) {
+                return Err(format!("pieces[{i}].tokens: expected ids below {n_vocab}, found {id}"));
+            }
+        }
+        let most = self.messages.len();
+        if self.forgotten > most {
+            return Err(format!("forgotten: expected at most {most}, the messages, found {}", self.forgotten));
+        }
+        Ok(())
     }
 
     fn render(&self, template: Option<&ChatTemplate>) -> anyhow::Result<String> {

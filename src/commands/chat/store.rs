@@ -4,7 +4,7 @@
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::conversation::Conversation;
@@ -12,7 +12,7 @@ use crate::commands::chain;
 use crate::commands::output::{Inputs, write_whole};
 use crate::model::Model;
 use crate::session::Session;
-use crate::text;
+use crate::{files, text};
 
 /// What a saved conversation and its state became.
 pub(super) struct Loaded {
@@ -84,15 +84,12 @@ pub(super) fn load(path: &Path, session: &mut Session) -> anyhow::Result<Loaded>
     if !same_model {
         saved.conversation.forget_tokens();
     }
-    ensure!(
-        saved.conversation.is_sound(session.model().config().n_vocab),
-        "`{}`: expected alternating user and assistant messages and ids of the vocabulary",
-        path.display()
-    );
+    let n_vocab = session.model().config().n_vocab;
+    saved.conversation.check(n_vocab).map_err(|why| anyhow!("`{}`: conversation.{why}", path.display()))?;
     let state_problem = if same_model {
         load_state(&path.with_file_name(&saved.state), session).err().map(|error| chain(&error))
     } else {
-        Some(format!("it was saved with another model, `{}`", saved.model.name))
+        Some(format!("it was saved with another model, {:?}", saved.model.name))
     };
     Ok(Loaded { conversation: saved.conversation, state_problem })
 }
@@ -105,18 +102,18 @@ fn read(path: &Path) -> anyhow::Result<(PathBuf, Saved)> {
         serde_json::from_str(&text).with_context(|| format!("`{}` is not a saved conversation", path.display()))?;
     ensure!(
         saved.format == FORMAT && saved.version == VERSION,
-        "`{}`: expected `{FORMAT}` version {VERSION}, found `{}` version {}",
+        "`{}`: expected \"{FORMAT}\" version {VERSION}, found {:?} version {}",
         path.display(),
         saved.format,
         saved.version
     );
     let plain_name = saved.state.file_name().is_some_and(|name| name == saved.state.as_os_str());
-    ensure!(plain_name, "`{}`: state: expected a file name, found `{}`", path.display(), saved.state.display());
+    ensure!(plain_name, "`{}`: state: expected a file name, found {:?}", path.display(), saved.state);
     Ok((path, saved))
 }
 
 fn load_state(path: &Path, session: &mut Session) -> anyhow::Result<()> {
-    let file = text::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+    let file = files::open_regular(path).with_context(|| format!("cannot open `{}`", path.display()))?;
     session.load_state(&mut BufReader::new(file)).with_context(|| format!("cannot use `{}`", path.display()))
 }
 

@@ -42,6 +42,9 @@ pub(super) fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
     };
     interrupt::watch();
     let mut scan = Scan::new(&mut lab.engine.session, &lab.windows);
+    if let Some(path) = &args.resume {
+        scan.check(&state).map_err(|why| anyhow!("`{}`: {why}", path.display()))?;
+    }
     let bar = bar(scan.n_runs(), "runs");
     bar.set_position(scan.n_done(&state) as u64);
     bar.reset_eta();
@@ -100,7 +103,7 @@ fn open(path: &Path, of: &str) -> anyhow::Result<ScanState> {
     let kept: Kept = serde_json::from_str(&text).with_context(|| format!("`{}` is no scan", path.display()))?;
     ensure!(
         kept.of == of,
-        "`{}`: expected a scan of {of}, found one of {}\nhint: another file begins a new one",
+        "`{}`: expected a scan of {of}, found one of {:?}\nhint: another file begins a new one",
         path.display(),
         kept.of
     );

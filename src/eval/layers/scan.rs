@@ -196,6 +196,32 @@ impl<'s> Scan<'s> {
         state.windows.iter().map(|w| w.changes.len() + usize::from(w.full.is_some())).sum()
     }
 
+    /// Refuses a state that no scan of this text and plan leaves: what was expected and found.
+    pub fn check(&self, state: &ScanState) -> Result<(), String> {
+        let (n_windows, n_changes, n_steps) = (self.windows.len(), self.changes.len(), self.plan.len());
+        if state.windows.len() > n_windows {
+            return Err(format!("state.windows: expected at most {n_windows}, found {}", state.windows.len()));
+        }
+        for (i, (own, window)) in state.windows.iter().zip(self.windows).enumerate() {
+            let steps = if own.full.is_some() { n_steps } else { 0 };
+            for (name, found) in [("lens", own.lens.len()), ("cosines", own.cosines.len())] {
+                if found != steps {
+                    return Err(format!("state.windows[{i}].{name}: expected {steps}, the steps, found {found}"));
+                }
+            }
+            if let Some(no) = own.changes.keys().find(|no| **no >= n_changes) {
+                return Err(format!("state.windows[{i}].changes: expected numbers below {n_changes}, found {no}"));
+            }
+            let sums = own.full.iter().chain(&own.lens).chain(own.changes.values());
+            let counts = sums.map(|sums| sums.n).chain(own.cosines.iter().map(|cosines| cosines.n));
+            let n = window.shown.len();
+            if let Some(found) = counts.into_iter().find(|found| *found != n) {
+                return Err(format!("state.windows[{i}]: expected sums over {n} places, found one over {found}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Measures what the state lacks. `progress` hears of every run, and may stop it: then there is no result.
     pub fn run(
         &mut self,
