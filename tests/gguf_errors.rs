@@ -95,12 +95,20 @@ fn keys_and_names() {
     );
 }
 
+/// llama-quantize itself cuts texts in the middle of a character.
 #[test]
-fn strings_must_be_utf8() {
-    assert_eq!(
-        message(Raw::header(0, 1).key("a", 9).u32(8).u64(2).str("ok").u64(3).bytes(b"a\xff\xff")),
-        "element 1 of `a`: expected valid UTF-8, found an invalid sequence at byte 1 in `m.gguf`"
-    );
+fn texts_that_are_not_utf8_are_mended_and_told() {
+    let raw = Raw::header(0, 1).key("a", 9).u32(8).u64(2).str("ok").u64(3).bytes(b"a\xff\xff");
+    let metadata = Header::parse(Path::new("m.gguf"), &raw.0).expect("usable").metadata;
+    assert_eq!(metadata.strings("a").unwrap().unwrap(), ["ok", "a\u{FFFD}\u{FFFD}"]);
+    let told = "element 1 of `a` is not UTF-8 from byte 1 on; `\u{FFFD}` stands there";
+    assert_eq!(metadata.take_remarks(), [told]);
+    assert_eq!(metadata.take_remarks(), Vec::<String>::new(), "once");
+    let raw = Raw::header(1, 1).u64(2).bytes(b"k\xff").u32(4).u32(1);
+    let raw = raw.u64(2).bytes(b"\xc3t").u32(0).u32(F32).u64(0).data(32, 32);
+    let header = Header::parse(Path::new("m.gguf"), &raw.0).expect("usable");
+    assert_eq!((header.metadata.u32("k?").unwrap(), header.tensors[0].name.as_str()), (Some(1), "?t"));
+    assert_eq!(header.metadata.take_remarks().len(), 2);
 }
 
 #[test]
@@ -135,12 +143,13 @@ fn arrays_within_arrays_are_bounded() {
 
 #[test]
 fn alignment_must_be_a_power_of_two() {
-    for bad in [0, 33] {
+    for bad in [0, 33, 1 << 21, 1 << 31] {
         assert_eq!(
             message(Raw::header(0, 1).pair_u32("general.alignment", bad)),
-            format!("`general.alignment`: expected a power of two, found {bad} in `m.gguf`")
+            format!("`general.alignment`: expected a power of two up to 1048576, found {bad} in `m.gguf`")
         );
     }
+    assert!(Header::parse(Path::new("m.gguf"), &Raw::header(0, 1).pair_u32("general.alignment", 1 << 20).0).is_ok());
     assert_eq!(
         message(Raw::header(0, 1).key("general.alignment", 8).str("32")),
         "`general.alignment`: expected an integer from 0 to 4294967295, found a string in `m.gguf`"
@@ -209,6 +218,19 @@ fn typed_getters_name_key_and_file() {
         header.metadata.need_u32("none").map_err(text),
         Err("`none`: expected an integer from 0 to 4294967295, found no such key in `m.gguf`".into())
     );
+}
+
+#[test]
+fn numbers_of_other_types_are_what_they_say_and_told() {
+    let raw =
+        Raw::header(0, 4).pair_u32("flag", 1).pair_u32("base", 10000).pair_u32("two", 2).key("nan", 6).u32(0x7fc0_0000);
+    let metadata = Header::parse(Path::new("m.gguf"), &raw.0).unwrap().metadata;
+    assert_eq!((metadata.bool("flag").unwrap(), metadata.f32("base").unwrap()), (Some(true), Some(10000.0)));
+    let text = |e: Error| e.to_string();
+    assert_eq!(metadata.bool("two").map_err(text), Err("`two`: expected a bool, found u32 2 in `m.gguf`".into()));
+    assert!(metadata.bool("nan").is_err() && metadata.u32("nan").is_err());
+    let told = ["`flag` is stored as u32 1, taken as bool", "`base` is stored as u32 10000, taken as f32"];
+    assert_eq!(metadata.take_remarks(), told);
 }
 
 #[test]

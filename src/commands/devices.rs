@@ -135,29 +135,43 @@ impl Needs {
         let row = |n, dtype: crate::dtype::DType| dtype.row_bytes(n).unwrap_or(0) as u64;
         let n_batch = params.n_batch.clamp(1, n_ctx.max(1)) as u64;
         // Normed rows, products of both halves of a layer, and the mask.
-        let row_floats = 6 * config.n_embd + 3 * config.n_ff + config.n_vocab + n_ctx;
+        let row_floats = 6 * config.n_embd + 3 * config.n_ff + config.n_vocab;
+        let row_bytes = row(config.n_embd_k(), params.type_k) + row(config.n_embd_v(), params.type_v);
+        let (n_ctx, floats) = (n_ctx as u64, n_batch.saturating_mul(4));
+        let mut layers = vec![0; config.n_layer];
+        for tensor in file.tensors() {
+            if let Some(layer) = layer_of(&tensor.name).and_then(|il| layers.get_mut(il)) {
+                *layer += tensor.bytes as u64;
+            }
+        }
         Needs {
-            layers: (0..config.n_layer).map(|il| bytes(&format!("blk.{il}."))).collect(),
-            cache: n_ctx as u64 * (row(config.n_embd_k(), params.type_k) + row(config.n_embd_v(), params.type_v)),
-            scratch: n_batch * 4 * row_floats as u64,
-            scores: n_batch * 4 * (config.n_head * n_ctx) as u64,
+            layers,
+            cache: n_ctx.saturating_mul(row_bytes),
+            scratch: floats.saturating_mul((row_floats as u64).saturating_add(n_ctx)),
+            scores: floats.saturating_mul(n_ctx).saturating_mul(config.n_head as u64),
             output: head + bytes("output_norm."),
         }
     }
 
     /// What one layer takes, with all that is there once.
     fn of_one(&self, fuses_attention: bool) -> u64 {
-        let one = self.layers.iter().max().copied().unwrap_or(0) + self.cache;
-        one + self.output + self.scratch + if fuses_attention { 0 } else { self.scores }
+        let one = self.layers.iter().max().copied().unwrap_or(0).saturating_add(self.cache);
+        let scores = if fuses_attention { 0 } else { self.scores };
+        one.saturating_add(self.output).saturating_add(self.scratch).saturating_add(scores)
     }
 
     /// Layers that this much memory holds. A part stays free: drivers and other programs need some.
     fn fit(&self, memory: Memory, fuses_attention: bool) -> usize {
-        let scratch = self.scratch + if fuses_attention { 0 } else { self.scores };
-        let room = (memory.free - memory.free / 20).saturating_sub(scratch + self.output);
-        let one = self.layers.iter().max().copied().unwrap_or(0) + self.cache;
+        let scratch = self.scratch.saturating_add(if fuses_attention { 0 } else { self.scores });
+        let room = (memory.free - memory.free / 20).saturating_sub(scratch.saturating_add(self.output));
+        let one = self.layers.iter().max().copied().unwrap_or(0).saturating_add(self.cache);
         (room / one.max(1)) as usize
     }
+}
+
+/// The layer in a tensor's name.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
 }
 
 /// Where the flags want the layers.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use super::devices::{self, Needs};
 use super::exits::Exits;
@@ -63,6 +63,7 @@ pub(super) fn open_model(path: &Path, args: &LoadArgs) -> anyhow::Result<(Arc<Fi
     let context = || format!("cannot load `{}`", path.display());
     let tokenizer = Tokenizer::from_gguf(file.metadata()).with_context(context)?;
     tokenizer.notice().iter().for_each(|notice| note(format_args!("note: {notice}")));
+    check_rows(&file, &tokenizer)?;
     let model = load_model(&file, n_threads(args.threads), &args.devices, &session_params(&args.context))?;
     if let Some(summary) = devices::summary(model.placement(), model.config().n_layer) {
         note(summary);
@@ -81,6 +82,20 @@ pub(super) fn warn_of_context(n_ctx: usize, model: &Model, asks: &str) {
     }
 }
 
+/// Refuses a vocabulary with tokens that the embedding has no row for: a text would run until one of them comes. Rows without a
+/// token do no harm.
+fn check_rows(file: &File, tokenizer: &Tokenizer) -> anyhow::Result<()> {
+    let n_tokens = tokenizer.n_vocab();
+    let Some(embedding) = file.tensor("token_embd.weight") else { return Ok(()) };
+    let n_rows = embedding.shape[1];
+    ensure!(
+        n_tokens <= n_rows,
+        "cannot load `{}`: token_embd.weight: expected {n_tokens} rows, one for each of `tokenizer.ggml.tokens`, found {n_rows}",
+        file.path().display()
+    );
+    Ok(())
+}
+
 /// Loads the weights of a file onto the devices that the flags name, with room for sessions like this. The CPU computes with
 /// `n_threads` threads.
 pub(super) fn load_model(
@@ -91,12 +106,21 @@ pub(super) fn load_model(
 ) -> anyhow::Result<Arc<Model>> {
     let context = || format!("cannot load `{}`", file.path().display());
     let config = Config::from_gguf(file).with_context(context)?;
+    params.context_for(&config).with_context(context)?;
     let needs = Needs::new(file, &config, params);
     let placement = devices::place(args, devices::find(args, n_threads)?, &needs, params)?;
     let bar = devices::progress(&placement, &needs);
     let model = Model::place(Arc::clone(file), config, placement, &mut |sent| bar.set_position(sent as u64));
     bar.finish_and_clear();
-    Ok(Arc::new(model.with_context(context)?))
+    let model = Arc::new(model.with_context(context)?);
+    tell_remarks(file);
+    Ok(model)
+}
+
+/// Says once what is odd about a file that is used all the same.
+pub(super) fn tell_remarks(file: &File) {
+    let path = file.path().display();
+    file.metadata().take_remarks().iter().for_each(|remark| note(format_args!("warning: `{path}`: {remark}")));
 }
 
 /// The model file: the one named, which may be pulled first, else the one in `models/`.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use rayon::prelude::*;
 use serde_json::json;
 
@@ -87,7 +87,7 @@ fn collect(args: &ImatrixArgs, before: &Imatrix, inputs: &Inputs) -> anyhow::Res
         if interrupt::requested() {
             return Err(Interrupted.into());
         }
-        read(&mut session, &chunks, i, bos, &mut surprises)?;
+        read(&mut session, &chunks, i, bos, &mut surprises).with_context(|| format!("chunk {i}"))?;
         bar.set_message(format!("imatrix, PPL {:.4}", surprises.perplexity().value));
         bar.inc(1);
         if args.save_frequency > 0 && (i + 1).is_multiple_of(args.save_frequency) {

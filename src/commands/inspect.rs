@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
+use super::engine::tell_remarks;
 use crate::dtype::DType;
 use crate::gguf::{Array, File, Metadata, TensorInfo, Value};
 use crate::model::SUPPORTED_ARCHITECTURES;
@@ -20,6 +21,7 @@ use crate::model::SUPPORTED_ARCHITECTURES;
 /// ggml's order, `type`, `bytes`).
 pub(super) fn inspect(path: &Path, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
     let file = File::open(path)?;
+    tell_remarks(&file);
     let mut out = BufWriter::new(out);
     if json {
         serde_json::to_writer(&mut out, &Report::new(&file)).map_err(io::Error::from)?;

@@ -40,6 +40,7 @@ use std::process::ExitCode;
 
 use crate::cli::{Cli, Command, InspectArgs, Refused, TokenizeArgs};
 use crate::ggml;
+use crate::gguf;
 use crate::hub;
 
 /// The exit code of a command that was interrupted: 128 + SIGINT, as a shell reports it.
@@ -61,6 +62,7 @@ impl std::error::Error for Usage {}
 pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     interrupt::begin()?;
     ggml::choose_isa()?;
+    gguf::name_cut_files();
     if let Some(devices) = cli.command.devices().filter(|devices| devices.list_devices) {
         return devices::list(devices);
     }

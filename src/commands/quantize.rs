@@ -12,7 +12,7 @@ use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use super::engine::{helpful_threads, threads_at_once};
+use super::engine::{helpful_threads, tell_remarks, threads_at_once};
 use super::output::Inputs;
 use super::{INTERRUPTED, Usage, interrupt, note, print_line};
 use crate::cli::{QuantizeArgs, QuantizeWords};
@@ -27,6 +27,7 @@ pub(super) fn run(args: &QuantizeArgs) -> anyhow::Result<ExitCode> {
     let imatrix = open_imatrix(args)?;
     let options = options(args, &words)?;
     let plan = Plan::new(file.metadata(), file.tensors(), &options, imatrix.as_ref())?;
+    tell_remarks(&file);
     remark(&plan, imatrix.as_ref());
     let parts = name_parts(plan.parts(args.split())?, &output_path(args, &words)?, args.split());
     if args.dry_run {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use super::engine::tell_remarks;
 use super::{Usage, batch, note};
 use crate::cli::TokenizeArgs;
 use crate::gguf::File;
@@ -21,6 +22,7 @@ pub(super) fn tokenize(
 ) -> anyhow::Result<()> {
     let file = File::open(file)?;
     let tokenizer = Tokenizer::from_gguf(file.metadata())?;
+    tell_remarks(&file);
     if let Some(notice) = tokenizer.notice() {
         note(format_args!("note: {notice}"));
     }
@@ -33,6 +35,7 @@ pub(super) fn tokenize(
 pub(super) fn decode(file: &Path, text: &str, args: &TokenizeArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let file = File::open(file)?;
     let tokenizer = Tokenizer::from_gguf(file.metadata())?;
+    tell_remarks(&file);
     let ids = read_ids(text)?;
     batch::check_ids("ids", &ids, tokenizer.n_vocab())?;
     let begins = args.no_bos && ids.first().is_some_and(|&id| tokenizer.bos() == Some(id));

@@ -108,8 +108,21 @@ impl Imatrix {
         Ok(())
     }
 
+    /// Refuses sums that the file's f32 cannot hold.
+    fn check_finite(&self, path: &Path) -> Result<(), Error> {
+        for (name, entry) in &self.entries {
+            let values = entry.squares.iter().chain(&entry.counts).chain(&entry.sums);
+            if let Some(x) = values.copied().find(|&x| !(x as f32).is_finite()) {
+                let field = format_args!("sums of what enters `{name}`");
+                return Err(Error::invalid(path, field, "finite numbers that fit in f32", x));
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the file, completely or not at all.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
+        self.check_finite(path)?;
         let mut metadata = Metadata::new();
         metadata.insert(TYPE, IMATRIX);
         metadata.insert(DATASETS, Value::Array(Array::String(self.datasets.clone())));

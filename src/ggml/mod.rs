@@ -36,8 +36,8 @@ pub use observe::Observed;
 pub use ops::{Ops, Rope};
 pub use remote::serve;
 pub use rows::{
-    RowsError, can_dequantize, can_quantize_to, dequantize_into, is_valid, needs_importance, prepare_quantize,
-    quantize_rows,
+    RowsError, can_dequantize, can_multiply, can_quantize_to, dequantize_into, is_valid, needs_importance,
+    prepare_quantize, quantize_rows,
 };
 pub use store::{Content, PendingWeight, Store, StoreBuilder, Stored};
 

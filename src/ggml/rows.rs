@@ -16,6 +16,13 @@ pub fn can_dequantize(dtype: DType) -> bool {
     !matches!(dtype, Q8_1 | Q8_K | I8 | I16 | I32 | I64 | F64)
 }
 
+/// Whether rows in this type can be multiplied by: it has numbers, and the processor a product for it.
+pub fn can_multiply(dtype: DType) -> bool {
+    // SAFETY: the table of types is static.
+    let has_product = unsafe { (*sys::ggml_get_type_traits_cpu(raw_type(dtype))).vec_dot.is_some() };
+    can_dequantize(dtype) && has_product
+}
+
 /// Whether ggml writes this type only with the importance of each column given.
 pub fn needs_importance(dtype: DType) -> bool {
     // SAFETY: a pure function of any type.

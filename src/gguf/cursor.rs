@@ -1,5 +1,6 @@
 //! Owns reading the format's primitive fields from bytes. Refuses to read past the end, to allocate more than the
-//! bytes at hand can hold, and to recurse without bound.
+//! bytes at hand can hold, and to recurse without bound. Text that is not UTF-8 is no reason to refuse a model: llama-quantize
+//! itself cuts long texts in the middle of a character.
 
 use std::fmt::{self, Display};
 use std::path::Path;
@@ -24,11 +25,23 @@ pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
     path: &'a Path,
+    remarks: Vec<String>,
+    /// Texts that were mended without a remark of their own.
+    n_mended: usize,
 }
+
+/// More of them are counted.
+const MOST_REMARKS: usize = 4;
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(path: &'a Path, bytes: &'a [u8]) -> Cursor<'a> {
-        Cursor { bytes, at: 0, path }
+        Cursor { bytes, at: 0, path, remarks: Vec::new(), n_mended: 0 }
+    }
+
+    /// What was made allowance for.
+    pub(super) fn take_remarks(&mut self) -> Vec<String> {
+        let more = (self.n_mended > 0).then(|| format!("{} more texts are not UTF-8", self.n_mended));
+        std::mem::take(&mut self.remarks).into_iter().chain(more).collect()
     }
 
     /// The position, counted from the first byte.
@@ -63,14 +76,36 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// A text; bytes that belong to no character become U+FFFD.
     pub(super) fn string(&mut self, field: &dyn Display) -> Result<String, Error> {
+        let bytes = self.text_bytes(field)?;
+        Ok(self.text(bytes, field, "\u{FFFD}"))
+    }
+
+    /// A key or the name of a tensor: such bytes become `?`, so that it is no longer than it was.
+    pub(super) fn name(&mut self, field: &dyn Display) -> Result<String, Error> {
+        let bytes = self.text_bytes(field)?;
+        Ok(self.text(bytes, field, "?"))
+    }
+
+    fn text_bytes(&mut self, field: &dyn Display) -> Result<&'a [u8], Error> {
         let n = self.u64(&Of("length", field))?;
-        let bytes = self.take_bytes(n, field)?;
+        self.take_bytes(n, field)
+    }
+
+    fn text(&mut self, bytes: &[u8], field: &dyn Display, stand_in: &str) -> String {
         match std::str::from_utf8(bytes) {
-            Ok(s) => Ok(s.to_owned()),
+            Ok(text) => text.to_owned(),
             Err(e) => {
-                let found = format!("an invalid sequence at byte {}", e.valid_up_to());
-                Err(self.error(field, "valid UTF-8", found))
+                if self.remarks.len() < MOST_REMARKS {
+                    let field = field.to_string().escape_debug().to_string();
+                    let at = e.valid_up_to();
+                    self.remarks.push(format!("{field} is not UTF-8 from byte {at} on; `{stand_in}` stands there"));
+                } else {
+                    self.n_mended += 1;
+                }
+                let mended = |invalid: &[u8]| if invalid.is_empty() { "" } else { stand_in };
+                bytes.utf8_chunks().flat_map(|chunk| [chunk.valid(), mended(chunk.invalid())]).collect()
             }
         }
     }

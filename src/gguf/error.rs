@@ -56,9 +56,9 @@ impl Error {
     ) -> Error {
         Error::Invalid {
             path: path.to_owned(),
-            field: field.to_string(),
+            field: visible(&field.to_string()),
             expected: expected.to_string(),
-            found: found.to_string(),
+            found: visible(&found.to_string()),
             hint: String::new(),
         }
     }
@@ -70,6 +70,19 @@ impl Error {
         }
         self
     }
+}
+
+/// What a file says, for a message: not so long that it hides the rest, and without what would move the cursor of a terminal.
+pub(crate) fn visible(text: &str) -> String {
+    const MOST: usize = 400;
+    let mut shown = String::new();
+    for c in text.chars().take(MOST) {
+        if c.is_control() { shown.extend(c.escape_debug()) } else { shown.push(c) }
+    }
+    if text.chars().nth(MOST).is_some() {
+        shown.push_str(" ...");
+    }
+    shown
 }
 
 fn place(path: &Path) -> String {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::cursor::Cursor;
 use super::tensor::{MAX_DIMS, MAX_NAME_BYTES};
-use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Error, MAGIC, Metadata, TensorInfo, VERSION};
+use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Error, MAGIC, MAX_ALIGNMENT, Metadata, TensorInfo, VERSION};
 use crate::dtype::DType;
 
 /// The format's limit on the length of a key.
@@ -41,6 +41,7 @@ impl Header {
         let metadata = read_metadata(&mut c, path, n_pairs)?;
         let alignment = alignment(path, &metadata)?;
         let mut tensors = read_directory(&mut c, path, n_tensors)?;
+        c.take_remarks().into_iter().for_each(|text| metadata.remark(text));
         place(path, &mut tensors, c.position(), alignment, bytes.len())?;
         check_overlap(path, &tensors)?;
         Ok(Header { version, metadata, tensors, alignment })
@@ -51,8 +52,11 @@ impl Header {
 pub(super) fn alignment(path: &Path, metadata: &Metadata) -> Result<usize, Error> {
     let alignment = metadata.u32(ALIGNMENT_KEY)?.unwrap_or(DEFAULT_ALIGNMENT);
     match usize::try_from(alignment) {
-        Ok(n) if n.is_power_of_two() => Ok(n),
-        _ => Err(Error::invalid(path, format_args!("`{ALIGNMENT_KEY}`"), "a power of two", alignment)),
+        Ok(n) if n.is_power_of_two() && alignment <= MAX_ALIGNMENT => Ok(n),
+        _ => {
+            let expected = format!("a power of two up to {MAX_ALIGNMENT}");
+            Err(Error::invalid(path, format_args!("`{ALIGNMENT_KEY}`"), expected, alignment))
+        }
     }
 }
 
@@ -100,7 +104,7 @@ fn read_version(c: &mut Cursor) -> Result<u32, Error> {
 fn read_metadata(c: &mut Cursor, path: &Path, n: usize) -> Result<Metadata, Error> {
     let mut metadata = Metadata::of_file(path);
     for i in 0..n {
-        let key = c.string(&format_args!("metadata key {i}"))?;
+        let key = c.name(&format_args!("metadata key {i}"))?;
         check_key(path, &key)?;
         let value = c.value(&format_args!("`{key}`"))?;
         if metadata.get(&key).is_some() {
@@ -126,7 +130,7 @@ fn read_directory(c: &mut Cursor, path: &Path, n: usize) -> Result<Vec<TensorInf
 
 /// Reads one entry; `start` is still the offset within the data section.
 fn read_entry(c: &mut Cursor, path: &Path, i: usize) -> Result<TensorInfo, Error> {
-    let name = c.string(&format_args!("name of tensor {i}"))?;
+    let name = c.name(&format_args!("name of tensor {i}"))?;
     check_name(path, &name)?;
     let dims = read_dims(c, &name)?;
     let dtype = read_dtype(c, &name)?;

@@ -1,10 +1,13 @@
 //! Owns the key-value pairs of a file and the typed access to them. Refuses a value whose type or range its
-//! reader cannot use, naming file, key, expected and found.
+//! reader cannot use, naming file, key, expected and found. A number of another width or a truth value stored as a number is
+//! what it says; [`Metadata::take_remarks`] tells of it.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 
+use super::remarks::Remarks;
 use super::{Array, Error, Value};
 
 /// The key-value pairs of a file, in the file's order.
@@ -12,6 +15,7 @@ use super::{Array, Error, Value};
 pub struct Metadata {
     path: PathBuf,
     pairs: IndexMap<String, Value>,
+    remarks: Remarks,
 }
 
 impl Metadata {
@@ -21,7 +25,7 @@ impl Metadata {
     }
 
     pub(super) fn of_file(path: &Path) -> Metadata {
-        Metadata { path: path.to_owned(), pairs: IndexMap::new() }
+        Metadata { path: path.to_owned(), ..Metadata::default() }
     }
 
     /// The file the pairs were read from; empty for metadata made in memory.
@@ -59,26 +63,43 @@ impl Metadata {
         self.pairs.shift_remove(key)
     }
 
+    /// Notes what a reader made allowance for, so that it can be said once.
+    pub fn remark(&self, text: impl Display) {
+        self.remarks.add(text.to_string());
+    }
+
+    /// What readers made allowance for since the last call. Files and tokenizers of which this is all that is wrong are used.
+    pub fn take_remarks(&self) -> Vec<String> {
+        self.remarks.take()
+    }
+
     /// An integer of any type that fits in `u32`.
     pub fn u32(&self, key: &str) -> Result<Option<u32>, Error> {
         self.typed(key, U32, |v| v.as_integer().and_then(|i| i.try_into().ok()))
     }
 
-    /// A floating-point number; `f64` is rounded.
+    /// A floating-point number; `f64` is rounded, and an integer is one too.
     pub fn f32(&self, key: &str) -> Result<Option<f32>, Error> {
-        self.typed(key, F32, |v| match *v {
-            Value::F32(x) => Some(x),
-            Value::F64(x) => Some(x as f32),
-            _ => None,
-        })
+        let number = self.typed(key, F32, Value::as_float)?;
+        self.remark_other_type(key, "f32", |v| matches!(v, Value::F32(_)));
+        Ok(number)
     }
 
-    /// A truth value.
+    /// A truth value; 0 and 1 of an integer type are one too.
     pub fn bool(&self, key: &str) -> Result<Option<bool>, Error> {
-        self.typed(key, "a bool", |v| match *v {
-            Value::Bool(b) => Some(b),
+        let found = self.typed(key, "a bool", |v| match (v, v.as_integer()) {
+            (Value::Bool(b), _) => Some(*b),
+            (_, Some(n @ (0 | 1))) => Some(n == 1),
             _ => None,
-        })
+        })?;
+        self.remark_other_type(key, "bool", |v| matches!(v, Value::Bool(_)));
+        Ok(found)
+    }
+
+    fn remark_other_type(&self, key: &str, expected: &str, is_of_type: impl Fn(&Value) -> bool) {
+        if let Some(value) = self.get(key).filter(|value| !is_of_type(value)) {
+            self.remark(format_args!("`{key}` is stored as {}, taken as {expected}", value.describe()));
+        }
     }
 
     /// A string.

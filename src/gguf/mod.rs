@@ -10,14 +10,16 @@ mod error;
 mod header;
 mod metadata;
 mod reader;
+mod remarks;
 mod tensor;
 mod value;
 mod writer;
 
 pub use error::Error;
+pub(crate) use error::visible;
 pub use header::Header;
 pub use metadata::Metadata;
-pub use reader::{File, part_paths};
+pub use reader::{File, name_cut_files, part_paths};
 pub use tensor::TensorInfo;
 pub use value::{Array, Value, ValueType};
 pub use writer::Writer;
@@ -30,6 +32,9 @@ const VERSION: u32 = 3;
 
 /// The alignment of tensor data in a file that names none.
 const DEFAULT_ALIGNMENT: u32 = 32;
+
+/// No file needs more: data is mapped by pages, and each tensor of a new file is padded by up to this.
+const MAX_ALIGNMENT: u32 = 1 << 20;
 
 /// The key that names another alignment.
 const ALIGNMENT_KEY: &str = "general.alignment";

@@ -22,7 +22,7 @@ pub struct File {
     tensors: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
     alignment: usize,
-    parts: Vec<Mmap>,
+    parts: Vec<Mapped>,
 }
 
 impl File {
@@ -173,8 +173,8 @@ impl File {
     }
 }
 
-fn open_part(path: &Path) -> Result<(Mmap, Header), Error> {
-    let map = map(path)?;
+fn open_part(path: &Path) -> Result<(Mapped, Header), Error> {
+    let map = Mapped::new(map(path)?, path);
     let header = Header::parse(path, &map)?;
     Ok((map, header))
 }
@@ -201,6 +201,134 @@ pub fn part_paths(first: &Path) -> Vec<PathBuf> {
         Some(stem) if n > 1 => (0..n).map(|no| first.with_file_name(part_name(stem, no, n))).collect(),
         _ => vec![first.to_owned()],
     }
+}
+
+/// A map whose pages may vanish: who cuts the file while it is mapped ends the process with SIGBUS. Registered, so that
+/// [`name_cut_files`] can say which file it was.
+#[derive(Debug)]
+struct Mapped {
+    map: Mmap,
+    /// What the handler writes, by its address.
+    _message: Box<[u8]>,
+    slot: Option<usize>,
+}
+
+impl Mapped {
+    fn new(map: Mmap, path: &Path) -> Mapped {
+        let message = format!(
+            "error: the file became shorter while it was in use: `{}`\nhint: copy or download it again, and start anew\n",
+            path.display().to_string().escape_debug()
+        );
+        let message = message.into_bytes().into_boxed_slice();
+        let slot = cut::register(&map, &message);
+        Mapped { map, _message: message, slot }
+    }
+}
+
+impl std::ops::Deref for Mapped {
+    type Target = Mmap;
+
+    fn deref(&self) -> &Mmap {
+        &self.map
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            cut::forget(slot);
+        }
+    }
+}
+
+/// Makes a model file that is cut while it is mapped an error with its name and exit code 1, for the rest of the program. For
+/// programs: a library must not take over signals by itself.
+pub fn name_cut_files() {
+    cut::handle();
+}
+
+/// What a handler of signals may look at: numbers that others set.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+mod cut {
+    use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::SeqCst};
+
+    /// Maps beyond these have no name in the message; few programs have as many.
+    const MOST: usize = 1024;
+
+    struct Slot {
+        start: AtomicUsize,
+        /// 0 while the slot is free, 1 while it is being filled.
+        end: AtomicUsize,
+        message: AtomicPtr<u8>,
+        message_bytes: AtomicUsize,
+    }
+
+    static SLOTS: [Slot; MOST] = [const {
+        Slot {
+            start: AtomicUsize::new(0),
+            end: AtomicUsize::new(0),
+            message: AtomicPtr::new(std::ptr::null_mut()),
+            message_bytes: AtomicUsize::new(0),
+        }
+    }; MOST];
+
+    pub(super) fn register(map: &[u8], message: &[u8]) -> Option<usize> {
+        let i = SLOTS.iter().position(|slot| slot.end.compare_exchange(0, 1, SeqCst, SeqCst).is_ok())?;
+        let (slot, range) = (&SLOTS[i], map.as_ptr_range());
+        slot.start.store(range.start as usize, SeqCst);
+        slot.message.store(message.as_ptr().cast_mut(), SeqCst);
+        slot.message_bytes.store(message.len(), SeqCst);
+        slot.end.store((range.end as usize).max(1), SeqCst);
+        Some(i)
+    }
+
+    pub(super) fn forget(slot: usize) {
+        SLOTS[slot].start.store(usize::MAX, SeqCst);
+        SLOTS[slot].end.store(0, SeqCst);
+    }
+
+    pub(super) fn handle() {
+        let on_cut: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_cut;
+        // SAFETY: the action is complete, and the handler does only what a handler may. That the system refuses it leaves the
+        // program as it was.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = on_cut as usize;
+            action.sa_flags = libc::SA_SIGINFO;
+            libc::sigemptyset(&mut action.sa_mask);
+            libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut());
+        }
+    }
+
+    extern "C" fn on_cut(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        // SAFETY: the system gives the address of the access; a slot that contains it belongs to a map that the thread at fault
+        // reads, so that its message is alive. Only functions that a handler may call are called.
+        unsafe {
+            let at = (*info).si_addr() as usize;
+            for slot in &SLOTS {
+                if (slot.start.load(SeqCst)..slot.end.load(SeqCst)).contains(&at) {
+                    let (message, n) = (slot.message.load(SeqCst), slot.message_bytes.load(SeqCst));
+                    libc::write(2, message.cast_const().cast(), n);
+                    libc::_exit(1);
+                }
+            }
+            // Something else: as if there were no handler.
+            libc::signal(libc::SIGBUS, libc::SIG_DFL);
+            libc::raise(libc::SIGBUS);
+        }
+    }
+}
+
+#[cfg(not(unix))]
+mod cut {
+    pub(super) fn register(_: &[u8], _: &[u8]) -> Option<usize> {
+        None
+    }
+
+    pub(super) fn forget(_: usize) {}
+
+    pub(super) fn handle() {}
 }
 
 fn split_u32(header: &Header, key: &str) -> Result<Option<u32>, Error> {

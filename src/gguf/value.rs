@@ -85,6 +85,11 @@ impl ValueType {
         self as u32
     }
 
+    fn is_integer(self) -> bool {
+        use ValueType::{I8, I16, I32, I64, U8, U16, U32, U64};
+        matches!(self, U8 | I8 | U16 | I16 | U32 | I32 | U64 | I64)
+    }
+
     /// The name, as `inspect` and the messages print it.
     pub fn name(self) -> &'static str {
         match self {
@@ -143,6 +148,15 @@ impl Value {
             Value::U64(v) => Some(v.into()),
             Value::I64(v) => Some(v.into()),
             _ => None,
+        }
+    }
+
+    /// The value of any number type as `f32`: integers and `f64` are rounded.
+    pub fn as_float(&self) -> Option<f32> {
+        match *self {
+            Value::F32(x) => Some(x),
+            Value::F64(x) => Some(x as f32),
+            _ => self.as_integer().map(|n| n as f32),
         }
     }
 
@@ -208,6 +222,19 @@ impl Array {
             Array::I64(_) => ValueType::I64,
             Array::F64(_) => ValueType::F64,
         }
+    }
+
+    /// The elements, where all are integers.
+    pub fn integers(&self) -> Option<Vec<i128>> {
+        let widened = (0..self.len()).map(|i| self.get(i)?.as_integer());
+        if self.element_type().is_integer() { widened.collect() } else { None }
+    }
+
+    /// The elements as `f32`, where all are numbers.
+    pub fn floats(&self) -> Option<Vec<f32>> {
+        let numbers = (0..self.len()).map(|i| self.get(i)?.as_float());
+        let has_numbers = self.element_type().is_integer() || matches!(self, Array::F32(_) | Array::F64(_));
+        if has_numbers { numbers.collect() } else { None }
     }
 
     /// One element as a value of its own.

@@ -5,6 +5,9 @@ use super::readout::FinalNorm;
 use crate::ggml::{Activation, Heads, Rope};
 use crate::gguf::{File, Metadata, Value};
 
+/// Positions are i32 in ggml, and some are rounded up.
+pub(crate) const MAX_POSITIONS: usize = (1 << 31) - (1 << 16);
+
 /// Architectures that run, as `general.architecture` names them.
 pub const SUPPORTED_ARCHITECTURES: &[&str] = &["llama", "opt"];
 
@@ -138,6 +141,13 @@ impl Config {
     }
 }
 
+/// Bounds of a number of the file, both included.
+#[derive(Clone, Copy)]
+struct Within {
+    least: f32,
+    most: f32,
+}
+
 /// The metadata keys of one architecture.
 struct Keys<'f> {
     file: &'f File,
@@ -147,27 +157,29 @@ struct Keys<'f> {
 
 impl Keys<'_> {
     fn config(&self) -> Result<Config, Error> {
-        let n_head = self.size("attention.head_count")?;
         let n_embd = self.size("embedding_length")?;
-        let n_layer = self.size("block_count")?;
+        let n_layer = self.n_layer()?;
+        let n_head = self.size_of_layers("attention.head_count", n_layer)?;
         if let Some(n @ 1..) = self.meta.u32(&self.key("expert_count"))? {
             return Err(self.invalid("expert_count", "0 (mixtures of experts are not supported)", n));
         }
+        let n_head = n_head.ok_or_else(|| self.missing("attention.head_count"))?;
         let head_dim_k = self.head_dim("attention.key_length", n_embd, n_head)?;
         let head_dim_v = self.head_dim("attention.value_length", n_embd, n_head)?;
         let (norm_eps, family) = self.family(head_dim_k, n_embd)?;
+        let n_ff = self.size_of_layers("feed_forward_length", n_layer)?;
         let config = Config {
             architecture: self.architecture.to_owned(),
-            name: self.meta.str("general.name")?.unwrap_or_default().to_owned(),
+            name: self.name(),
             n_layer,
             n_embd,
-            n_ff: self.size("feed_forward_length")?,
+            n_ff: n_ff.ok_or_else(|| self.missing("feed_forward_length"))?,
             n_head,
-            n_head_kv: self.optional_size("attention.head_count_kv")?.unwrap_or(n_head),
+            n_head_kv: self.size_of_layers("attention.head_count_kv", n_layer)?.unwrap_or(n_head),
             head_dim_k,
             head_dim_v,
             n_vocab: self.n_vocab()?,
-            n_ctx_train: self.size("context_length")?,
+            n_ctx_train: self.n_ctx_train()?,
             norm_eps,
             family,
         };
@@ -175,16 +187,61 @@ impl Keys<'_> {
             let expected = format!("a divisor of attention.head_count {n_head}");
             return Err(self.invalid("attention.head_count_kv", &expected, config.n_head_kv));
         }
+        self.check_widths(&config)?;
         Ok(config)
+    }
+
+    /// For the user's eyes only: a name that is no text is no reason to refuse a model.
+    fn name(&self) -> String {
+        match self.meta.str("general.name") {
+            Ok(name) => name.unwrap_or_default().to_owned(),
+            Err(_) => {
+                self.meta.remark("`general.name` is no text; it is left out");
+                String::new()
+            }
+        }
+    }
+
+    /// Layers. Each has a tensor at least: a number that the file cannot hold must not size anything.
+    fn n_layer(&self) -> Result<usize, Error> {
+        let n_layer = self.size("block_count")?;
+        let most = self.file.tensors().len();
+        if n_layer > most {
+            let expected = format!("at most {most}, the tensors of the file");
+            return Err(self.invalid("block_count", &expected, n_layer));
+        }
+        Ok(n_layer)
+    }
+
+    /// Every width is that of a matrix: none may be larger than what the file has.
+    fn check_widths(&self, config: &Config) -> Result<(), Error> {
+        let most = self.file.tensors().iter().map(|t| t.elements()).max().unwrap_or(0);
+        let widths = [
+            ("embedding_length", config.n_embd, 1),
+            ("feed_forward_length", config.n_ff, 1),
+            ("attention.head_count", config.n_head, config.head_dim_k.max(config.head_dim_v)),
+            ("attention.head_count_kv", config.n_head_kv, config.head_dim_k.max(config.head_dim_v)),
+        ];
+        for (key, n, by) in widths {
+            if n.checked_mul(by).is_none_or(|product| product > most) {
+                let times = if by > 1 { format!(" (times {by})") } else { String::new() };
+                let expected = format!("a width that the tensors have, of at most {most} elements{times}");
+                return Err(self.invalid(key, &expected, n));
+            }
+        }
+        Ok(())
     }
 
     /// The epsilon of the norms, and what only this architecture has.
     fn family(&self, head_dim: usize, n_embd: usize) -> Result<(f32, Family), Error> {
+        const EPSILON: Within = Within { least: 0.0, most: 1.0 };
         if self.architecture == "opt" {
-            let eps = self.f32("attention.layer_norm_epsilon")?.unwrap_or(1e-5);
+            let eps = self.number("attention.layer_norm_epsilon", EPSILON)?.unwrap_or(1e-5);
             return Ok((eps, Family::Opt(self.opt(n_embd)?)));
         }
-        let eps = self.meta.need_f32(&self.key("attention.layer_norm_rms_epsilon"))?;
+        let key = "attention.layer_norm_rms_epsilon";
+        self.meta.need_f32(&self.key(key))?;
+        let eps = self.number(key, EPSILON)?.ok_or_else(|| self.missing(key))?;
         Ok((eps, Family::Llama(self.rope(head_dim)?)))
     }
 
@@ -209,38 +266,74 @@ impl Keys<'_> {
 
     /// llama.cpp's keys for RoPE and its scaling. YaRN: arXiv 2309.00071.
     fn rope(&self, head_dim: usize) -> Result<Rope, Error> {
-        let n_ctx_train = self.size("context_length")?;
         let n_dims = self.optional_size("rope.dimension_count")?.unwrap_or(head_dim);
         if n_dims > head_dim || !n_dims.is_multiple_of(2) {
             let expected = format!("an even number up to the head's {head_dim}");
             return Err(self.invalid("rope.dimension_count", &expected, n_dims));
         }
-        let legacy_factor = self.f32("rope.scale_linear")?;
-        let factor = self.f32("rope.scaling.factor")?.or(legacy_factor).filter(|&f| f != 0.0).unwrap_or(1.0);
+        let factor = self.scaling_factor("rope.scaling.factor")?.or(self.scaling_factor("rope.scale_linear")?);
+        let factor = factor.unwrap_or(1.0);
         let kind_key = self.key("rope.scaling.type");
         let kind = self.meta.str(&kind_key)?.unwrap_or("linear");
+        // Below zero it is not set, as in llama.cpp.
+        let ext_factor = self.number("rope.scaling.yarn_ext_factor", Within { least: -1.0, most: 1.0 })?;
         let (freq_scale, ext_factor) = match kind {
             "none" => (1.0, 0.0),
             "linear" => (1.0 / factor, 0.0),
-            "yarn" => (1.0 / factor, self.f32("rope.scaling.yarn_ext_factor")?.unwrap_or(1.0)),
+            "yarn" => (1.0 / factor, ext_factor.filter(|&x| x >= 0.0).unwrap_or(1.0)),
             other => return Err(self.invalid("rope.scaling.type", "one of none, linear, yarn", format!("`{other}`"))),
         };
+        let within = |least, most| Within { least, most };
         Ok(Rope {
             n_dims,
-            freq_base: self.f32("rope.freq_base")?.unwrap_or(10_000.0),
+            // The logarithm of the base divides, and angles grow with its inverse: from 1 down there is no rotation to speak of.
+            freq_base: self.number("rope.freq_base", within(1.0 + f32::EPSILON, 1e30))?.unwrap_or(10_000.0),
             freq_scale,
             ext_factor,
-            attn_factor: self.f32("rope.scaling.attn_factor")?.unwrap_or(1.0),
-            beta_fast: self.f32("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
-            beta_slow: self.f32("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
-            n_ctx_orig: self.optional_size("rope.scaling.original_context_length")?.unwrap_or(n_ctx_train),
+            attn_factor: self.number("rope.scaling.attn_factor", within(1e-3, 1e3))?.unwrap_or(1.0),
+            beta_fast: self.number("rope.scaling.yarn_beta_fast", within(1e-3, 1e6))?.unwrap_or(32.0),
+            beta_slow: self.number("rope.scaling.yarn_beta_slow", within(1e-3, 1e6))?.unwrap_or(1.0),
+            n_ctx_orig: match self.optional_size("rope.scaling.original_context_length")? {
+                Some(n) => self.check_positions("rope.scaling.original_context_length", n)?,
+                None => self.n_ctx_train()?,
+            },
         })
+    }
+
+    /// By how much positions are stretched; 0 stands for not at all.
+    fn scaling_factor(&self, key: &str) -> Result<Option<f32>, Error> {
+        if self.f32(key)? == Some(0.0) {
+            return Ok(None);
+        }
+        self.number(key, Within { least: 1e-3, most: 1e6 })
+    }
+
+    fn n_ctx_train(&self) -> Result<usize, Error> {
+        self.check_positions("context_length", self.size("context_length")?)
+    }
+
+    fn check_positions(&self, key: &str, n: usize) -> Result<usize, Error> {
+        if n > MAX_POSITIONS {
+            return Err(self.invalid(key, &format!("at most {MAX_POSITIONS} tokens"), n));
+        }
+        Ok(n)
     }
 
     fn n_vocab(&self) -> Result<usize, Error> {
         let embedding =
             self.file.tensor("token_embd.weight").ok_or_else(|| Error::missing(self.file, "token_embd.weight"))?;
-        Ok(embedding.shape[1])
+        match embedding.shape[1] {
+            0 => {
+                let found = format!("{:?}", embedding.dims());
+                Err(Error::unsupported(self.file, "token_embd.weight", "a row for each token".to_owned(), found))
+            }
+            // Tokens are i32 in ggml.
+            n if n > MAX_POSITIONS => {
+                let expected = format!("at most {MAX_POSITIONS} rows");
+                Err(Error::unsupported(self.file, "token_embd.weight", expected, n.to_string()))
+            }
+            n => Ok(n),
+        }
     }
 
     fn head_dim(&self, key: &str, n_embd: usize, n_head: usize) -> Result<usize, Error> {
@@ -255,26 +348,49 @@ impl Keys<'_> {
 
     /// A count that must be there and is at least 1.
     fn size(&self, key: &str) -> Result<usize, Error> {
-        let found = self.optional_size(key)?;
-        found.ok_or_else(|| self.invalid(key, "a number", "nothing"))
+        self.optional_size(key)?.ok_or_else(|| self.missing(key))
     }
 
-    /// A count of at least 1. An array counts when all layers agree.
+    /// A count of at least 1.
     fn optional_size(&self, key: &str) -> Result<Option<usize>, Error> {
-        let full = self.key(key);
-        if let Some(Value::Array(array)) = self.meta.get(&full) {
-            let items: Vec<_> = (0..array.len()).filter_map(|i| array.get(i)?.as_integer()).collect();
-            return match items.first() {
-                Some(&n) if n > 0 && items.len() == array.len() && items.iter().all(|&m| m == n) => {
-                    Ok(Some(n as usize))
-                }
-                _ => Err(self.invalid(key, "one number for all layers (they differ)", format!("{items:?}"))),
-            };
-        }
-        match self.meta.u32(&full)? {
+        match self.meta.u32(&self.key(key))? {
             Some(0) => Err(self.invalid(key, "at least 1", 0)),
             n => Ok(n.map(|n| n as usize)),
         }
+    }
+
+    /// The same, or an array with that of each layer, when all layers agree.
+    fn size_of_layers(&self, key: &str, n_layer: usize) -> Result<Option<usize>, Error> {
+        let Some(Value::Array(array)) = self.meta.get(&self.key(key)) else { return self.optional_size(key) };
+        let first = array.get(0).and_then(|first| first.as_integer()?.try_into().ok()).filter(|&n: &u32| n > 0);
+        let Some(first) = first.filter(|_| array.len() == n_layer) else {
+            let found = Value::Array(array.clone()).describe();
+            return Err(self.invalid(key, &format!("a number from 1 up, or {n_layer}, one for each layer"), found));
+        };
+        let differs = |&i: &usize| array.get(i).and_then(|n| n.as_integer()) != Some(first.into());
+        match (1..n_layer).find(differs) {
+            Some(i) => {
+                let expected = format!("one number for all layers ({first} in the first)");
+                let found = array.get(i).map_or_else(String::new, |n| n.describe());
+                Err(self.invalid(key, &expected, format!("{found} in layer {i}")))
+            }
+            None => Ok(Some(first as usize)),
+        }
+    }
+
+    /// A number between bounds, both included: beyond them the forward pass gives NaN or nothing of use.
+    fn number(&self, key: &str, Within { least, most }: Within) -> Result<Option<f32>, Error> {
+        match self.f32(key)? {
+            Some(x) if !(least..=most).contains(&x) => {
+                let most = if most < 1e7 { most.to_string() } else { format!("{most:e}") };
+                Err(self.invalid(key, &format!("a number from {least} to {most}"), x))
+            }
+            x => Ok(x),
+        }
+    }
+
+    fn missing(&self, key: &str) -> Error {
+        self.invalid(key, "a number", "nothing")
     }
 
     fn f32(&self, key: &str) -> Result<Option<f32>, Error> {

@@ -62,7 +62,7 @@ impl Llama {
                 let norm = w.vector(&format!("{blk}.attn_norm.weight"), n_embd)?;
                 let qkv = w.stack(&blk, &[("attn_q", n_q), ("attn_k", n_k), ("attn_v", n_v)], n_embd)?;
                 let output = w.linear(&format!("{blk}.attn_output"), [config.n_head * config.head_dim_v, n_embd])?;
-                let freqs = w.shared_vector("rope_freqs.weight", rope.n_dims / 2)?;
+                let freqs = w.shared_divisors("rope_freqs.weight", rope.n_dims / 2)?;
                 Ok::<_, Error>((norm, qkv, output, freqs))
             };
             let feed_forward = |w: &mut Loader| {

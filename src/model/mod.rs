@@ -13,6 +13,7 @@ mod readout;
 mod weights;
 
 pub use cache::{Cache, ValueLayout};
+pub(crate) use config::MAX_POSITIONS;
 pub use config::{Config, Family, OptConfig, SUPPORTED_ARCHITECTURES};
 pub use placement::Placement;
 pub use readout::{FinalNorm, OutputRow};
@@ -22,6 +23,8 @@ pub use parts::LACKS;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use rayon::prelude::*;
 
 use crate::ggml::{self, Builder, Device, Order, Store, StoreBuilder, Tensor, Weight};
 use crate::gguf::{self, File, TensorInfo};
@@ -87,7 +90,8 @@ impl Error {
     }
 
     fn unsupported(file: &File, key: &str, expected: String, found: String) -> Error {
-        Error::Unsupported { path: file.path().to_owned(), key: key.to_owned(), expected, found }
+        let [key, found] = [key, &found].map(gguf::visible);
+        Error::Unsupported { path: file.path().to_owned(), key, expected, found }
     }
 }
 
@@ -181,6 +185,15 @@ impl Model {
     /// Bytes of weights that one token reads at full depth.
     pub fn weights_bytes(&self) -> usize {
         self.weights_bytes
+    }
+
+    /// The first tensor of the file with NaN or infinity in it, and the first row that has some. Reads the whole file: for the
+    /// case that something came out wrong.
+    pub fn broken_weight(&self) -> Option<(&str, usize)> {
+        self.file
+            .tensors()
+            .par_iter()
+            .find_map_first(|info| Some((info.name.as_str(), weights::broken_row(&self.file, info)?)))
     }
 
     /// Holds the data of every weight.

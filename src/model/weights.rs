@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Error, Placement};
 use crate::dtype::DType;
-use crate::ggml::{Content, PendingWeight, StoreBuilder, Stored, Tensor, Weight};
+use crate::ggml::{self, Content, PendingWeight, StoreBuilder, Stored, Tensor, Weight};
 use crate::gguf::{File, TensorInfo};
 
 /// A matrix with its optional bias.
@@ -73,13 +73,20 @@ impl<'p> Loader<'p> {
         self.builder.place_on(&self.placement.devices()[device]);
     }
 
-    /// A vector that several layers read and a model may lack: once on each device.
-    pub(crate) fn shared_vector(&mut self, name: &str, n: usize) -> Result<Option<Pending>, Error> {
+    /// What divides the rotary frequencies: several layers read it and a model may lack it; once on each device.
+    pub(crate) fn shared_divisors(&mut self, name: &str, n: usize) -> Result<Option<Pending>, Error> {
         let key = (self.device, name.to_owned());
         if let Some(&loaded) = self.shared.get(&key) {
             return Ok(Some(loaded));
         }
         let loaded = self.optional_vector(name, n)?;
+        if let Some(info) = self.file.tensor(name) {
+            let values = to_f32(&self.file, info)?;
+            // Angles of nearly endless size have no cosine.
+            if let Some(x) = values.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).find(|&x| x < 1e-3) {
+                return Err(Error::unsupported(&self.file, name, "divisors above 0.001".to_owned(), x.to_string()));
+            }
+        }
         self.shared.extend(loaded.map(|loaded| (key, loaded)));
         Ok(loaded)
     }
@@ -105,6 +112,7 @@ impl<'p> Loader<'p> {
         let file = self.file.clone();
         let info = file.tensor(name).ok_or_else(|| Error::missing(&file, name))?;
         expect_shape(&file, info, &shape)?;
+        expect_type(&file, info, ggml::can_dequantize, "rows can be looked up")?;
         if !self.builder.add_mapped(name, info.dtype, &shape, &file, |f| f.data(info)) {
             self.builder.add_plain(name, info.dtype, &shape, file.data(info))?;
         }
@@ -116,6 +124,7 @@ impl<'p> Loader<'p> {
     pub(crate) fn head(&mut self, shape: [usize; 2], token_embd: Pending) -> Result<PendingWeight, Error> {
         let file = self.file.clone();
         let info = head_tensor(&file).ok_or_else(|| Error::missing(&file, "token_embd.weight"))?;
+        expect_matrix(&file, info, shape)?;
         if self.builder.is_host() && info.name == "token_embd.weight" && !StoreBuilder::repacks(info.dtype, shape) {
             self.weights_bytes += info.bytes;
             return Ok(self.builder.as_weight(token_embd.0));
@@ -130,7 +139,7 @@ impl<'p> Loader<'p> {
         for &(name, n) in names {
             let full = format!("{prefix}.{name}.weight");
             let info = file.tensor(&full).ok_or_else(|| Error::missing(&file, &full))?;
-            expect_shape(&file, info, &[n_in, n])?;
+            expect_matrix(&file, info, [n_in, n])?;
             infos.push((name, n, info));
         }
         let mut parts = Vec::new();
@@ -211,7 +220,7 @@ impl<'p> Loader<'p> {
     pub(crate) fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<PendingWeight, Error> {
         let file = self.file.clone();
         let info = file.tensor(name).ok_or_else(|| Error::missing(&file, name))?;
-        expect_shape(&file, info, &shape)?;
+        expect_matrix(&file, info, shape)?;
         let repacks = StoreBuilder::repacks(info.dtype, shape);
         let weight = if !self.builder.is_host() {
             self.send(name, &[info], shape)?
@@ -284,14 +293,43 @@ fn expect_shape(file: &File, info: &TensorInfo, shape: &[usize]) -> Result<(), E
     if matches { Ok(()) } else { Err(Error::shape(file, info, shape)) }
 }
 
-/// The bytes of a vector as f32; f16 and bf16 are widened, which is exact.
+fn expect_matrix(file: &File, info: &TensorInfo, shape: [usize; 2]) -> Result<(), Error> {
+    expect_shape(file, info, &shape)?;
+    expect_type(file, info, ggml::can_multiply, "can be multiplied by")
+}
+
+/// Refuses a type that an operation has no code for: ggml would end the process, or read what is not there.
+fn expect_type(file: &File, info: &TensorInfo, suits: fn(DType) -> bool, what: &str) -> Result<(), Error> {
+    if suits(info.dtype) {
+        return Ok(());
+    }
+    let known: Vec<&str> = DType::ALL.iter().filter(|&&dtype| suits(dtype)).map(|dtype| dtype.name()).collect();
+    let expected = format!("a type that {what} ({})", known.join(", "));
+    Err(Error::unsupported(file, &info.name, expected, info.dtype.name().to_owned()))
+}
+
+/// The first row of a tensor with NaN or infinity in it.
+pub(crate) fn broken_row(file: &File, info: &TensorInfo) -> Option<usize> {
+    let row_bytes = info.dtype.row_bytes(info.shape[0]).filter(|&n| n > 0 && ggml::can_dequantize(info.dtype))?;
+    let is_broken = |row: &[u8]| ggml::dequantize(info.dtype, row).iter().any(|x| !x.is_finite());
+    file.data(info).chunks_exact(row_bytes).position(is_broken)
+}
+
+/// The bytes of a vector as f32; f16 and bf16 are widened, which is exact. Vectors are small, so that each number is looked at.
 fn to_f32(file: &File, info: &TensorInfo) -> Result<Vec<u8>, Error> {
     let data = file.data(info);
     let pairs = || data.chunks_exact(2).map(|b| [b[0], b[1]]);
-    match info.dtype {
-        DType::F32 => Ok(data.to_vec()),
-        DType::F16 => Ok(pairs().flat_map(|b| half::f16::from_le_bytes(b).to_f32().to_le_bytes()).collect()),
-        DType::BF16 => Ok(pairs().flat_map(|b| half::bf16::from_le_bytes(b).to_f32().to_le_bytes()).collect()),
-        other => Err(Error::unsupported(file, &info.name, "f32, f16 or bf16".to_owned(), other.name().to_owned())),
+    let values: Vec<f32> = match info.dtype {
+        DType::F32 => data.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+        DType::F16 => pairs().map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
+        DType::BF16 => pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
+        other => {
+            return Err(Error::unsupported(file, &info.name, "f32, f16 or bf16".to_owned(), other.name().to_owned()));
+        }
+    };
+    if let Some(i) = values.iter().position(|x| !x.is_finite()) {
+        let found = format!("{} at {i}", values[i]);
+        return Err(Error::unsupported(file, &info.name, "finite numbers".to_owned(), found));
     }
+    Ok(values.iter().flat_map(|x| x.to_le_bytes()).collect())
 }

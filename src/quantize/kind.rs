@@ -47,6 +47,7 @@ pub(super) fn is_quantizable(architecture: &str, tensor: &TensorInfo) -> bool {
     let name = tensor.name.as_str();
     let is_kept = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
     tensor.ggml_dims().len() > 1
+        && tensor.elements() > 0
         && name.ends_with("weight")
         && !KEPT_WHOLE.contains(&name)
         && !is_kept(&KEPT)

@@ -87,10 +87,11 @@ impl Drop for Tensors<'_, '_> {
     }
 }
 
-/// The rows of each piece of a tensor. A piece lies within one expert.
+/// The rows of each piece of a tensor. A piece lies within one expert. Rows of nothing are no pieces, however many there are.
 fn pieces_of(planned: &Planned) -> impl Iterator<Item = Range<usize>> + use<> {
     let shape = planned.tensor.shape;
-    let (n_rows, n_matrices) = (shape[1], shape[2] * shape[3]);
+    let is_empty = planned.tensor.elements() == 0;
+    let (n_rows, n_matrices) = if is_empty { (0, 0) } else { (shape[1], shape[2] * shape[3]) };
     let most = if planned.is_changed() { PIECE } else { COPIED_PIECE };
     let step = (most / shape[0].max(1)).max(1);
     (0..n_matrices).flat_map(move |matrix| {
@@ -147,9 +148,11 @@ impl<'a> Maker<'a, '_> {
         let mut blocks = vec![0; planned.to.row_bytes(n).expect("the plan has checked the rows") * rows.len()];
         with_scratch(n * rows.len(), |values| {
             ggml::dequantize_into(tensor.dtype, source, values);
-            ggml::quantize_rows(planned.to, values, n, importance, &mut blocks)
-        })
-        .map_err(|source| Error::Rows { tensor: tensor.name.clone(), row: rows.start, source })?;
+            let made = ggml::quantize_rows(planned.to, values, n, importance, &mut blocks);
+            // Of numbers that are none the first has a place; the others are too large together.
+            let first = || values.iter().position(|x| !x.is_finite()).map_or(0, |i| i / n);
+            made.map_err(|source| Error::Rows { tensor: tensor.name.clone(), row: rows.start + first(), source })
+        })?;
         Ok(blocks.into())
     }
 

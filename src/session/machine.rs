@@ -13,7 +13,7 @@ use super::graph::{
 use super::hidden::Hidden;
 use super::reader::{Placed, Reader};
 use super::{Error, Inputs, SessionParams, TokenId};
-use crate::ggml::{Device, Order, Run, Runner, Slot, Weight};
+use crate::ggml::{self, Device, Order, Run, Runner, Slot, Weight};
 use crate::model::{Cache, LayerStep, Model, ValueLayout};
 
 /// A token on its way through the layers.
@@ -450,11 +450,17 @@ impl Machine {
             }
             To::Head => {
                 let logits = read(slots.logits)?;
+                if let Some(bad) = first_not_finite(&logits, feed.out_rows.len(), key.keep) {
+                    return self.refuse(key.plan, rows[batch[feed.out_rows[bad]]]);
+                }
                 finish_rows(batch, &feed.out_rows, &hidden, &logits, finish);
             }
             To::HeadElsewhere => {
                 let states = hidden.into_owned();
-                let logits = self.heads_of(&states)?;
+                let logits = self.logits_of(&states)?;
+                if let Some(bad) = first_not_finite(&logits, feed.out_rows.len(), key.keep) {
+                    return self.refuse(key.plan, rows[batch[feed.out_rows[bad]]]);
+                }
                 finish_rows(batch, &feed.out_rows, &states, &logits, finish);
             }
         }
@@ -462,6 +468,43 @@ impl Machine {
             observed.into_iter().for_each(|(weight, sums)| inputs.entry(weight).or_default().merge(&sums));
         }
         Ok(())
+    }
+
+    /// Says where logits that no token can be chosen from come from: what there is to know is looked for only now.
+    fn refuse(&mut self, plan: Plan, row: &Row) -> Result<(), Error> {
+        let place = format!("after token {} of the text", row.position + 1);
+        let cause = match (self.broken_weight(), plan) {
+            (Some(weight), _) => weight,
+            (None, Plan::Whole) => self.broken_step(row)?,
+            (None, Plan::Draft | Plan::Keys) => "the draft's layers overflow".to_owned(),
+        };
+        Err(Error::NotFinite { place, cause })
+    }
+
+    fn broken_weight(&self) -> Option<String> {
+        let (tensor, row) = self.model.broken_weight()?;
+        Some(format!("tensor `{tensor}` has NaN or infinity in row {row} in `{}`", self.model.file().path().display()))
+    }
+
+    /// The first layer that makes a row's hidden state NaN or infinite: it is taken through them once more, one by one.
+    fn broken_step(&mut self, row: &Row) -> Result<String, Error> {
+        let mut again = Row::on_timeline(row.token, row.position, row.order);
+        (again.cache_row, again.hole) = (row.cache_row, row.hole.clone());
+        let mut found = None;
+        for depth in 1..self.n_steps() {
+            self.run(Plan::Whole, depth - 1..depth, &mut [&mut again], &[0], &[], &mut |_, _| {})?;
+            again.depth = depth;
+            if self.hidden_state(&again)?.iter().any(|x| !x.is_finite()) {
+                found = Some(depth - 1);
+                break;
+            }
+        }
+        self.forget(&mut again);
+        let layer = |step: usize| self.params.plan[step].il;
+        Ok(match found {
+            Some(step) => format!("the hidden state overflows in layer {}", layer(step)),
+            None => format!("the numbers overflow in layer {} or in the output head", layer(self.n_steps() - 1)),
+        })
     }
 
     /// Where the rows of a graph come from, and where they go.
@@ -549,6 +592,17 @@ impl Machine {
 
     /// What the output head makes of hidden states, \[n_embd\] each: \[n_vocab\] each, one after the other.
     pub(super) fn heads_of(&mut self, states: &[f32]) -> Result<Vec<f32>, Error> {
+        let n_rows = states.len() / self.model.config().n_embd;
+        let logits = self.logits_of(states)?;
+        if first_not_finite(&logits, n_rows, self.keep).is_none() {
+            return Ok(logits);
+        }
+        let overflow = || "the numbers overflow on the way".to_owned();
+        let cause = self.broken_weight().unwrap_or_else(overflow);
+        Err(Error::NotFinite { place: "of a hidden state".to_owned(), cause })
+    }
+
+    fn logits_of(&mut self, states: &[f32]) -> Result<Vec<f32>, Error> {
         let n_embd = self.model.config().n_embd;
         let (n, n_rows) = (self.n_steps(), states.len() / n_embd);
         let of_output = self.model.placement().of_output();
@@ -586,7 +640,12 @@ fn cache(model: &Model, params: &SessionParams) -> Result<Cache, Error> {
     let devices = model.placement().devices();
     let step = devices.iter().map(|device| kv_step(device)).max().unwrap_or(KV_STEP);
     let n_rows = params.n_ctx.next_multiple_of(step);
-    Ok(Cache::new(model.config(), model.placement(), &params.plan, n_rows, params.type_k, params.type_v, layout)?)
+    let cache =
+        Cache::new(model.config(), model.placement(), &params.plan, n_rows, params.type_k, params.type_v, layout);
+    cache.map_err(|error| match error {
+        ggml::Error::OutOfMemory { .. } => Error::CacheMemory { n_ctx: params.n_ctx, source: error },
+        other => other.into(),
+    })
 }
 
 /// What cache rows in a graph are rounded up to on a device.
@@ -606,6 +665,22 @@ fn steps_of(params: &SessionParams, plan: Plan) -> &[LayerStep] {
 /// Cache rows that a batch sees, from the first on.
 fn n_seen(rows: &[&mut Row], batch: &[usize]) -> usize {
     batch.iter().map(|&i| rows[i].cache_row + 1).max().unwrap_or(0)
+}
+
+/// The first of so many rows of logits with one that is NaN or infinite. Of a shortlist -inf is right: it stands for a token that
+/// is not among the best.
+fn first_not_finite(logits: &[f32], n_rows: usize, keep: Keep) -> Option<usize> {
+    const ENDLESS: u32 = f32::INFINITY.to_bits();
+    if n_rows == 0 {
+        return None;
+    }
+    let is_bad = |x: f32| {
+        let is_finite = x.to_bits() & ENDLESS != ENDLESS;
+        !is_finite & !((keep > 0) & (x == f32::NEG_INFINITY))
+    };
+    // Folded without an early end, which would keep the loop from being vectorized.
+    let has_bad = |row: &[f32]| row.iter().fold(false, |bad, &x| bad | is_bad(x));
+    logits.chunks_exact(logits.len() / n_rows).position(has_bad)
 }
 
 /// Hands out what the rows `out_rows` of a batch have at full depth.

@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use crate::dtype::DType;
 use crate::ggml::{self, Device, Order};
-use crate::model::{LayerStep, Model};
+use crate::model::{Config, LayerStep, MAX_POSITIONS, Model};
 use crate::plan::{Half, number};
 use crate::sample::Sampler;
 use graph::Keep;
@@ -67,6 +67,33 @@ pub enum Error {
         expected: String,
         /// What was asked for.
         found: String,
+    },
+    /// A context whose cache cannot be.
+    #[error("a context of {n_ctx} tokens: expected {expected}\nhint: -c sets another")]
+    Context {
+        /// The context asked for, by the caller or by the model's metadata.
+        n_ctx: usize,
+        /// What is possible.
+        expected: String,
+    },
+    /// Keys and values for which there is no memory.
+    #[error(
+        "keys and values of {n_ctx} tokens: {source}\n\
+         hint: a smaller context (-c) or other types of the cache (-ctk, -ctv) take less"
+    )]
+    CacheMemory {
+        /// The context.
+        n_ctx: usize,
+        /// What there was no memory for.
+        source: ggml::Error,
+    },
+    /// Logits that no token can be chosen from.
+    #[error("the logits {place} are NaN or infinite: {cause}")]
+    NotFinite {
+        /// Where in the text.
+        place: String,
+        /// The tensor or the layer that they come from.
+        cause: String,
     },
     /// Nothing has been evaluated yet.
     #[error("there is no token to continue from")]
@@ -136,6 +163,27 @@ impl SessionParams {
         SessionParams { plan, ..self.clone() }
     }
 
+    /// Tokens of context for a model, once it is certain that their cache has a size that a machine could hold. Refuses others
+    /// before anything is loaded.
+    pub fn context_for(&self, config: &Config) -> Result<usize, Error> {
+        let n_ctx = if self.n_ctx == 0 { config.n_ctx_train } else { self.n_ctx };
+        if let Some(most) = config.n_ctx_max().filter(|&most| n_ctx > most) {
+            let expected = format!("at most {most} tokens: this model has learned no positions beyond");
+            return Err(Error::Parameter { name: "ctx-size", expected, found: n_ctx.to_string() });
+        }
+        if n_ctx > MAX_POSITIONS {
+            return Err(Error::Context { n_ctx, expected: format!("at most {MAX_POSITIONS}") });
+        }
+        let row = |n, dtype: DType| dtype.row_bytes(n).unwrap_or(0) as u128;
+        let rows = row(config.n_embd_k(), self.type_k) + row(config.n_embd_v(), self.type_v);
+        let bytes = rows * config.n_layer as u128 * n_ctx as u128;
+        if bytes > isize::MAX as u128 {
+            let expected = format!("keys and values that fit in memory (these take {bytes} bytes)");
+            return Err(Error::Context { n_ctx, expected });
+        }
+        Ok(n_ctx)
+    }
+
     fn may_do_without_flash(&self) -> bool {
         self.flash_attn.is_none() && !self.type_v.is_quantized()
     }
@@ -195,13 +243,7 @@ impl Session {
     /// An empty timeline.
     pub fn new(model: Arc<Model>, mut params: SessionParams) -> Result<Session, Error> {
         let config = model.config();
-        if params.n_ctx == 0 {
-            params.n_ctx = config.n_ctx_train;
-        }
-        if let Some(most) = config.n_ctx_max().filter(|&most| params.n_ctx > most) {
-            let expected = format!("at most {most} tokens: this model has learned no positions beyond");
-            return Err(Error::Parameter { name: "ctx-size", expected, found: params.n_ctx.to_string() });
-        }
+        params.n_ctx = params.context_for(config)?;
         check_cache_type("cache-type-k", params.type_k, config.head_dim_k)?;
         check_cache_type("cache-type-v", params.type_v, config.head_dim_v)?;
         if params.type_v.is_quantized() && params.flash_attn == Some(false) {

@@ -1,5 +1,5 @@
-//! Owns byte-level byte-pair encoding: pieces of text to ids by the ranks of the merge list. Refuses merges that
-//! name tokens the vocabulary lacks.
+//! Owns byte-level byte-pair encoding: pieces of text to symbols by the ranks of the merge list. A symbol is a token, or a text
+//! that merges name and the vocabulary lacks: it may become a token by further merges, and is spelled out where it stays.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,14 +12,19 @@ use super::vocab::{Kind, Vocab};
 use super::{Error, TokenId, keys};
 use crate::gguf::Metadata;
 
+/// The id of a token, or from the size of the vocabulary on the place of a text that is none.
+type SymbolId = u32;
+
 /// (left, right) -> (rank, merged)
-type Merges = HashMap<(TokenId, TokenId), (u32, TokenId)>;
+type Merges = HashMap<(SymbolId, SymbolId), (u32, SymbolId)>;
 
 /// The merges and the rules of one file.
 pub(super) struct Bpe {
     splitter: Splitter,
     merges: Merges,
-    byte_ids: [Option<TokenId>; 256],
+    /// Texts of merges that are no tokens.
+    unlisted: Unlisted,
+    byte_ids: [Option<SymbolId>; 256],
     byte_chars: [char; 256],
     unknown: Option<TokenId>,
     whole_words: bool,
@@ -29,10 +34,18 @@ pub(super) struct Bpe {
 impl Bpe {
     pub(super) fn from_gguf(meta: &Metadata, vocab: &Vocab, pre: &Pre, unknown: Option<TokenId>) -> Result<Bpe, Error> {
         let byte_chars = byte_chars();
+        let mut unlisted = Unlisted { n_vocab: vocab.len() as SymbolId, ..Unlisted::default() };
+        let merges = merges(meta, vocab, &mut unlisted)?;
+        let symbol = |c: char| {
+            let mut bytes = [0; 4];
+            let text = c.encode_utf8(&mut bytes);
+            vocab.id(text).or_else(|| unlisted.id(text))
+        };
         Ok(Bpe {
             splitter: Splitter::new(pre),
-            merges: merges(meta, vocab)?,
-            byte_ids: byte_chars.map(|c| vocab.id(c.encode_utf8(&mut [0; 4]))),
+            merges,
+            byte_ids: byte_chars.map(symbol),
+            unlisted,
             byte_chars,
             unknown,
             whole_words: pre.whole_words,
@@ -52,7 +65,7 @@ impl Bpe {
         let mut work = Work::default();
         self.splitter.split(text, &mut |piece| match self.whole_word(vocab, piece, &mut work.text) {
             Some(id) => out.push(id),
-            None => self.encode_piece(piece, &mut work, out),
+            None => self.encode_piece(vocab, piece, &mut work, out),
         });
     }
 
@@ -66,7 +79,7 @@ impl Bpe {
     }
 
     /// Applies the merge of lowest rank, leftmost first, until none applies.
-    fn encode_piece(&self, piece: &str, work: &mut Work, out: &mut Vec<TokenId>) {
+    fn encode_piece(&self, vocab: &Vocab, piece: &str, work: &mut Work, out: &mut Vec<TokenId>) {
         let ids = piece.bytes().filter_map(|b| self.byte_ids[b as usize].or(self.unknown));
         work.symbols.clear();
         work.symbols.extend(ids.enumerate().map(|(i, id)| Symbol {
@@ -82,7 +95,17 @@ impl Bpe {
         while let Some(Reverse(merge)) = work.heap.pop() {
             self.apply(work, merge);
         }
-        out.extend(work.symbols.iter().filter(|s| s.alive).map(|s| s.id));
+        for symbol in work.symbols.iter().filter(|s| s.alive) {
+            match self.unlisted.text(symbol.id) {
+                None => out.push(symbol.id),
+                Some(text) => out.extend(text.chars().filter_map(|c| self.spelled(vocab, c))),
+            }
+        }
+    }
+
+    /// The token of a character of a text that is no token.
+    fn spelled(&self, vocab: &Vocab, c: char) -> Option<TokenId> {
+        vocab.id(c.encode_utf8(&mut [0; 4])).or(self.unknown)
     }
 
     /// Puts the merge of two neighbours, if there is one, on the heap.
@@ -146,26 +169,81 @@ struct Merge {
     merged: TokenId,
 }
 
-fn merges(meta: &Metadata, vocab: &Vocab) -> Result<Merges, Error> {
+/// Texts that merges name and that are no tokens, numbered from the size of the vocabulary on.
+#[derive(Default)]
+struct Unlisted {
+    n_vocab: SymbolId,
+    texts: Vec<String>,
+    ids: HashMap<String, SymbolId>,
+}
+
+impl Unlisted {
+    fn id(&self, text: &str) -> Option<SymbolId> {
+        self.ids.get(text).copied()
+    }
+
+    /// The id of a text, which gets one.
+    fn add(&mut self, text: &str) -> Option<SymbolId> {
+        if let Some(id) = self.id(text) {
+            return Some(id);
+        }
+        let id = self.n_vocab.checked_add(SymbolId::try_from(self.texts.len()).ok()?)?;
+        self.texts.push(text.to_owned());
+        self.ids.insert(text.to_owned(), id);
+        Some(id)
+    }
+
+    /// `None` for the id of a token.
+    fn text(&self, id: SymbolId) -> Option<&str> {
+        self.texts.get(id.checked_sub(self.n_vocab)? as usize).map(String::as_str)
+    }
+}
+
+/// The merges by what they merge. Of two of one pair the first counts, and one that names no pair none, as in llama.cpp.
+fn merges(meta: &Metadata, vocab: &Vocab, unlisted: &mut Unlisted) -> Result<Merges, Error> {
     let list = meta.need_strings(keys::MERGES)?;
     if u32::try_from(list.len()).is_err() {
         let found = format!("{} merges", list.len());
         return Err(Error::invalid(meta, keys::MERGES, "at most 4294967295 merges", found));
     }
     let mut merges = HashMap::with_capacity(list.len());
-    let mut joined = String::new();
+    let (mut joined, mut n_odd) = (String::new(), 0);
     for (rank, merge) in list.iter().enumerate() {
-        let wrong = |why| Error::invalid(meta, keys::MERGES, why, format!("{merge:?} at {rank}"));
-        let (left, right) = merge.split_once(' ').ok_or_else(|| wrong("two tokens with a space between"))?;
+        let Some((left, right)) = halves(merge) else {
+            meta.remark(format_args!("`{}`: {:?} at {rank} is no pair", keys::MERGES, shortened(merge)));
+            continue;
+        };
         joined.clear();
         joined.push_str(left);
         joined.push_str(right);
-        let (Some(l), Some(r), Some(m)) = (vocab.id(left), vocab.id(right), vocab.id(&joined)) else {
-            return Err(wrong("two tokens of the vocabulary that join to a third"));
+        let n_known = unlisted.texts.len();
+        let mut id = |text: &str| vocab.id(text).or_else(|| unlisted.add(text));
+        let (Some(l), Some(r), Some(m)) = (id(left), id(right), id(&joined)) else {
+            return Err(Error::invalid(meta, keys::MERGES, "fewer texts that are no tokens", list.len()));
         };
-        merges.insert((l, r), (rank as u32, m));
+        n_odd += usize::from(unlisted.texts.len() > n_known);
+        if unlisted.texts.len() > n_known && n_odd == 1 {
+            let shown = shortened(merge);
+            meta.remark(format_args!("`{}`: {shown:?} at {rank} names texts that are no tokens", keys::MERGES));
+        }
+        merges.entry((l, r)).or_insert((rank as u32, m));
+    }
+    if n_odd > 1 {
+        meta.remark(format_args!("`{}`: so do {} more", keys::MERGES, n_odd - 1));
     }
     Ok(merges)
+}
+
+/// What a merge joins: the texts before and behind its first space, which is not its first byte.
+fn halves(merge: &str) -> Option<(&str, &str)> {
+    let at = merge.bytes().skip(1).position(|b| b == b' ')? + 1;
+    let (left, right) = (&merge[..at], &merge[at + 1..]);
+    (!right.is_empty()).then_some((left, right))
+}
+
+/// Enough of a text for a message.
+fn shortened(text: &str) -> String {
+    text.chars().take(40).collect()
 }
 
 /// The character that stands for each byte: itself where it is printable, else one from U+0100 up.

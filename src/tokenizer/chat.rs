@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use super::{Error, keys};
-use crate::gguf::Metadata;
+use crate::gguf::{self, Metadata};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,9 +40,12 @@ impl ChatTemplate {
             None => meta.str(&format!("{}.default", keys::CHAT_TEMPLATE))?,
         };
         let Some(source) = source else { return Ok(None) };
-        let token = |key| match (meta.u32(key)?, meta.strings(keys::TOKENS)?) {
-            (Some(id), Some(tokens)) => Ok(tokens.get(id as usize).map(String::as_str)),
-            _ => Ok::<_, Error>(None),
+        let token = |key| {
+            let id = meta.get(key).and_then(gguf::Value::as_integer).and_then(|id| usize::try_from(id).ok());
+            match (id, meta.strings(keys::TOKENS)?) {
+                (Some(id), Some(tokens)) => Ok(tokens.get(id).map(String::as_str)),
+                _ => Ok::<_, Error>(None),
+            }
         };
         ChatTemplate::new(source, token(keys::BOS)?, token(keys::EOS)?).map(Some)
     }

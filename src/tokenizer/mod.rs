@@ -267,7 +267,7 @@ impl Error {
             path: meta.path().to_owned(),
             field: format!("`{key}`"),
             expected: expected.to_string(),
-            found: found.to_string(),
+            found: gguf::visible(&found.to_string()),
             hint: String::new(),
         })
     }
@@ -280,7 +280,7 @@ fn bpe_rules(meta: &Metadata) -> Result<(pre::Pre, Option<String>), Error> {
         return Ok((pre, None));
     }
     let why = match name {
-        Some(name) => format!("unknown `{}` `{name}`", keys::PRE),
+        Some(name) => format!("unknown `{}` `{}`", keys::PRE, gguf::visible(name)),
         None => format!("no `{}` in the file", keys::PRE),
     };
     Ok((pre::default(), Some(format!("{why}: text is split by the `default` rules, token ids may differ"))))

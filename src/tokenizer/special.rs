@@ -1,9 +1,9 @@
 //! Owns the tokens with a meaning of their own: which there are, where they stand in a text, and which of them end
-//! a generation. Refuses ids outside the vocabulary.
+//! a generation. Leaves out ids outside the vocabulary.
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
-use super::vocab::{Kind, Vocab};
+use super::vocab::{Kind, Named, Vocab};
 use super::{Error, TokenId, keys};
 use crate::gguf::Metadata;
 
@@ -22,8 +22,9 @@ impl Roles {
     /// list these as plain text.
     pub(super) fn from_gguf(meta: &Metadata, vocab: &mut Vocab, defaults: Defaults) -> Result<Roles, Error> {
         let named = |key, default: Option<TokenId>| match vocab.named_id(meta, key)? {
-            None if meta.get(key).is_none() => Ok(default.filter(|&id| (id as usize) < vocab.len())),
-            id => Ok::<_, Error>(id),
+            Named::Absent => Ok(default.filter(|&id| (id as usize) < vocab.len())),
+            Named::None => Ok(None),
+            Named::Token(id) => Ok::<_, Error>(Some(id)),
         };
         let bos = named(keys::BOS, defaults.bos)?;
         let eos = named(keys::EOS, defaults.eos)?;
@@ -70,13 +71,17 @@ pub(super) struct Matcher {
 }
 
 impl Matcher {
-    pub(super) fn new<T: AsRef<[u8]>>(meta: &Metadata, tokens: Vec<(TokenId, T)>) -> Result<Matcher, Error> {
-        let tokens: Vec<_> = tokens.into_iter().filter(|(_, text)| !text.as_ref().is_empty()).collect();
-        if tokens.is_empty() {
+    pub(super) fn new<T: AsRef<[u8]>>(meta: &Metadata, mut tokens: Vec<(TokenId, T)>) -> Result<Matcher, Error> {
+        tokens.retain(|(_, text)| !text.as_ref().is_empty());
+        let tokens = keep_findable(meta, tokens);
+        let Some(longest) = tokens.iter().map(|(_, text)| text.as_ref().len()).max() else {
             return Ok(Matcher { automaton: None, ids: Vec::new() });
-        }
+        };
+        // The table that is chosen for a few patterns takes steps with the square of their length to make.
+        let kind = (longest > MAX_TABLE_TOKEN).then_some(AhoCorasickKind::ContiguousNFA);
         let built = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
+            .kind(kind)
             .build(tokens.iter().map(|(_, text)| text.as_ref()));
         let few = "special tokens that fit a search automaton";
         let automaton = built.map_err(|e| Error::invalid(meta, keys::TOKENS, few, e))?;
@@ -97,6 +102,34 @@ impl Matcher {
             sink(Part::Text(&text[at..]));
         }
     }
+}
+
+/// Bytes of the longest token that a table is made for.
+const MAX_TABLE_TOKEN: usize = 64;
+
+/// Bytes of all tokens that are looked for together: each takes some fifty in the automaton.
+const MAX_SEARCHED: usize = 4 << 20;
+
+/// The tokens that are looked for: all, unless somebody made them so long that the search would take gigabytes.
+fn keep_findable<T: AsRef<[u8]>>(meta: &Metadata, mut tokens: Vec<(TokenId, T)>) -> Vec<(TokenId, T)> {
+    let bytes: usize = tokens.iter().map(|(_, text)| text.as_ref().len()).sum();
+    if bytes <= MAX_SEARCHED {
+        return tokens;
+    }
+    tokens.sort_by_key(|(_, text)| text.as_ref().len());
+    let mut sum = 0;
+    let fits = |(_, text): &&(TokenId, T)| {
+        sum += text.as_ref().len();
+        sum <= MAX_SEARCHED
+    };
+    let n = tokens.iter().take_while(fits).count();
+    meta.remark(format_args!(
+        "`{}`: {} special tokens are too long to be looked for in a text: together {bytes} bytes",
+        keys::TOKENS,
+        tokens.len() - n
+    ));
+    tokens.truncate(n);
+    tokens
 }
 
 /// Texts that end a turn in chat formats; the first one of a vocabulary is its end of turn.

@@ -6,7 +6,7 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::{Error, TokenId, keys};
-use crate::gguf::{Array, Metadata, Value};
+use crate::gguf::{Metadata, Value};
 
 /// What a token is, with the ids of `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,16 @@ impl Kind {
         let all = [Undefined, Normal, Unknown, Control, UserDefined, Unused, Byte];
         all.get(usize::try_from(id).ok()?).copied()
     }
+}
+
+/// What a key says that names a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    /// Nothing: the default counts.
+    Absent,
+    /// That there is no such token.
+    None,
+    Token(TokenId),
 }
 
 /// The tokens of a model.
@@ -55,7 +65,7 @@ impl Vocab {
             ids: HashTable::with_capacity(tokens.len()),
             hasher: DefaultHashBuilder::default(),
         };
-        vocab.index(meta)?;
+        vocab.index(meta);
         Ok(vocab)
     }
 
@@ -91,22 +101,23 @@ impl Vocab {
         (0..self.len() as TokenId).filter(move |&id| self.kind(id) == wanted)
     }
 
-    /// An id that a key of the file names; the file may leave the key out.
-    pub(super) fn named_id(&self, meta: &Metadata, key: &str) -> Result<Option<TokenId>, Error> {
-        // Converters write 0xFFFFFFFF or -1 for "none".
-        if matches!(meta.get(key).and_then(Value::as_integer), Some(-1 | 0xFFFF_FFFF)) {
-            return Ok(None);
-        }
-        match meta.u32(key)? {
-            Some(id) if id as usize >= self.len() => {
-                let expected = format!("an id below the {} tokens of the file", self.len());
-                Err(Error::invalid(meta, key, expected, id))
+    /// An id that a key of the file names; the file may leave the key out. One that no token has is left out too, with a remark:
+    /// files of 2023 name the id behind the last.
+    pub(super) fn named_id(&self, meta: &Metadata, key: &str) -> Result<Named, Error> {
+        let Some(value) = meta.get(key) else { return Ok(Named::Absent) };
+        match value.as_integer() {
+            // Converters write 0xFFFFFFFF or -1 for "none".
+            Some(-1 | 0xFFFF_FFFF) => Ok(Named::None),
+            Some(id) if (0..self.len() as i128).contains(&id) => Ok(Named::Token(id as TokenId)),
+            Some(id) => {
+                meta.remark(format_args!("`{key}`: {id} is none of the {} tokens; it is left out", self.len()));
+                Ok(Named::Absent)
             }
-            id => Ok(id),
+            None => Err(Error::invalid(meta, key, "the id of a token", value.describe())),
         }
     }
 
-    fn index(&mut self, meta: &Metadata) -> Result<(), Error> {
+    fn index(&mut self, meta: &Metadata) {
         let Vocab { text, ids, hasher, .. } = self;
         for id in 0..self.kinds.len() as TokenId {
             let bytes = text.get(id);
@@ -114,13 +125,18 @@ impl Vocab {
                 continue; // padding: never matched
             }
             let hash = hasher.hash_one(bytes);
-            if let Some(first) = ids.find(hash, |&other| text.get(other) == bytes) {
-                let found = format!("{:?} as {first} and as {id}", String::from_utf8_lossy(bytes));
-                return Err(Error::invalid(meta, keys::TOKENS, "each token once", found));
+            match ids.find_mut(hash, |&other| text.get(other) == bytes) {
+                // As in llama.cpp the last one stands for the text; the others can still be said by the model.
+                Some(other) => {
+                    let first = std::mem::replace(other, id);
+                    let shown: String = String::from_utf8_lossy(bytes).chars().take(40).collect();
+                    meta.remark(format_args!("`{}`: {shown:?} is token {first} and token {id}", keys::TOKENS));
+                }
+                None => {
+                    ids.insert_unique(hash, id, |&other| hasher.hash_one(text.get(other)));
+                }
             }
-            ids.insert_unique(hash, id, |&other| hasher.hash_one(text.get(other)));
         }
-        Ok(())
     }
 }
 
@@ -151,11 +167,11 @@ impl Strings {
 
 fn kinds(meta: &Metadata, n: usize) -> Result<Option<Vec<Kind>>, Error> {
     let Some(value) = meta.get(keys::TOKEN_TYPE) else { return Ok(None) };
-    let ids: Vec<i128> = match value {
-        Value::Array(Array::I32(a)) => a.iter().map(|&i| i.into()).collect(),
-        Value::Array(Array::U32(a)) => a.iter().map(|&i| i.into()).collect(),
-        _ => return Err(wrong_array(meta, keys::TOKEN_TYPE, "an array of i32", value)),
+    let ids = match value {
+        Value::Array(array) => array.integers(),
+        _ => None,
     };
+    let ids = ids.ok_or_else(|| wrong_array(meta, keys::TOKEN_TYPE, "an array of i32", value))?;
     check_len(meta, keys::TOKEN_TYPE, n, ids.len())?;
     let kind = |(i, &id): (usize, &i128)| {
         let wrong = || Error::invalid(meta, keys::TOKEN_TYPE, "types 0 to 6", format!("{id} at {i}"));
@@ -165,12 +181,12 @@ fn kinds(meta: &Metadata, n: usize) -> Result<Option<Vec<Kind>>, Error> {
 }
 
 fn scores(meta: &Metadata, n: usize) -> Result<Vec<f32>, Error> {
-    let scores = match meta.get(keys::SCORES) {
-        None => return Ok(Vec::new()),
-        Some(Value::Array(Array::F32(a))) => a.clone(),
-        Some(Value::Array(Array::I32(a))) => a.iter().map(|&s| s as f32).collect(),
-        Some(value) => return Err(wrong_array(meta, keys::SCORES, "an array of f32", value)),
+    let Some(value) = meta.get(keys::SCORES) else { return Ok(Vec::new()) };
+    let scores = match value {
+        Value::Array(array) => array.floats(),
+        _ => None,
     };
+    let scores = scores.ok_or_else(|| wrong_array(meta, keys::SCORES, "an array of f32", value))?;
     check_len(meta, keys::SCORES, n, scores.len())?;
     if let Some(i) = scores.iter().position(|s| s.is_nan()) {
         return Err(Error::invalid(meta, keys::SCORES, "numbers", format!("NaN at {i}")));

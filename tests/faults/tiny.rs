@@ -34,6 +34,11 @@ pub(crate) struct TinyTensor {
 impl Tiny {
     /// 262 tokens: the bytes, three merges, and `<|endoftext|>` (259), `<|im_start|>` (260), `<|im_end|>` (261).
     pub(crate) fn new() -> Tiny {
+        Tiny::sized(N_EMBD, N_FF)
+    }
+
+    /// The same with other widths; four heads.
+    pub(crate) fn sized(n_embd: usize, n_ff: usize) -> Tiny {
         let (mut tokens, mut types) = (byte_characters(), vec![1i32; 259]);
         tokens.extend(["th", "he", "the", "<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(str::to_owned));
         types.extend([3; 3]);
@@ -44,11 +49,11 @@ impl Tiny {
         for (key, value) in [
             ("block_count", N_LAYER),
             ("context_length", 256),
-            ("embedding_length", N_EMBD as u32),
-            ("feed_forward_length", N_FF as u32),
+            ("embedding_length", n_embd as u32),
+            ("feed_forward_length", n_ff as u32),
             ("attention.head_count", 4),
             ("attention.head_count_kv", 4),
-            ("rope.dimension_count", N_EMBD as u32 / 4),
+            ("rope.dimension_count", n_embd as u32 / 4),
         ] {
             m.insert(format!("llama.{key}"), value);
         }
@@ -68,21 +73,21 @@ impl Tiny {
             let values: Vec<f32> = (0..n_in * n_out).map(|_| rng.random_range(-0.14..0.14)).collect();
             tiny.tensors.push(TinyTensor::f32(&name, &[n_in, n_out], &values));
         };
-        matrix("token_embd.weight".to_owned(), N_EMBD, n_vocab);
-        matrix("output.weight".to_owned(), N_EMBD, n_vocab);
+        matrix("token_embd.weight".to_owned(), n_embd, n_vocab);
+        matrix("output.weight".to_owned(), n_embd, n_vocab);
         for il in 0..N_LAYER {
             for name in ["attn_q", "attn_k", "attn_v", "attn_output"] {
-                matrix(format!("blk.{il}.{name}.weight"), N_EMBD, N_EMBD);
+                matrix(format!("blk.{il}.{name}.weight"), n_embd, n_embd);
             }
             for (name, n_in, n_out) in
-                [("ffn_gate", N_EMBD, N_FF), ("ffn_up", N_EMBD, N_FF), ("ffn_down", N_FF, N_EMBD)]
+                [("ffn_gate", n_embd, n_ff), ("ffn_up", n_embd, n_ff), ("ffn_down", n_ff, n_embd)]
             {
                 matrix(format!("blk.{il}.{name}.weight"), n_in, n_out);
             }
         }
         let norms = (0..N_LAYER).flat_map(|il| ["attn_norm", "ffn_norm"].map(|name| format!("blk.{il}.{name}.weight")));
         for name in norms.chain(["output_norm.weight".to_owned()]) {
-            tiny.tensors.push(TinyTensor::f32(&name, &[N_EMBD], &[1.0; N_EMBD]));
+            tiny.tensors.push(TinyTensor::f32(&name, &[n_embd], &vec![1.0; n_embd]));
         }
         tiny
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{anyhow, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use rayon::prelude::*;
 
 use super::engine::{find_model, open_model, session_params, warn_of_context};
@@ -197,13 +197,23 @@ impl Measurement {
             if interrupt::requested() {
                 return Err(Interrupted.into());
             }
-            let of_chunk = self.chunk(i, &mut out)?;
+            let of_chunk = self.chunk(i, &mut out).with_context(|| format!("chunk {i}"))?;
+            let place = of_chunk.iter().position(|place| !place.compared.surprise.is_finite());
+            if let Some(place) = place {
+                let place = self.chunks.scored().start + place + 1;
+                bail!("chunk {i}: the token after {place} has no probability: the logits are too far apart");
+            }
             of_chunk.iter().for_each(|place| surprises.add(place.compared.surprise));
             places.extend(of_chunk);
             bar.set_message(format!("PPL {:.4}", surprises.perplexity().value));
             bar.inc(1);
         }
         bar.finish_and_clear();
+        let mean = surprises.mean().value;
+        ensure!(
+            surprises.perplexity().value.is_finite(),
+            "the perplexity is endless: the tokens' mean surprise is {mean}"
+        );
         Ok(places)
     }
 
