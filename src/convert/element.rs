@@ -77,6 +77,71 @@ fn decode(raw: &[u8], from: Element, values: &mut [f32]) {
     }
 }
 
+/// Whether there is neither NaN nor infinity among elements. All bits of an exponent are set in both, and only there.
+pub(super) fn are_finite(raw: &[u8], element: Element) -> bool {
+    match element {
+        Element::F64 => raw.as_chunks().0.chunks(PIECE).all(|part| {
+            part.iter().fold(0, |m, &b| m.max(u64::from_le_bytes(b) & (u64::MAX >> 1))) < 0x7FF0_0000_0000_0000
+        }),
+        Element::F32 => are_finite_f32(raw),
+        Element::F16 => are_finite_16(raw, 0x7C00),
+        Element::Bf16 => are_finite_16(raw, 0x7F80),
+        Element::I8 => true,
+    }
+}
+
+fn are_finite_f32(raw: &[u8]) -> bool {
+    let largest = |part: &[[u8; 4]]| part.iter().fold(0, |m, &b| m.max(u32::from_le_bytes(b) & (u32::MAX >> 1)));
+    raw.as_chunks().0.chunks(PIECE).all(|part| largest(part) < 0x7F80_0000)
+}
+
+fn are_finite_16(raw: &[u8], exponent: u16) -> bool {
+    let largest = |part: &[[u8; 2]]| part.iter().fold(0, |m, &b| m.max(u16::from_le_bytes(b) & (u16::MAX >> 1)));
+    raw.as_chunks().0.chunks(PIECE).all(|part| largest(part) < exponent)
+}
+
+/// Whether all numbers that [`encode`] wrote are finite.
+pub(super) fn are_finite_encoded(bytes: &[u8], dtype: DType) -> bool {
+    match dtype {
+        DType::F32 => are_finite_f32(bytes),
+        DType::F16 => are_finite_16(bytes, 0x7C00),
+        DType::BF16 => are_finite_16(bytes, 0x7F80),
+        // The scale of each block; its integers are finite.
+        DType::Q8_0 => bytes.as_chunks::<34>().0.iter().all(|b| f16::from_le_bytes([b[0], b[1]]).is_finite()),
+        other => unreachable!("nothing is converted to {other}"),
+    }
+}
+
+/// One element as it is stored.
+pub(super) fn number(raw: &[u8], element: Element) -> f64 {
+    match element {
+        Element::F64 => raw.try_into().map_or(0.0, f64::from_le_bytes),
+        _ => {
+            let mut value = [0.0];
+            decode(raw, element, &mut value);
+            f64::from(value[0])
+        }
+    }
+}
+
+/// The largest number that a type of GGUF holds.
+pub(super) fn largest(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => f64::from(f32::MAX),
+        DType::F16 => f16::MAX.to_f64(),
+        DType::BF16 => bf16::MAX.to_f64(),
+        DType::Q8_0 => 127.0 * f16::MAX.to_f64(),
+        other => unreachable!("nothing is converted to {other}"),
+    }
+}
+
+/// Whether a type of GGUF holds a number, rounded.
+pub(super) fn holds(dtype: DType, number: f64) -> bool {
+    let mut bytes = Vec::new();
+    encode(&[number as f32; 32], dtype, &mut bytes);
+    number.is_finite() && are_finite_encoded(&bytes, dtype)
+}
+
 /// Appends numbers in a type of GGUF. For Q8_0 their number is a multiple of 32.
 pub(super) fn encode(values: &[f32], to: DType, out: &mut Vec<u8>) {
     let start = out.len();
@@ -141,6 +206,42 @@ mod tests {
         let halves = converted(&[1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 1e6], DType::F16);
         let halves: Vec<f16> = halves.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b)).collect();
         assert_eq!(halves, [f16::from_bits(0x3C00), f16::from_bits(0x3C02), f16::INFINITY]);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_found_wherever_it_is() {
+        for broken in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, 1, PIECE - 1, PIECE, 3 * PIECE - 1] {
+                let mut values = vec![-1.5f32; 3 * PIECE];
+                let raw = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
+                assert!(are_finite(&raw(&values), Element::F32));
+                values[at] = broken;
+                assert!(!are_finite(&raw(&values), Element::F32), "{broken} at {at}");
+                let halves: Vec<u8> = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
+                let brains: Vec<u8> = values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect();
+                let doubles: Vec<u8> = values.iter().flat_map(|&v| f64::from(v).to_le_bytes()).collect();
+                assert!(!are_finite(&halves, Element::F16) && !are_finite_encoded(&halves, DType::F16));
+                assert!(!are_finite(&brains, Element::Bf16) && !are_finite_encoded(&brains, DType::BF16));
+                assert!(!are_finite(&doubles, Element::F64));
+            }
+        }
+        for most in [f32::MAX, -f32::MAX, f32::MIN_POSITIVE, -0.0] {
+            assert!(are_finite(&most.to_le_bytes(), Element::F32), "{most}");
+        }
+    }
+
+    #[test]
+    fn types_hold_what_rounds_to_their_largest() {
+        for (dtype, most, more) in
+            [(DType::F16, 65519.0, 65520.0), (DType::Q8_0, 8_319_008.0, 8_400_000.0), (DType::F32, 3.4e38, 3.5e38)]
+        {
+            assert!(
+                holds(dtype, most) && holds(dtype, -most) && !holds(dtype, more) && !holds(dtype, -more),
+                "{dtype}"
+            );
+            assert!(!holds(dtype, f64::NAN));
+        }
+        assert!(holds(DType::BF16, 70000.0) && !holds(DType::BF16, f64::from(f32::MAX)));
     }
 
     #[test]

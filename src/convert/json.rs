@@ -1,29 +1,21 @@
 //! Owns the JSON files of a checkpoint and the typed access to them. Refuses values of other types than asked for,
 //! naming file, key, expected and found; `null` is as good as absent.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::Error;
+use super::read::{self, Kind};
 use crate::text;
 
-/// No text file of a checkpoint is larger; the largest tokenizer has some tens of megabytes.
-const MAX_TEXT_BYTES: u64 = 1 << 30;
-
 /// The text of a file; `None` where there is none.
-pub(super) fn read_text(path: &Path) -> Result<Option<String>, Error> {
-    match fs::metadata(path) {
-        Ok(facts) if facts.len() > MAX_TEXT_BYTES => {
-            return Err(Error::invalid(path, "size", format_args!("at most {MAX_TEXT_BYTES} bytes"), facts.len()));
-        }
-        Ok(_) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(path, "open", e)),
-    }
-    text::read(path, MAX_TEXT_BYTES).map(Some).map_err(|e| Error::io(path, "read", e))
+pub(super) fn read_text(path: &Path, kind: Kind) -> Result<Option<String>, Error> {
+    read::bytes_if_any(path, kind)?.map(|bytes| text_of(path, bytes)).transpose()
+}
+
+fn text_of(path: &Path, bytes: Vec<u8>) -> Result<String, Error> {
+    text::decode(bytes).map_err(|e| Error::invalid(path, "text", "valid UTF-8", e))
 }
 
 /// A JSON object of a file.
@@ -44,20 +36,28 @@ pub(super) struct Document {
 
 impl Document {
     /// Reads a file; `None` where there is none.
-    pub(super) fn read(path: PathBuf) -> Result<Option<Document>, Error> {
-        let Some(text) = read_text(&path)? else { return Ok(None) };
-        match serde_json::from_str(&text) {
-            Ok(Value::Object(map)) => Ok(Some(Document { path, map })),
-            Ok(other) => Err(Error::invalid(&path, "content", "a JSON object", kind(&other))),
-            Err(e) => Err(Error::invalid(&path, "content", "JSON", e)),
-        }
+    pub(super) fn read(path: PathBuf, kind: Kind) -> Result<Option<Document>, Error> {
+        let Some(bytes) = read::bytes_if_any(&path, kind)? else { return Ok(None) };
+        Document::parse(path, bytes, kind).map(Some)
     }
 
     /// Reads a file that must be there.
-    pub(super) fn need(path: PathBuf) -> Result<Document, Error> {
-        match Document::read(path.clone())? {
-            Some(document) => Ok(document),
-            None => Err(Error::io(&path, "open", io::Error::from(io::ErrorKind::NotFound))),
+    pub(super) fn need(path: PathBuf, kind: Kind) -> Result<Document, Error> {
+        let bytes = read::bytes(&path, kind)?;
+        Document::parse(path, bytes, kind)
+    }
+
+    fn parse(path: PathBuf, bytes: Vec<u8>, kind: Kind) -> Result<Document, Error> {
+        let text = text_of(&path, bytes)?;
+        let (most, found) = (kind.max_values(), most_values(&text));
+        if found > most {
+            return Err(Error::invalid(&path, "content", format_args!("at most {most} values"), found));
+        }
+        // Depth is bounded by the parser.
+        match serde_json::from_str(text.trim_start_matches(BYTE_ORDER_MARK)) {
+            Ok(Value::Object(map)) => Ok(Document { path, map }),
+            Ok(other) => Err(Error::invalid(&path, "content", "a JSON object", self::kind(&other))),
+            Err(e) => Err(Error::invalid(&path, "content", "JSON", e)),
         }
     }
 
@@ -66,10 +66,23 @@ impl Document {
     }
 }
 
+/// What some editors put before a text, and no JSON has.
+const BYTE_ORDER_MARK: char = '\u{FEFF}';
+
+/// No fewer values than a JSON text holds: each but the first comes after one of these.
+fn most_values(text: &str) -> usize {
+    1 + text.bytes().filter(|b| matches!(b, b',' | b':' | b'[')).count()
+}
+
 impl<'a> Object<'a> {
     /// The value of a key, whatever its type; `None` for `null`.
     pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
         self.map.get(key).filter(|v| !v.is_null())
+    }
+
+    /// Whether the key is there, `null` or not.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&'a String, &'a Value)> {
@@ -141,7 +154,7 @@ pub(super) fn shown(value: &Value) -> String {
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "true or false",

@@ -34,29 +34,52 @@ struct Rope<'a> {
     /// The object of `rope_scaling` or `rope_parameters`.
     settings: Option<Object<'a>>,
     original_context: usize,
+    n_context: usize,
 }
 
+/// What transformers takes where a configuration says nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Defaults {
+    n_context: usize,
+    /// `None` where there are as many as query heads.
+    n_head_kv: Option<usize>,
+    sliding_window: Option<usize>,
+}
+
+/// `LlamaForCausalLM`.
+pub(super) const LLAMA: Defaults = Defaults { n_context: 2048, n_head_kv: None, sliding_window: None };
+
+/// `MistralForCausalLM`: a Llama, but for a window that the first of them had.
+pub(super) const MISTRAL: Defaults = Defaults { n_context: 131_072, n_head_kv: Some(8), sliding_window: Some(4096) };
+
 impl<'a> Config<'a> {
-    pub(super) fn read(json: Object<'a>) -> Result<Config<'a>, Error> {
+    pub(super) fn read(json: Object<'a>, defaults: Defaults, notices: &mut Vec<String>) -> Result<Config<'a>, Error> {
         let n_head = json.need_count("num_attention_heads")?;
         let n_embd = json.need_count("hidden_size")?;
-        let n_context = json.count("max_position_embeddings")?.unwrap_or(2048);
+        let n_context = json.count("max_position_embeddings")?.unwrap_or(defaults.n_context);
+        let no_kv = || if json.has("num_key_value_heads") { n_head } else { defaults.n_head_kv.unwrap_or(n_head) };
         let config = Config {
             n_vocab: json.need_count("vocab_size")?,
             n_layer: json.need_count("num_hidden_layers")?,
             n_embd,
             n_ff: json.need_count("intermediate_size")?,
             n_head,
-            n_head_kv: json.count("num_key_value_heads")?.unwrap_or(n_head),
+            n_head_kv: json.count("num_key_value_heads")?.unwrap_or_else(no_kv),
             head_dim: json.count("head_dim")?.unwrap_or(n_embd / n_head),
             n_context,
-            rms_eps: json.f64("rms_norm_eps")?.unwrap_or(1e-6),
+            rms_eps: rms_eps(&json)?,
             tied: json.bool("tie_word_embeddings")?.unwrap_or(false),
             attention_bias: json.bool("attention_bias")?.unwrap_or(false),
             mlp_bias: json.bool("mlp_bias")?.unwrap_or(false),
-            rope: Rope::read(&json, n_context)?,
+            rope: Rope::read(&json, n_context, notices)?,
         };
         config.check(&json)?;
+        if let Some(window) = sliding_window(&json, defaults)?.filter(|&window| window < n_context) {
+            notices.push(format!(
+                "the sliding window of {window} tokens is left out, GGUF's `llama` has none: from that many tokens on, answers \
+                 differ from the original's"
+            ));
+        }
         Ok(config)
     }
 
@@ -89,7 +112,7 @@ impl<'a> Config<'a> {
         put("model.embed_tokens.weight".into(), Target::new("token_embd.weight", &[self.n_vocab, self.n_embd]));
         put("model.norm.weight".into(), Target::new("output_norm.weight", &[self.n_embd]));
         let head = [self.n_vocab, self.n_embd];
-        let head = if self.tied { Target::dropped(&head) } else { Target::new("output.weight", &head) };
+        let head = if self.tied { Target::dropped(&head) } else { Target::head(&head) };
         put("lm_head.weight".into(), head);
         for il in 0..self.n_layer {
             for (module, name) in [("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm")] {
@@ -151,6 +174,22 @@ impl<'a> Config<'a> {
     }
 }
 
+fn rms_eps(json: &Object) -> Result<f64, Error> {
+    match json.f64("rms_norm_eps")?.unwrap_or(1e-6) {
+        eps if eps >= 0.0 && (eps as f32).is_finite() => Ok(eps),
+        eps => Err(json.error("rms_norm_eps", "a number of at least 0", eps)),
+    }
+}
+
+/// How many tokens back attention reaches; `null` says that it reaches all.
+fn sliding_window(json: &Object, defaults: Defaults) -> Result<Option<usize>, Error> {
+    match defaults.sliding_window {
+        None => Ok(None),
+        Some(_) if json.has("sliding_window") => json.count("sliding_window"),
+        Some(window) => Ok(Some(window)),
+    }
+}
+
 /// A linear layer of a block: names, shape [out, in], whether it has a bias.
 struct Linear {
     module: &'static str,
@@ -166,7 +205,7 @@ pub(super) fn name_of(name: &str) -> Option<&str> {
 }
 
 impl<'a> Rope<'a> {
-    fn read(json: &Object<'a>, n_context: usize) -> Result<Rope<'a>, Error> {
+    fn read(json: &Object<'a>, n_context: usize, notices: &mut Vec<String>) -> Result<Rope<'a>, Error> {
         let settings = match json.object("rope_scaling")? {
             Some(settings) => Some(settings),
             None => json.object("rope_parameters")?,
@@ -177,37 +216,78 @@ impl<'a> Rope<'a> {
         let kind = text("rope_type")?.or(text("type")?).unwrap_or("default").to_owned();
         let original = settings.as_ref().map_or(Ok(None), |s| s.count("original_max_position_embeddings"))?;
         let original = json.count("original_max_position_embeddings")?.or(original);
-        if !matches!(kind.as_str(), "default" | "linear" | "yarn" | "llama3" | "dynamic") {
+        let Some(known) = keys_of(&kind) else {
             let expected = "`default`, `linear`, `yarn`, `llama3` or `dynamic`";
             return Err(json.error("rope_scaling.rope_type", expected, format_args!("`{kind}`")));
+        };
+        // Its logarithm divides.
+        if theta <= 0.0 || theta == 1.0 || !(theta as f32).is_finite() {
+            return Err(json.error("rope_theta", "a number above 0 that is not 1", theta));
         }
-        if theta <= 0.0 {
-            return Err(json.error("rope_theta", "a number above 0", theta));
+        if let Some(part) = inner("partial_rotary_factor")?.filter(|&part| part != 1.0) {
+            return Err(json.error("rope_parameters.partial_rotary_factor", "1", part));
         }
-        Ok(Rope { theta, kind, settings, original_context: original.unwrap_or(n_context) })
+        let rope = Rope { theta, kind, settings, original_context: original.unwrap_or(n_context), n_context };
+        rope.remark(known, notices);
+        Ok(rope)
+    }
+
+    /// Says what GGUF cannot.
+    fn remark(&self, known: &[&str], notices: &mut Vec<String>) {
+        if self.kind == "dynamic" {
+            notices.push(
+                "`dynamic` RoPE scaling is left out, GGUF has no key for it: beyond the original context answers differ".into(),
+            );
+        }
+        let Some(settings) = &self.settings else { return };
+        for (key, value) in settings.iter() {
+            // YaRN's bounds are rounded unless this is false, and ggml rounds them.
+            let is_default = value.is_null() || (key == "truncate" && value == true);
+            if !is_default && !known.contains(&key.as_str()) && !SHARED_KEYS.contains(&key.as_str()) {
+                notices.push(format!(
+                    "`{key}` of RoPE scaling `{}` ({}) is left out: GGUF has no key for it",
+                    self.kind,
+                    shown(value)
+                ));
+            }
+        }
     }
 
     fn number(&self, key: &str) -> Result<Option<f64>, Error> {
         self.settings.as_ref().map_or(Ok(None), |s| s.f64(key))
     }
 
+    /// A number above 0 that a kind of scaling needs.
+    fn factor(&self) -> Result<f64, Error> {
+        let Some(settings) = &self.settings else { return Ok(1.0) };
+        match settings.f64("factor")? {
+            Some(factor) if factor > 0.0 && (factor as f32).is_normal() => Ok(factor),
+            Some(other) => Err(settings.error("factor", "a number above 0", other)),
+            None if self.kind == "yarn" && settings.has("factor") => {
+                Ok(self.n_context as f64 / self.original_context as f64)
+            }
+            None => Err(settings.error("factor", "a number above 0", "no such key")),
+        }
+    }
+
     /// `dynamic` scaling changes nothing within the original context, and GGUF has no key for it.
     fn write(&self, meta: &mut Metadata) -> Result<(), Error> {
-        let Some(factor) = self.number("factor")?.filter(|_| matches!(self.kind.as_str(), "linear" | "yarn")) else {
+        if !matches!(self.kind.as_str(), "linear" | "yarn") {
             return Ok(());
-        };
+        }
+        let factor = self.factor()?;
         meta.insert("llama.rope.scaling.type", self.kind.as_str());
         meta.insert("llama.rope.scaling.factor", factor as f32);
         if self.kind != "yarn" {
             return Ok(());
         }
         meta.insert("llama.rope.scaling.original_context_length", self.original_context as u32);
-        let attention = self.number("attention_factor")?.or(self.number("attn_factor")?);
+        let extrapolation = self.number("extrapolation_factor")?;
         let settings = [
-            ("yarn_ext_factor", self.number("extrapolation_factor")?),
-            ("yarn_attn_factor", attention),
-            ("yarn_beta_fast", self.number("beta_fast")?),
-            ("yarn_beta_slow", self.number("beta_slow")?),
+            ("yarn_ext_factor", extrapolation),
+            ("attn_factor", self.attention_factor(factor, extrapolation.unwrap_or(1.0))?),
+            ("yarn_beta_fast", self.turns("beta_fast")?),
+            ("yarn_beta_slow", self.turns("beta_slow")?),
         ];
         for (key, value) in settings {
             if let Some(value) = value {
@@ -215,6 +295,38 @@ impl<'a> Rope<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What GGUF's attention factor must be, if it is not 1. transformers gives the factor itself; GGUF's is multiplied with
+    /// YaRN's own of `1 + 0.1 ln(factor)`, as ggml has it unless it does not extrapolate.
+    fn attention_factor(&self, factor: f64, extrapolation: f64) -> Result<Option<f64>, Error> {
+        let scale = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
+        let set = |value: Option<f64>| value.filter(|&x| x != 0.0);
+        let both = set(self.number("mscale")?).zip(set(self.number("mscale_all_dim")?));
+        let own = if extrapolation == 0.0 { 1.0 } else { 1.0 + 0.1 * factor.ln() };
+        let found = match (self.number("attention_factor")?, both, self.number("attn_factor")?) {
+            (Some(wanted), ..) => wanted / own,
+            (None, Some((mscale, all_dim)), _) => scale(mscale) / scale(all_dim) / own,
+            // YaRN's first code multiplies, as GGUF does.
+            (None, None, Some(times)) => times,
+            (None, None, None) => return Ok(None),
+        };
+        match &self.settings {
+            Some(settings) if found <= 0.0 || !(found as f32).is_normal() => {
+                Err(settings.error("attention_factor", "numbers that give a factor above 0", found))
+            }
+            _ => Ok((found as f32 != 1.0).then_some(found)),
+        }
+    }
+
+    /// How many turns bound the interpolation: transformers takes 0 for nothing.
+    fn turns(&self, key: &str) -> Result<Option<f64>, Error> {
+        match (self.number(key)?.filter(|&turns| turns != 0.0), &self.settings) {
+            (Some(turns), Some(settings)) if turns < 0.0 || !(turns as f32).is_normal() => {
+                Err(settings.error(key, "a number above 0", turns))
+            }
+            (turns, _) => Ok(turns),
+        }
     }
 
     /// What each frequency is divided by, for Llama 3.1's scaling: GGUF has no key for it, the file carries the factors.
@@ -246,6 +358,35 @@ impl<'a> Rope<'a> {
                 1.0 / ((1.0 - smooth) / factor as f32 + smooth)
             }
         };
-        Ok(Some((0..head_dim).step_by(2).map(divisor).collect()))
+        let divisors: Vec<f32> = (0..head_dim).step_by(2).map(divisor).collect();
+        match divisors.iter().find(|divisor| !divisor.is_normal()) {
+            None => Ok(Some(divisors)),
+            Some(divisor) => Err(settings.error("factor", "numbers that divide frequencies", divisor)),
+        }
     }
 }
+
+/// The settings that each kind of scaling has; `None` for kinds that are not known.
+fn keys_of(kind: &str) -> Option<&'static [&'static str]> {
+    Some(match kind {
+        "default" => &[],
+        "linear" | "dynamic" => &["factor"],
+        "llama3" => &["factor", "low_freq_factor", "high_freq_factor"],
+        "yarn" => &[
+            "factor",
+            "attention_factor",
+            "attn_factor",
+            "mscale",
+            "mscale_all_dim",
+            "extrapolation_factor",
+            "beta_fast",
+            "beta_slow",
+            "finetuned",
+        ],
+        _ => return None,
+    })
+}
+
+/// The settings that any kind may have.
+const SHARED_KEYS: [&str; 5] =
+    ["rope_type", "type", "rope_theta", "original_max_position_embeddings", "partial_rotary_factor"];

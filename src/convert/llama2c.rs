@@ -2,14 +2,13 @@
 //! `tokenizer.bin`. Refuses files of another length than their header says. Their queries and keys are in GGUF's order
 //! already.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::checkpoint::{Shard, Source, size};
 use super::element::Element;
 use super::target::{Data, Output, Rows, dtype_of, file_type};
-use super::{Error, Options, OutType, Plan, QUANTIZATION_VERSION, general, naming, parameters};
+use super::{Error, Options, OutType, Plan, QUANTIZATION_VERSION, general, naming, parameters, read};
 use crate::dtype::DType;
 use crate::gguf::Metadata;
 use crate::tokenizer::Tokenizer;
@@ -245,7 +244,7 @@ impl Layout<'_> {
     fn push(&mut self, name: String, shape: Vec<usize>, data: Data) {
         let name = format!("{name}.weight");
         let dtype = dtype_of(&name, &shape, self.dtype);
-        self.outputs.push(Output { name, shape, dtype, data });
+        self.outputs.push(Output { from: name.clone(), name, shape, dtype, data });
     }
 
     fn skip(&mut self, n: usize) -> Result<(), Error> {
@@ -276,7 +275,7 @@ const EOS: usize = 2;
 
 /// Reads `tokenizer.bin`: the length of the longest token, then score, length and text of each.
 fn write_vocabulary(path: &Path, n_vocab: usize, meta: &mut Metadata) -> Result<(), Error> {
-    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let bytes = read::bytes(path, read::Kind::Lists)?;
     let mut rest = bytes.as_slice();
     let mut take = |n: usize, what: &dyn std::fmt::Display| {
         let (head, tail) = rest

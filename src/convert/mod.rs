@@ -17,6 +17,7 @@ mod llama2c;
 mod naming;
 mod opt;
 mod pickle;
+mod read;
 mod safetensors;
 mod target;
 mod torch;
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::Tensors;
 use json::{Document, Object, shown};
+use read::Kind;
 use target::{Output, file_type, place};
 use vocab::Vocab;
 
@@ -72,14 +74,19 @@ impl Plan {
             return llama2c::plan(path, options);
         }
         let folder = path.canonicalize().map_err(|e| Error::io(path, "open", e))?;
-        let config = Document::need(folder.join("config.json"))?;
+        if !folder.is_dir() {
+            let found = folder.metadata().map_or("something else", |facts| read::words(&facts));
+            return Err(Error::invalid(path, "checkpoint", "a folder, or a file of llama2.c", found));
+        }
+        let config = Document::need(folder.join("config.json"), Kind::Settings)?;
         let config = config.root();
         check_unquantized(&config)?;
         match architecture(&config)? {
-            "LlamaForCausalLM" | "LLaMAForCausalLM" => plan_llama(&folder, config, options),
+            "LlamaForCausalLM" | "LLaMAForCausalLM" => plan_llama(&folder, config, llama::LLAMA, options),
+            "MistralForCausalLM" => plan_llama(&folder, config, llama::MISTRAL, options),
             "OPTForCausalLM" => plan_opt(&folder, config, options),
             other => {
-                let expected = "`LlamaForCausalLM` or `OPTForCausalLM`";
+                let expected = "`LlamaForCausalLM`, `MistralForCausalLM` or `OPTForCausalLM`";
                 Err(config.error("architectures", expected, format_args!("`{other}`")))
             }
         }
@@ -126,15 +133,16 @@ impl Plan {
     }
 }
 
-fn plan_llama(folder: &Path, json: Object, options: &Options) -> Result<Plan, Error> {
-    let config = llama::Config::read(json.clone())?;
+fn plan_llama(folder: &Path, json: Object, defaults: llama::Defaults, options: &Options) -> Result<Plan, Error> {
+    let mut notices = Vec::new();
+    let config = llama::Config::read(json.clone(), defaults, &mut notices)?;
     let tensors = checkpoint::open(folder)?;
     check_layers(&json, config.n_layer(), &tensors)?;
     let dtype = options.outtype.resolved(&tensors);
     let mut outputs = config.extra()?;
     outputs.extend(place(folder, &tensors, config.targets(), dtype, llama::name_of)?);
-    let (mut meta, mut notices) = (general("llama"), Vec::new());
-    card::write(folder, options.name.as_deref(), json.clone(), parameters(&outputs), &mut meta)?;
+    let mut meta = general("llama");
+    card::write(folder, options.name.as_deref(), json.clone(), parameters(&outputs), &mut meta, &mut notices)?;
     config.write(file_type(dtype), &mut meta)?;
     meta.insert("general.quantization_version", QUANTIZATION_VERSION);
     Vocab::open(folder, json, config.n_vocab, options.pre.as_deref(), &mut notices)?.llama(&mut meta)?;
@@ -148,7 +156,7 @@ fn plan_opt(folder: &Path, json: Object, options: &Options) -> Result<Plan, Erro
     let dtype = options.outtype.resolved(&tensors);
     let outputs = place(folder, &tensors, config.targets(), dtype, opt::name_of)?;
     let (mut meta, mut notices) = (general("opt"), Vec::new());
-    card::write(folder, options.name.as_deref(), json.clone(), parameters(&outputs), &mut meta)?;
+    card::write(folder, options.name.as_deref(), json.clone(), parameters(&outputs), &mut meta, &mut notices)?;
     config.write(file_type(dtype), &mut meta);
     meta.insert("general.quantization_version", QUANTIZATION_VERSION);
     Vocab::open(folder, json, config.n_vocab, options.pre.as_deref(), &mut notices)?.opt(&mut meta)?;
@@ -188,10 +196,13 @@ fn check_unquantized(config: &Object) -> Result<(), Error> {
     }
 }
 
+/// Tensors that the smallest layer has.
+const LAYER_TENSORS: usize = 6;
+
 /// Refuses a number of layers that would take more memory to list than the checkpoint has tensors.
 fn check_layers(config: &Object, n_layer: usize, tensors: &Tensors) -> Result<(), Error> {
-    if n_layer > tensors.len() {
-        let expected = format!("no more layers than the {} tensors of the checkpoint", tensors.len());
+    if n_layer > tensors.len() / LAYER_TENSORS {
+        let expected = format!("no more layers than the {} tensors of the checkpoint make", tensors.len());
         return Err(config.error("num_hidden_layers", expected, n_layer));
     }
     Ok(())

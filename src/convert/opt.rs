@@ -79,7 +79,7 @@ impl Config {
             put("decoder.project_out.weight", Target::new("token_embd_proj_out.weight", &[self.n_proj, self.n_embd]));
         }
         let head = [self.n_vocab, self.n_proj];
-        put("lm_head.weight", if self.tied { Target::dropped(&head) } else { Target::new("output.weight", &head) });
+        put("lm_head.weight", if self.tied { Target::dropped(&head) } else { Target::head(&head) });
         for il in 0..self.n_layer {
             self.norm(
                 &mut targets,

@@ -31,8 +31,15 @@ pub(super) struct Fault {
 
 /// The tensors of a state dict, by name and in its order.
 pub(super) fn state_dict(pickle: &[u8]) -> Result<Vec<(String, Tensor)>, Fault> {
-    let mut machine =
-        Machine { bytes: pickle, at: 0, nodes: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+    let mut machine = Machine {
+        bytes: pickle,
+        at: 0,
+        nodes: Vec::new(),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+        left: pickle.len() + SPARE,
+    };
     let result = machine.run()?;
     let Node::Dict(pairs) = &machine.nodes[result] else {
         return Err(fault("a dict of tensors", machine.describe(result)));
@@ -47,9 +54,11 @@ pub(super) fn state_dict(pickle: &[u8]) -> Result<Vec<(String, Tensor)>, Fault> 
     Ok(tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect())
 }
 
-/// A value by its place among all values of the machine: nothing owns another, so nothing is dropped recursively and
-/// a pickle cannot blow up by repeating itself.
+/// A value by its place among all values of the machine: nothing owns another, so nothing is dropped recursively.
 type Ref = usize;
+
+/// Values and references that even the shortest pickle may make.
+const SPARE: usize = 1024;
 
 #[derive(Debug)]
 enum Node {
@@ -64,6 +73,18 @@ enum Node {
     Global(Global),
     Storage { key: String, element: Option<Element>, len: usize },
     Tensor(Box<Tensor>),
+}
+
+impl Node {
+    /// How much it holds, in references.
+    fn references(&self) -> usize {
+        match self {
+            Node::Tuple(items) | Node::List(items) => items.len(),
+            Node::Dict(pairs) => 2 * pairs.len(),
+            Node::Tensor(tensor) => 2 * tensor.shape.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// The names that a pickle may mention.
@@ -83,6 +104,9 @@ struct Machine<'a> {
     stack: Vec<Ref>,
     marks: Vec<usize>,
     memo: HashMap<u32, Ref>,
+    /// Values and references that it may still make. A state dict makes fewer than it has bytes; a pickle that copies a list
+    /// over and over makes as many as the square of that.
+    left: usize,
 }
 
 impl Machine<'_> {
@@ -108,10 +132,7 @@ impl Machine<'_> {
             b'X' | 0x8c | 0x8d | b'U' | b'T' => self.string(op),
             b')' => self.push(Node::Tuple(Vec::new())), // EMPTY_TUPLE
             0x85..=0x87 => self.tuple_of(usize::from(op - 0x84)), // TUPLE1, TUPLE2, TUPLE3
-            b'(' => {
-                self.marks.push(self.stack.len());
-                Ok(())
-            } // MARK
+            b'(' => self.mark(),                        // MARK
             b't' => self.pop_to_mark().and_then(|items| self.push(Node::Tuple(items))), // TUPLE
             b']' => self.push(Node::List(Vec::new())),  // EMPTY_LIST
             b'l' => self.pop_to_mark().and_then(|items| self.push(Node::List(items))), // LIST
@@ -136,6 +157,12 @@ impl Machine<'_> {
                 format!("instruction {op:#04x} at byte {}", self.at - 1),
             )),
         }
+    }
+
+    fn mark(&mut self) -> Result<(), Fault> {
+        self.charge(1)?;
+        self.marks.push(self.stack.len());
+        Ok(())
     }
 
     fn integer(&mut self, op: u8) -> Result<(), Fault> {
@@ -179,6 +206,7 @@ impl Machine<'_> {
     }
 
     fn append(&mut self, items: Vec<Ref>) -> Result<(), Fault> {
+        self.charge(items.len())?;
         let list = self.top()?;
         match &mut self.nodes[list] {
             Node::List(all) => all.extend(items),
@@ -188,6 +216,7 @@ impl Machine<'_> {
     }
 
     fn set_items(&mut self, items: &[Ref]) -> Result<(), Fault> {
+        self.charge(items.len())?;
         let dict = self.top()?;
         let (pairs, rest) = items.as_chunks();
         match &mut self.nodes[dict] {
@@ -205,6 +234,7 @@ impl Machine<'_> {
             _ => self.memo.len() as u32,                        // MEMOIZE
         };
         let top = self.top()?;
+        self.charge(1)?;
         self.memo.insert(key, top);
         Ok(())
     }
@@ -216,7 +246,9 @@ impl Machine<'_> {
         };
         let value =
             self.memo.get(&key).ok_or_else(|| fault("a value that was kept before", format!("the number {key}")))?;
-        self.stack.push(*value);
+        let value = *value;
+        self.charge(1)?;
+        self.stack.push(value);
         Ok(())
     }
 
@@ -262,7 +294,10 @@ impl Machine<'_> {
         };
         let made = match (&self.nodes[pair[0]], arguments.as_slice()) {
             (Node::Global(Global::OrderedDict), []) => Node::Dict(Vec::new()),
-            (Node::Global(Global::OrderedDict), &[list]) => Node::Dict(self.pairs_of(list)?),
+            (Node::Global(Global::OrderedDict), &[list]) => {
+                let pairs = self.pairs_of(list)?;
+                Node::Dict(pairs)
+            }
             (Node::Global(Global::RebuildTensor), &[storage, offset, shape, stride, ..]) => {
                 Node::Tensor(Box::new(self.rebuild(storage, offset, shape, stride)?))
             }
@@ -278,6 +313,9 @@ impl Machine<'_> {
     fn pairs_of(&self, list: Ref) -> Result<Vec<(Ref, Ref)>, Fault> {
         let wrong = || fault("a list of pairs", self.describe(list));
         let Node::List(items) = &self.nodes[list] else { return Err(wrong()) };
+        if items.len() > self.left {
+            return Err(fault("no more values than a state dict has", "more: it repeats itself"));
+        }
         let pair = |&item: &Ref| match &self.nodes[item] {
             Node::Tuple(pair) | Node::List(pair) if pair.len() == 2 => Ok((pair[0], pair[1])),
             _ => Err(wrong()),
@@ -322,8 +360,18 @@ impl Machine<'_> {
     }
 
     fn push(&mut self, node: Node) -> Result<(), Fault> {
+        self.charge(1 + node.references())?;
         self.stack.push(self.nodes.len());
         self.nodes.push(node);
+        Ok(())
+    }
+
+    /// Refuses to make more than a state dict of as many bytes would.
+    fn charge(&mut self, n: usize) -> Result<(), Fault> {
+        self.left = self.left.checked_sub(n).ok_or_else(|| {
+            let expected = format!("no more values than the {} bytes of a state dict describe", self.bytes.len());
+            fault(expected, "more: it repeats itself")
+        })?;
         Ok(())
     }
 
@@ -470,6 +518,20 @@ mod tests {
         assert_eq!(found(b"K\x01."), "1");
         assert_eq!(found(b"\x86."), "fewer");
         assert_eq!(found(b"(0."), "none", "a mark is no value");
+    }
+
+    #[test]
+    fn copies_of_a_list_are_counted() {
+        // `OrderedDict(list)` for a list of 2000 pairs, two thousand times: every call would copy the list.
+        let pairs = b"K\x01K\x02\x86".repeat(2000);
+        let list = [b"](".to_vec(), pairs, b"eq\x00".to_vec()].concat();
+        let call = [global("collections", "OrderedDict"), b"q\x01".to_vec()].concat();
+        let calls = b"h\x01h\x00\x85R".repeat(2000);
+        assert_eq!(found(&[list, call, calls, b".".to_vec()].concat()), "more: it repeats itself");
+        // Each of a thousand values is put on the stack again, and all of them into one tuple, by each byte.
+        assert_eq!(found(&[b"N".repeat(10), b"(".to_vec(), b"h\x00".repeat(9)].concat()), "the number 0");
+        let marks = [b"Nq\x00".to_vec(), b"(h\x00h\x00h\x00t".repeat(1000), b".".to_vec()].concat();
+        assert_eq!(found(&marks), "a tuple");
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub(super) enum Rows {
 /// What a missing tensor is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Missing {
-    Error,
+    /// An error, with a hint where there is one.
+    Error(&'static str),
     Fine,
     /// It is written all the same, of one number.
     Filled(f32),
@@ -48,7 +49,7 @@ enum Missing {
 impl Target {
     /// A tensor that must be there.
     pub(super) fn new(to: impl Into<String>, shape: &[usize]) -> Target {
-        Target { to: Some(to.into()), shape: shape.to_vec(), rows: Rows::All, missing: Missing::Error }
+        Target { to: Some(to.into()), shape: shape.to_vec(), rows: Rows::All, missing: Missing::Error("") }
     }
 
     /// A tensor that may be there and is not needed.
@@ -59,6 +60,12 @@ impl Target {
     /// A tensor that no checkpoint has and a GGUF file does.
     pub(super) fn filled(to: impl Into<String>, shape: &[usize], value: f32) -> Target {
         Target { missing: Missing::Filled(value), ..Target::new(to, shape) }
+    }
+
+    /// The head, which a checkpoint lacks where the embedding stands for it and its configuration does not say so.
+    pub(super) fn head(shape: &[usize]) -> Target {
+        const HINT: &str = "if this model's head is its embedding, `config.json` lost that: put `\"tie_word_embeddings\": true` into it";
+        Target { missing: Missing::Error(HINT), ..Target::new("output.weight", shape) }
     }
 
     pub(super) fn rows(self, rows: Rows) -> Target {
@@ -73,6 +80,8 @@ pub(super) type Targets = IndexMap<String, Target>;
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) name: String,
+    /// The name in the checkpoint.
+    pub(super) from: String,
     /// The last dimension innermost.
     pub(super) shape: Vec<usize>,
     pub(super) dtype: DType,
@@ -96,7 +105,8 @@ pub(super) enum Data {
 
 impl Output {
     pub(super) fn made(name: impl Into<String>, values: Vec<f32>) -> Output {
-        Output { name: name.into(), shape: vec![values.len()], dtype: DType::F32, data: Data::Made(values) }
+        let name = name.into();
+        Output { from: name.clone(), name, shape: vec![values.len()], dtype: DType::F32, data: Data::Made(values) }
     }
 
     pub(super) fn elements(&self) -> u64 {
@@ -184,18 +194,14 @@ pub(super) fn place<'n>(
                 format_args!("{:?}", source.shape),
             ));
         }
-        outputs.extend(output(source, target, wanted));
+        outputs.extend(output(name, source, target, wanted));
     }
     for (name, target) in targets {
         match target.missing {
             Missing::Fine => {}
-            Missing::Error => {
-                return Err(Error::invalid(
-                    folder,
-                    "tensors",
-                    format_args!("`{name}` {:?}", target.shape),
-                    "no such tensor",
-                ));
+            Missing::Error(hint) => {
+                let expected = format_args!("`{name}` {:?}", target.shape);
+                return Err(Error::invalid(folder, "tensors", expected, "no such tensor").with_hint(hint));
             }
             Missing::Filled(value) => {
                 let to = target.to.unwrap_or(name);
@@ -206,7 +212,7 @@ pub(super) fn place<'n>(
     Ok(outputs)
 }
 
-fn output(source: &Source, target: Target, wanted: DType) -> Option<Output> {
+fn output(from: &str, source: &Source, target: Target, wanted: DType) -> Option<Output> {
     let name = target.to?;
     let source = match target.rows {
         Rows::Skip(n) => source.clone().without_rows(n),
@@ -214,5 +220,5 @@ fn output(source: &Source, target: Target, wanted: DType) -> Option<Output> {
     };
     let shape = source.shape.clone();
     let dtype = dtype_of(&name, &shape, wanted);
-    Some(Output { name, shape, dtype, data: Data::Stored { source, rows: target.rows } })
+    Some(Output { name, from: from.to_owned(), shape, dtype, data: Data::Stored { source, rows: target.rows } })
 }

@@ -10,11 +10,14 @@ use zip::read::ZipFile;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::Error;
-use super::checkpoint::{Shard, Source, size};
+use super::checkpoint::{MAX_TENSORS, Shard, Source, size};
 use super::pickle::{self, Fault, Tensor};
 
 /// The description of a thousand tensors takes a fifth of a megabyte.
-const MAX_PICKLE_BYTES: u64 = 8 << 20;
+const MAX_PICKLE_BYTES: u64 = 4 << 20;
+
+/// A member for each tensor, and a few besides.
+const MAX_MEMBERS: usize = MAX_TENSORS + 64;
 
 /// The tensors of a file, in its order.
 pub(super) fn open(shard: Arc<Shard>) -> Result<Vec<(String, Source)>, Error> {
@@ -24,6 +27,9 @@ pub(super) fn open(shard: Arc<Shard>) -> Result<Vec<(String, Source)>, Error> {
         let error = Error::invalid(&path, "content", "a zip archive, as `torch.save` writes since PyTorch 1.6", e);
         error.with_hint("save it again with a newer PyTorch, best as safetensors")
     })?;
+    if archive.len() > MAX_MEMBERS {
+        return Err(Error::invalid(&path, "archive", format_args!("at most {MAX_MEMBERS} members"), archive.len()));
+    }
     let prefix = prefix(&path, &archive)?;
     check_byte_order(&path, &mut archive, &prefix)?;
     let description = read_member(&path, &mut archive, &format!("{prefix}data.pkl"), MAX_PICKLE_BYTES)?;

@@ -9,8 +9,9 @@ use std::thread;
 
 use super::Error;
 use super::checkpoint::Source;
-use super::element::{convert, encode};
+use super::element::{are_finite, are_finite_encoded, convert, encode, holds, largest, number};
 use super::target::{Data, Output, Rows};
+use crate::dtype::DType;
 use crate::gguf::{self, Writer};
 
 /// Bytes of a checkpoint that are read at a time, in whole rows.
@@ -118,33 +119,102 @@ fn rows_of(source: &Source, rows: Rows) -> (usize, usize) {
 
 /// Some rows in the output's type. Both buffers are used again and again: fresh memory costs more than the work does.
 fn piece(output: &Output, range: &Range<usize>, raw: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Error> {
-    match &output.data {
-        Data::Stored { source, rows: Rows::Interleaved { head_dim } } => {
-            let (_, row) = rows_of(source, Rows::Interleaved { head_dim: *head_dim });
-            let row_bytes = row * source.element.bytes();
-            read_rows(source, row_bytes, range, out)?;
-            interleave(out, row_bytes, *head_dim, raw);
-            out.clear();
-            convert(raw, source.element, output.dtype, out);
-        }
-        Data::Stored { source, .. } if source.element.same() == Some(output.dtype) => {
-            read_rows(source, source.row() * source.element.bytes(), range, out)?;
-        }
-        Data::Stored { source, .. } => {
-            read_rows(source, source.row() * source.element.bytes(), range, raw)?;
-            out.clear();
-            convert(raw, source.element, output.dtype, out);
-        }
+    let (source, rows) = match &output.data {
+        Data::Stored { source, rows } => (source, *rows),
         Data::Grouped { values, scales } => {
+            let numbers = ungrouped(values, scales, range)?;
             out.clear();
-            encode(&ungrouped(values, scales, range)?, output.dtype, out);
+            encode(&numbers, output.dtype, out);
+            return check_made(output, values, range.start * values.row(), &numbers, out);
         }
         Data::Made(values) => {
             out.clear();
             encode(&values[range.clone()], output.dtype, out);
+            return Ok(());
         }
+    };
+    let (_, row) = rows_of(source, rows);
+    let row_bytes = row * source.element.bytes();
+    // What is stored in the wanted type needs no second buffer.
+    let is_copy = source.element.same() == Some(output.dtype) && !matches!(rows, Rows::Interleaved { .. });
+    if is_copy {
+        read_rows(source, row_bytes, range, out)?;
+        return check_stored(output, range, out);
     }
-    Ok(())
+    read_rows(source, row_bytes, range, raw)?;
+    check_stored(output, range, raw)?;
+    if let Rows::Interleaved { head_dim } = rows {
+        interleave(raw, row_bytes, head_dim, out);
+        std::mem::swap(raw, out);
+    }
+    out.clear();
+    convert(raw, source.element, output.dtype, out);
+    match are_finite_encoded(out, output.dtype) {
+        true => Ok(()),
+        false => Err(overflow(output, source, row, range)?),
+    }
+}
+
+/// Refuses NaN and infinity among elements as they are stored: rounding to integers, as Q8_0 does, would hide them.
+fn check_stored(output: &Output, range: &Range<usize>, raw: &[u8]) -> Result<(), Error> {
+    let Data::Stored { source, rows } = &output.data else { return Ok(()) };
+    if are_finite(raw, source.element) {
+        return Ok(());
+    }
+    let (_, row) = rows_of(source, *rows);
+    Err(refusal(output, source, row, range, raw))
+}
+
+/// Why numbers became infinite on the way; they are read once more, for their order may have changed.
+fn overflow(output: &Output, source: &Source, row: usize, range: &Range<usize>) -> Result<Error, Error> {
+    let mut raw = Vec::new();
+    read_rows(source, row * source.element.bytes(), range, &mut raw)?;
+    Ok(refusal(output, source, row, range, &raw))
+}
+
+/// The error for the first number that the output cannot hold.
+fn refusal(output: &Output, source: &Source, row: usize, range: &Range<usize>, raw: &[u8]) -> Error {
+    let mut numbers = raw.chunks_exact(source.element.bytes()).map(|raw| number(raw, source.element)).enumerate();
+    let found = numbers.find(|&(_, number)| !holds(output.dtype, number));
+    let (i, number) = found.unwrap_or((0, f64::NAN));
+    refused(output, source, range.start * row + i, number)
+}
+
+/// The same for numbers that were made of two parts.
+fn check_made(output: &Output, source: &Source, start: usize, numbers: &[f32], out: &[u8]) -> Result<(), Error> {
+    if numbers.iter().all(|number| number.is_finite()) && are_finite_encoded(out, output.dtype) {
+        return Ok(());
+    }
+    let found = numbers.iter().position(|&number| !holds(output.dtype, f64::from(number))).unwrap_or(0);
+    Err(refused(output, source, start + found, f64::from(numbers[found])))
+}
+
+/// Says the tensor, the place as NumPy would index it, and the number.
+fn refused(output: &Output, source: &Source, i: usize, number: f64) -> Error {
+    let skipped = if let Data::Stored { rows: Rows::Skip(n), .. } = output.data { n } else { 0 };
+    let place = match source.shape.len() {
+        0 | 1 => format!("[{i}]"),
+        _ => format!("[{}, {}]", i / source.row() + skipped, i % source.row()),
+    };
+    let field = format_args!("tensor `{}`", output.from);
+    let path = source.shard.path();
+    if !number.is_finite() {
+        let found = if number.is_nan() { "NaN" } else { ["-infinity", "infinity"][usize::from(number > 0.0)] };
+        return Error::invalid(path, field, "finite numbers", format_args!("{found} at {place}"));
+    }
+    let (dtype, number) = (output.dtype, shown(number));
+    let expected = format_args!("numbers up to {}, the largest of {dtype}", shown(largest(dtype)));
+    let error = Error::invalid(path, field, expected, format_args!("{number} at {place}"));
+    match dtype {
+        DType::F32 => error,
+        DType::BF16 => error.with_hint("f32 may hold it: --outtype f32"),
+        _ => error.with_hint("bf16 and f32 hold larger numbers: --outtype bf16"),
+    }
+}
+
+/// Large numbers with an exponent.
+fn shown(number: f64) -> String {
+    if number.abs() < 1e9 { number.to_string() } else { format!("{number:e}") }
 }
 
 fn read_rows(source: &Source, row_bytes: usize, range: &Range<usize>, raw: &mut Vec<u8>) -> Result<(), Error> {

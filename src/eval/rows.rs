@@ -16,7 +16,11 @@ pub(super) fn read(path: &Path) -> Result<Vec<(String, Value)>, Error> {
         "jsonl" | "json" => json(path),
         "csv" => separated(path, b','),
         "tsv" => separated(path, b'\t'),
-        "parquet" => columns(path).map_err(|e| wrong(e.to_string())),
+        "parquet" => {
+            // Opened here: the library would call the system's own error an external one.
+            let file = text::open(path).map_err(|e| wrong(format!("cannot read it: {e}")))?;
+            columns(path, file).map_err(|e| wrong(e.to_string()))
+        }
         _ => Err(wrong("expected a file that ends in .jsonl, .json, .csv, .tsv or .parquet".to_owned())),
     }
 }
@@ -58,8 +62,8 @@ fn separated(path: &Path, delimiter: u8) -> Result<Vec<(String, Value)>, Error> 
     reader.records().map(row).collect()
 }
 
-fn columns(path: &Path) -> parquet::errors::Result<Vec<(String, Value)>> {
-    let reader = SerializedFileReader::new(text::open(path)?)?;
+fn columns(path: &Path, file: std::fs::File) -> parquet::errors::Result<Vec<(String, Value)>> {
+    let reader = SerializedFileReader::new(file)?;
     let rows = reader.get_row_iter(None)?.enumerate();
     rows.map(|(i, row)| Ok((format!("{}: row {}", path.display(), i + 1), row?.to_json_value()))).collect()
 }
@@ -92,6 +96,10 @@ mod tests {
         assert!(values("x.jsonl", "{}\n{").unwrap_err().contains("x.jsonl:2: "));
         assert!(values("x.csv", "a,b\n1\n").unwrap_err().contains("x.csv: "));
         assert!(values("x.parquet", "PAR1").unwrap_err().contains("x.parquet: "));
+        for name in ["x.parquet", "x.csv", "x.jsonl"] {
+            let error = read(Path::new("/nowhere").join(name).as_path()).unwrap_err().to_string();
+            assert!(error.contains("No such file") && !error.contains("xternal"), "{error}");
+        }
         assert!(
             values("x.txt", "")
                 .unwrap_err()

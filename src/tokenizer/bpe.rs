@@ -1,6 +1,7 @@
 //! Owns byte-level byte-pair encoding: pieces of text to symbols by the ranks of the merge list. A symbol is a token, or a text
 //! that merges name and the vocabulary lacks: it may become a token by further merges, and is spelled out where it stays.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -29,6 +30,8 @@ pub(super) struct Bpe {
     unknown: Option<TokenId>,
     whole_words: bool,
     nfc: bool,
+    /// Whether text starts with a space it does not have.
+    space_prefix: bool,
 }
 
 impl Bpe {
@@ -50,15 +53,25 @@ impl Bpe {
             unknown,
             whole_words: pre.whole_words,
             nfc: pre.nfc,
+            space_prefix: meta.str(keys::PREFIX_SCHEME)? == Some("always"),
         })
     }
 
-    pub(super) fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<TokenId>) {
+    /// A text in the form in which it is split.
+    pub(super) fn normal<'t>(&self, text: &'t str) -> Cow<'t, str> {
         if self.nfc && is_nfc_quick(text.chars()) != IsNormalized::Yes {
-            self.encode_normal(vocab, &text.nfc().collect::<String>(), out);
+            Cow::Owned(text.nfc().collect())
         } else {
-            self.encode_normal(vocab, text, out);
+            Cow::Borrowed(text)
         }
+    }
+
+    /// Appends the ids of a text in its normal form.
+    pub(super) fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<TokenId>) {
+        if self.space_prefix && !text.starts_with(' ') {
+            return self.encode_normal(vocab, &format!(" {text}"), out);
+        }
+        self.encode_normal(vocab, text, out);
     }
 
     fn encode_normal(&self, vocab: &Vocab, text: &str, out: &mut Vec<TokenId>) {

@@ -15,7 +15,7 @@ pub use chat::{ChatTemplate, Message};
 pub use stream::TextStream;
 
 use crate::gguf::{self, Metadata};
-use special::{Defaults, Matcher, Part, Roles};
+use special::{Defaults, Matcher, Part, Roles, Surroundings};
 use vocab::{Kind, Strings, Vocab};
 
 /// The number of a token.
@@ -48,8 +48,8 @@ pub struct Tokenizer {
     roles: Roles,
     algorithm: Algorithm,
     /// What stands for a token in any text, and what does in text that is parsed.
-    plain: Matcher,
-    parsed: Matcher,
+    plain: Stages,
+    parsed: Stages,
     add_bos: bool,
     add_eos: bool,
     notice: Option<String>,
@@ -70,17 +70,31 @@ impl Tokenizer {
 
     /// The ids of a text, without BOS or EOS.
     pub fn encode(&self, text: &str, special: Special) -> Vec<TokenId> {
-        let matcher = match special {
+        let stages = match special {
             Special::Parse => &self.parsed,
             Special::Plain => &self.plain,
         };
         let mut ids = Vec::with_capacity(text.len() / 3);
-        matcher.split(text, &mut |part| match (part, &self.algorithm) {
-            (Part::Token(id), _) => ids.push(id),
-            (Part::Text(text), Algorithm::Bpe(bpe)) => bpe.encode(&self.vocab, text, &mut ids),
-            (Part::Text(text), Algorithm::Spm(spm)) => spm.encode(&self.vocab, text, &mut ids),
+        let mut at_start = true;
+        stages.raw.split(text, &mut |part| {
+            match part {
+                Part::Token(id) => ids.push(id),
+                Part::Text(text) => self.encode_part(text, &stages.normal, at_start, &mut ids),
+            }
+            at_start = false;
         });
         ids
+    }
+
+    /// The ids of what is between special tokens.
+    fn encode_part(&self, text: &str, tokens: &Matcher, at_start: bool, ids: &mut Vec<TokenId>) {
+        match &self.algorithm {
+            Algorithm::Bpe(bpe) => tokens.split(&bpe.normal(text), &mut |part| match part {
+                Part::Token(id) => ids.push(id),
+                Part::Text(text) => bpe.encode(&self.vocab, text, ids),
+            }),
+            Algorithm::Spm(spm) => spm.encode(&self.vocab, text, tokens, at_start, ids),
+        }
     }
 
     /// The ids of a text with BOS and EOS where the file asks for them; one that the text has already is not
@@ -131,7 +145,10 @@ impl Tokenizer {
 
     /// A stream for text that goes on after these ids.
     pub fn stream_after(&self, ids: &[TokenId]) -> TextStream<'_> {
-        let starts = ids.last().is_none_or(|&id| self.is_control(id));
+        let starts = match &self.algorithm {
+            Algorithm::Spm(spm) if spm.prefix == spm::Prefix::First => ids.iter().all(|&id| self.is_control(id)),
+            _ => ids.last().is_none_or(|&id| self.is_control(id)),
+        };
         TextStream::new(self, starts && self.has_space_prefix())
     }
 
@@ -206,20 +223,12 @@ impl Tokenizer {
         algorithm: Algorithm,
         token_bytes: fn(&str, Kind) -> Vec<u8>,
     ) -> Result<Tokenizer, Error> {
-        let texts = |kinds: &[Kind]| -> Vec<(TokenId, &str)> {
-            let ids = 0..vocab.len() as TokenId;
-            ids.filter(|&id| kinds.contains(&vocab.kind(id))).map(|id| (id, vocab.text(id))).collect()
-        };
-        // SentencePiece finds its user-defined tokens itself, in escaped text.
-        let (plain, parsed): (&[Kind], &[Kind]) = match algorithm {
-            Algorithm::Bpe(_) => (&[Kind::UserDefined], &[Kind::UserDefined, Kind::Control, Kind::Unknown]),
-            Algorithm::Spm(_) => (&[], &[Kind::Control, Kind::Unknown]),
-        };
+        let around = Surroundings::from_gguf(meta)?;
         let ids = 0..vocab.len() as TokenId;
         Ok(Tokenizer {
             bytes: Strings::new(ids.map(|id| token_bytes(vocab.text(id), vocab.kind(id)))),
-            plain: Matcher::new(meta, texts(plain))?,
-            parsed: Matcher::new(meta, texts(parsed))?,
+            plain: Stages::new(meta, &vocab, &algorithm, &around, &[Kind::UserDefined])?,
+            parsed: Stages::new(meta, &vocab, &algorithm, &around, &[Kind::UserDefined, Kind::Control, Kind::Unknown])?,
             add_bos: false,
             add_eos: meta.bool(keys::ADD_EOS)?.unwrap_or(false),
             notice: None,
@@ -230,7 +239,42 @@ impl Tokenizer {
     }
 
     fn has_space_prefix(&self) -> bool {
-        matches!(&self.algorithm, Algorithm::Spm(spm) if spm.space_prefix)
+        matches!(&self.algorithm, Algorithm::Spm(spm) if spm.prefix != spm::Prefix::Never)
+    }
+}
+
+/// Tokens that stand for themselves: those that are looked for in the text as it is, and then, between them, those that are
+/// looked for in its normal form.
+struct Stages {
+    raw: Matcher,
+    normal: Matcher,
+}
+
+impl Stages {
+    fn new(
+        meta: &Metadata,
+        vocab: &Vocab,
+        algorithm: &Algorithm,
+        around: &Surroundings,
+        kinds: &[Kind],
+    ) -> Result<Stages, Error> {
+        let split_user_defined = meta.bool(keys::SPLIT_USER_DEFINED)?.unwrap_or(false);
+        let (mut raw, mut normal) = (Vec::new(), Vec::new());
+        for id in (0..vocab.len() as TokenId).filter(|&id| kinds.contains(&vocab.kind(id))) {
+            let (text, around) = (vocab.text(id), around.of(id));
+            match algorithm {
+                Algorithm::Bpe(bpe) if around.normalized => normal.push((id, around, bpe.normal(text))),
+                // SentencePiece finds its user-defined tokens itself, in normal text.
+                Algorithm::Spm(spm)
+                    if around.normalized || (vocab.kind(id) == Kind::UserDefined && !split_user_defined) =>
+                {
+                    normal.push((id, around, spm.normal_text(text, around.normalized).into()));
+                }
+                _ => raw.push((id, around, text)),
+            }
+        }
+        let normal = normal.iter().map(|(id, around, text)| (*id, *around, text.as_bytes())).collect();
+        Ok(Stages { raw: Matcher::new(meta, raw)?, normal: Matcher::new(meta, normal)? })
     }
 }
 
@@ -259,6 +303,15 @@ mod keys {
     pub(super) const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
     pub(super) const SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
     pub(super) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+    // This program's own, for what GGUF has no keys for: `convert` writes them, other programs pass over them.
+    pub(super) const PREFIX_SCHEME: &str = "curtail.tokenizer.prefix_scheme";
+    pub(super) const MARKS_FIRST: &str = "curtail.tokenizer.marks_first";
+    pub(super) const SPLIT_WORDS: &str = "curtail.tokenizer.split_words";
+    pub(super) const SPLIT_USER_DEFINED: &str = "curtail.tokenizer.split_user_defined";
+    pub(super) const LSTRIP: &str = "curtail.tokenizer.lstrip";
+    pub(super) const RSTRIP: &str = "curtail.tokenizer.rstrip";
+    pub(super) const SINGLE_WORD: &str = "curtail.tokenizer.single_word";
+    pub(super) const NORMALIZED: &str = "curtail.tokenizer.normalized";
 }
 
 impl Error {

@@ -1,11 +1,15 @@
 //! Owns the tokens with a meaning of their own: which there are, where they stand in a text, and which of them end
 //! a generation. Leaves out ids outside the vocabulary.
 
+use std::sync::LazyLock;
+
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use hashbrown::HashMap;
+use regex::Regex;
 
 use super::vocab::{Kind, Named, Vocab};
 use super::{Error, TokenId, keys};
-use crate::gguf::Metadata;
+use crate::gguf::{Array, Metadata, Value};
 
 /// The ids that the file gives a role.
 pub(super) struct Roles {
@@ -64,39 +68,97 @@ pub(super) enum Part<'t> {
     Token(TokenId),
 }
 
+/// What a text may have around a token for it to be found there, and whether white space goes with it: Hugging Face's
+/// `AddedToken`. GGUF has no keys for these; `convert` writes keys of this program's own, which others pass over.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Around {
+    /// White space before it belongs to it.
+    lstrip: bool,
+    /// White space behind it belongs to it.
+    rstrip: bool,
+    /// It is none beside letters and digits.
+    single_word: bool,
+    /// It is looked for after the text is brought to its normal form.
+    pub(super) normalized: bool,
+}
+
+/// What the file says of the surroundings of its tokens.
+#[derive(Default)]
+pub(super) struct Surroundings(HashMap<TokenId, Around>);
+
+impl Surroundings {
+    pub(super) fn from_gguf(meta: &Metadata) -> Result<Surroundings, Error> {
+        let mut all = Surroundings::default();
+        all.mark(meta, keys::LSTRIP, |around| &mut around.lstrip)?;
+        all.mark(meta, keys::RSTRIP, |around| &mut around.rstrip)?;
+        all.mark(meta, keys::SINGLE_WORD, |around| &mut around.single_word)?;
+        all.mark(meta, keys::NORMALIZED, |around| &mut around.normalized)?;
+        Ok(all)
+    }
+
+    pub(super) fn of(&self, id: TokenId) -> Around {
+        self.0.get(&id).copied().unwrap_or_default()
+    }
+
+    fn mark(&mut self, meta: &Metadata, key: &str, flag: fn(&mut Around) -> &mut bool) -> Result<(), Error> {
+        let ids = match meta.get(key) {
+            None => return Ok(()),
+            Some(Value::Array(Array::U32(ids))) => ids,
+            Some(_) => return Err(Error::invalid(meta, key, "an array of u32", "something else")),
+        };
+        ids.iter().for_each(|&id| *flag(self.0.entry(id).or_default()) = true);
+        Ok(())
+    }
+}
+
 /// Finds tokens in text: leftmost, then longest.
 pub(super) struct Matcher {
     automaton: Option<AhoCorasick>,
-    ids: Vec<TokenId>,
+    tokens: Vec<(TokenId, Around)>,
 }
 
 impl Matcher {
-    pub(super) fn new<T: AsRef<[u8]>>(meta: &Metadata, mut tokens: Vec<(TokenId, T)>) -> Result<Matcher, Error> {
-        tokens.retain(|(_, text)| !text.as_ref().is_empty());
+    pub(super) fn new<T: AsRef<[u8]>>(meta: &Metadata, mut tokens: Vec<(TokenId, Around, T)>) -> Result<Matcher, Error> {
+        tokens.retain(|(_, _, text)| !text.as_ref().is_empty());
         let tokens = keep_findable(meta, tokens);
-        let Some(longest) = tokens.iter().map(|(_, text)| text.as_ref().len()).max() else {
-            return Ok(Matcher { automaton: None, ids: Vec::new() });
+        let Some(longest) = tokens.iter().map(|(_, _, text)| text.as_ref().len()).max() else {
+            return Ok(Matcher { automaton: None, tokens: Vec::new() });
         };
         // The table that is chosen for a few patterns takes steps with the square of their length to make.
         let kind = (longest > MAX_TABLE_TOKEN).then_some(AhoCorasickKind::ContiguousNFA);
         let built = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
             .kind(kind)
-            .build(tokens.iter().map(|(_, text)| text.as_ref()));
+            .build(tokens.iter().map(|(_, _, text)| text.as_ref()));
         let few = "special tokens that fit a search automaton";
         let automaton = built.map_err(|e| Error::invalid(meta, keys::TOKENS, few, e))?;
-        Ok(Matcher { automaton: Some(automaton), ids: tokens.into_iter().map(|(id, _)| id).collect() })
+        Ok(Matcher {
+            automaton: Some(automaton),
+            tokens: tokens.into_iter().map(|(id, around, _)| (id, around)).collect(),
+        })
     }
 
-    /// Hands every part of the text to `sink`, in order.
+    /// Hands every part of the text to `sink`, in order. White space that a token takes is in no part.
     pub(super) fn split<'t>(&self, text: &'t str, sink: &mut dyn FnMut(Part<'t>)) {
         let mut at = 0;
         for found in self.automaton.iter().flat_map(|a| a.find_iter(text)) {
-            if at < found.start() {
-                sink(Part::Text(&text[at..found.start()]));
+            let (id, around) = self.tokens[found.pattern().as_usize()];
+            let (mut start, mut end) = (found.start(), found.end());
+            if around.single_word && is_inside_word(&text[..start], &text[end..]) {
+                continue;
             }
-            sink(Part::Token(self.ids[found.pattern().as_usize()]));
-            at = found.end();
+            if around.lstrip {
+                // The token before may have taken it.
+                start = text[..start].trim_end().len().max(at);
+            }
+            if around.rstrip {
+                end = text.len() - text[end..].trim_start().len();
+            }
+            if at < start {
+                sink(Part::Text(&text[at..start]));
+            }
+            sink(Part::Token(id));
+            at = end;
         }
         if at < text.len() {
             sink(Part::Text(&text[at..]));
@@ -111,14 +173,14 @@ const MAX_TABLE_TOKEN: usize = 64;
 const MAX_SEARCHED: usize = 4 << 20;
 
 /// The tokens that are looked for: all, unless somebody made them so long that the search would take gigabytes.
-fn keep_findable<T: AsRef<[u8]>>(meta: &Metadata, mut tokens: Vec<(TokenId, T)>) -> Vec<(TokenId, T)> {
-    let bytes: usize = tokens.iter().map(|(_, text)| text.as_ref().len()).sum();
+fn keep_findable<T: AsRef<[u8]>>(meta: &Metadata, mut tokens: Vec<(TokenId, Around, T)>) -> Vec<(TokenId, Around, T)> {
+    let bytes: usize = tokens.iter().map(|(_, _, text)| text.as_ref().len()).sum();
     if bytes <= MAX_SEARCHED {
         return tokens;
     }
-    tokens.sort_by_key(|(_, text)| text.as_ref().len());
+    tokens.sort_by_key(|(_, _, text)| text.as_ref().len());
     let mut sum = 0;
-    let fits = |(_, text): &&(TokenId, T)| {
+    let fits = |(_, _, text): &&(TokenId, Around, T)| {
         sum += text.as_ref().len();
         sum <= MAX_SEARCHED
     };
@@ -130,6 +192,13 @@ fn keep_findable<T: AsRef<[u8]>>(meta: &Metadata, mut tokens: Vec<(TokenId, T)>)
     ));
     tokens.truncate(n);
     tokens
+}
+
+/// Whether what stands between these two is part of a word.
+fn is_inside_word(before: &str, behind: &str) -> bool {
+    static WORD: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^\w").unwrap_or_else(|e| unreachable!("{e}")));
+    let is_word = |c: Option<char>| c.is_some_and(|c| WORD.is_match(c.encode_utf8(&mut [0; 4])));
+    is_word(before.chars().next_back()) || is_word(behind.chars().next())
 }
 
 /// Texts that end a turn in chat formats; the first one of a vocabulary is its end of turn.

@@ -14,14 +14,46 @@ const SPACE: &str = "\u{2581}";
 
 /// The rules of one file.
 pub(super) struct Spm {
-    /// Tokens that stand for themselves and that no merge touches.
-    user_defined: Matcher,
     byte_ids: [Option<TokenId>; 256],
     unknown: Option<TokenId>,
     /// Longest piece in bytes.
     longest: usize,
-    /// Whether text starts with a space it does not have.
-    pub(super) space_prefix: bool,
+    pub(super) prefix: Prefix,
+    /// Whether spaces have their marks before user-defined tokens are looked for.
+    marks_first: bool,
+    /// Whether no merge crosses the beginning of a word.
+    split_words: bool,
+}
+
+/// Where text starts with a space that it does not have. Text is cut at special tokens first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Prefix {
+    Never,
+    /// Every part does, whatever it starts with: GGUF's rule.
+    Every,
+    /// Every part that does not start with a space: Hugging Face's `always`. This one and the next two come after
+    /// user-defined tokens are found.
+    Always,
+    /// The same, but only what the whole text starts with: `first`.
+    First,
+    /// Every part, and so does what is between user-defined tokens.
+    Last,
+}
+
+impl Prefix {
+    fn from_gguf(meta: &Metadata) -> Result<Prefix, Error> {
+        match (meta.bool(keys::SPACE_PREFIX)?.unwrap_or(true), meta.str(keys::PREFIX_SCHEME)?) {
+            (false, _) => Ok(Prefix::Never),
+            (true, None) => Ok(Prefix::Every),
+            (true, Some("always")) => Ok(Prefix::Always),
+            (true, Some("first")) => Ok(Prefix::First),
+            (true, Some("last")) => Ok(Prefix::Last),
+            (true, Some(other)) => {
+                let expected = "`always`, `first` or `last`";
+                Err(Error::invalid(meta, keys::PREFIX_SCHEME, expected, format!("`{other}`")))
+            }
+        }
+    }
 }
 
 impl Spm {
@@ -30,29 +62,70 @@ impl Spm {
             let expected = format!("a score for each token of a `{}` tokenizer", super::SPM);
             return Err(Error::invalid(meta, keys::SCORES, expected, "no such key"));
         }
-        let user_defined = vocab.ids_of(Kind::UserDefined).map(|id| (id, vocab.text(id).replace(' ', SPACE)));
         Ok(Spm {
-            user_defined: Matcher::new(meta, user_defined.collect())?,
             byte_ids: std::array::from_fn(|b| byte_id(vocab, b as u8)),
             unknown,
             longest: (0..vocab.len() as TokenId).map(|id| vocab.text(id).len()).max().unwrap_or_default(),
-            space_prefix: meta.bool(keys::SPACE_PREFIX)?.unwrap_or(true),
+            prefix: Prefix::from_gguf(meta)?,
+            marks_first: meta.bool(keys::MARKS_FIRST)?.unwrap_or(true),
+            split_words: meta.bool(keys::SPLIT_WORDS)?.unwrap_or(false),
         })
     }
 
-    pub(super) fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<TokenId>) {
-        let mut escaped = String::with_capacity(text.len() + text.len() / 2);
-        if self.space_prefix && !text.is_empty() {
-            escaped.push_str(SPACE);
+    /// What a token that is looked for in normal text looks like there.
+    pub(super) fn normal_text(&self, text: &str, normalized: bool) -> String {
+        match normalized {
+            // Hugging Face normalizes the token as it does a text.
+            true => self.normal(text),
+            false if self.marks_first => escaped(text),
+            false => text.to_owned(),
         }
-        text.split_inclusive(' ').for_each(|word| match word.strip_suffix(' ') {
-            Some(word) => escaped.extend([word, SPACE]),
-            None => escaped.push_str(word),
+    }
+
+    /// The form of a part of a text in which user-defined tokens are looked for.
+    fn normal(&self, text: &str) -> String {
+        match self.prefix {
+            Prefix::Every => format!("{SPACE}{}", escaped(text)),
+            _ if self.marks_first => escaped(text),
+            _ => text.to_owned(),
+        }
+    }
+
+    /// Appends the ids of a part of a text; `at_start` says that nothing was before it. `tokens` stand for themselves, and no
+    /// merge touches them.
+    pub(super) fn encode(&self, vocab: &Vocab, text: &str, tokens: &Matcher, at_start: bool, out: &mut Vec<TokenId>) {
+        if text.is_empty() {
+            return;
+        }
+        let mut at_start = at_start;
+        tokens.split(&self.normal(text), &mut |part| {
+            match part {
+                Part::Token(id) => out.push(id),
+                Part::Text(text) => self.encode_words(vocab, &self.prefixed(text, at_start), out),
+            }
+            at_start = false;
         });
-        self.user_defined.split(&escaped, &mut |part| match part {
-            Part::Token(id) => out.push(id),
-            Part::Text(text) => self.encode_part(vocab, text, out),
-        });
+    }
+
+    /// What is between user-defined tokens, as it is merged.
+    fn prefixed(&self, text: &str, at_start: bool) -> String {
+        let has_space = text.starts_with([' ', '\u{2581}']);
+        let gets_one = match self.prefix {
+            Prefix::Never | Prefix::Every => false,
+            Prefix::Always => !has_space,
+            Prefix::First => at_start && !has_space,
+            Prefix::Last => true,
+        };
+        format!("{}{}", if gets_one { SPACE } else { "" }, escaped(text))
+    }
+
+    fn encode_words(&self, vocab: &Vocab, mut text: &str, out: &mut Vec<TokenId>) {
+        let next = |text: &str| text.char_indices().skip(1).find(|&(_, c)| c == '\u{2581}').map(|(at, _)| at);
+        while let Some(at) = next(text).filter(|_| self.split_words) {
+            self.encode_part(vocab, &text[..at], out);
+            text = &text[at..];
+        }
+        self.encode_part(vocab, text, out);
     }
 
     fn encode_part(&self, vocab: &Vocab, text: &str, out: &mut Vec<TokenId>) {
@@ -87,6 +160,11 @@ impl Spm {
             _ => {}
         }
     }
+}
+
+/// Spaces as the vocabulary has them.
+fn escaped(text: &str) -> String {
+    text.replace(' ', SPACE)
 }
 
 /// What the bytes of a token are.

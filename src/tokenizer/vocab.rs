@@ -97,10 +97,6 @@ impl Vocab {
         self.ids.find(self.hasher.hash_one(text.as_bytes()), equal).copied()
     }
 
-    pub(super) fn ids_of(&self, wanted: Kind) -> impl Iterator<Item = TokenId> + '_ {
-        (0..self.len() as TokenId).filter(move |&id| self.kind(id) == wanted)
-    }
-
     /// An id that a key of the file names; the file may leave the key out. One that no token has is left out too, with a remark:
     /// files of 2023 name the id behind the last.
     pub(super) fn named_id(&self, meta: &Metadata, key: &str) -> Result<Named, Error> {

@@ -7,6 +7,10 @@
 //! CURTAIL_FUZZ_INPUTS=10000000 cargo test --release --test 'fuzz*' -- --nocapture
 //! ```
 
+#![allow(dead_code)] // each test binary uses its share
+
+pub(crate) mod structure;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};

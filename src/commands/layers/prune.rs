@@ -13,7 +13,7 @@ use super::{Lab, write};
 use crate::cli::{MethodArg, PartsArg, PruneArgs};
 use crate::commands::output::{Inputs, write_whole};
 use crate::commands::train_exit::bar;
-use crate::commands::{interrupt, note, screen};
+use crate::commands::{interrupt, note, rounded, screen};
 use crate::eval::layers::{
     Limits, Method, Part, Point, Search, Sums, Window, measure_costs, measure_speed, parts_of, prune_page,
 };
@@ -119,11 +119,11 @@ impl Found<'_> {
             let sums = &point.checked_on;
             writeln!(
                 out,
-                "| {n} | {} | {:.3}x | {:.1} % | {:.4} ± {:.4} | {:+.1} % | {} |",
+                "| {n} | {} | {:.3}x | {:.1} % | {} ± {:.4} | {:+.1} % | {} |",
                 self.name(point),
                 point.speed,
                 100.0 * sums.agreement(),
-                sums.mean_kld(),
+                rounded(sums.mean_kld(), 4),
                 sums.kld_error(),
                 100.0 * sums.rise(&self.points[0].checked_on),
                 if std::ptr::eq(point, self.chosen) { "chosen" } else { "" }

@@ -15,7 +15,7 @@ use super::Lab;
 use crate::cli::ScanArgs;
 use crate::commands::output::{Inputs, write_whole};
 use crate::commands::train_exit::bar;
-use crate::commands::{INTERRUPTED, interrupt, note, screen};
+use crate::commands::{INTERRUPTED, interrupt, note, rounded, screen};
 use crate::eval::layers::{Change, Cosines, Done, Scan, ScanState, Sums, scan_page};
 use crate::plan;
 use crate::text;
@@ -227,8 +227,8 @@ fn print(done: &Done, out: &mut dyn Write) -> io::Result<()> {
 
 fn cells(sums: &Sums) -> String {
     format!(
-        "{:.4} ± {:.4} | {:.1} % | {:.3} | {:.3}",
-        sums.mean_kld(),
+        "{} ± {:.4} | {:.1} % | {:.3} | {:.3}",
+        rounded(sums.mean_kld(), 4),
         sums.kld_error(),
         100.0 * sums.agreement(),
         sums.mean_entropy(),

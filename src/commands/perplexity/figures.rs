@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::commands::rounded;
 use crate::eval::{Divergence, Estimate, Moments, Place, Quantile};
 
 /// What was measured.
@@ -35,11 +36,11 @@ impl Found {
                 tell("PPL-PPL(base)", plain(found.ppl_difference));
                 tell("mean KLD", plain(found.kld));
                 for quantile in &found.kld_quantiles {
-                    tell(&named(quantile, "KLD"), format!("{:.6}", quantile.value));
+                    tell(&named(quantile, "KLD"), rounded(quantile.value, 6));
                 }
                 tell("mean Δp", percent(found.delta_p));
                 for quantile in &found.delta_p_quantiles {
-                    tell(&named(quantile, "Δp"), format!("{:.3} %", 100.0 * quantile.value));
+                    tell(&named(quantile, "Δp"), format!("{} %", rounded(100.0 * quantile.value, 3)));
                 }
                 tell("RMS Δp", percent(found.delta_p_rms));
                 tell("same top token", percent(found.same_top));
@@ -95,11 +96,11 @@ impl Found {
 }
 
 fn plain(estimate: Estimate) -> String {
-    format!("{:.6} ± {:.6}", estimate.value, estimate.error)
+    format!("{} ± {:.6}", rounded(estimate.value, 6), estimate.error)
 }
 
 fn percent(estimate: Estimate) -> String {
-    format!("{:.3} ± {:.3} %", 100.0 * estimate.value, 100.0 * estimate.error)
+    format!("{} ± {:.3} %", rounded(100.0 * estimate.value, 3), 100.0 * estimate.error)
 }
 
 fn named(quantile: &Quantile, what: &str) -> String {

@@ -1,29 +1,53 @@
-//! Owns byte-level BPE vocabularies: `tokenizer.json`, or GPT-2's `vocab.json` with `merges.txt`. Refuses two tokens for
-//! one id, ids without a row in the model, and splitting rules without a name.
+//! Owns byte-level BPE vocabularies: `tokenizer.json`, or GPT-2's `vocab.json` with `merges.txt`. Refuses splitting rules
+//! without a name.
 
 use serde_json::Value;
 
-use super::super::json::{Document, read_text, shown};
-use super::{Error, Kind, Tokens, Vocab, added, need_id, pre};
+use super::super::json::{Document, Object, read_text, shown};
+use super::added::{Added, Normal, check_model, write_surroundings};
+use super::tokens::{LeftOut, Tokens, Why};
+use super::{Error, FileKind, Kind, Vocab, need_id, pre};
 use crate::gguf::Metadata;
-
-/// What a token is beside the vocabulary proper: text and whether special.
-type Added = (String, bool);
 
 impl Vocab<'_> {
     /// Writes tokens and merges; they are also returned, for roles to be found in.
     pub(super) fn bpe(&mut self, meta: &mut Metadata) -> Result<Tokens, Error> {
         let pre = self.pre_name()?;
-        let (tokens, merges) = match &self.tokenizer {
-            Some(tokenizer) => (self.read_tokenizer_json(tokenizer)?, merges_of_json(tokenizer)?),
-            None => (self.read_vocab_json()?, Vec::new()),
+        let mut left_out = LeftOut::default();
+        let ((tokens, added), merges) = match self.tokenizer.take() {
+            Some(tokenizer) => {
+                let read = (self.read_tokenizer_json(&tokenizer, &mut left_out)?, merges_of_json(&tokenizer)?);
+                self.tokenizer = Some(tokenizer);
+                read
+            }
+            None => (self.read_vocab_json(&mut left_out)?, Vec::new()),
         };
-        let merges = if merges.is_empty() { self.merges_txt()? } else { merges };
+        let merges = if merges.is_empty() { self.merges_txt(&mut left_out)? } else { merges };
+        let merges = tokens.with_known_parts(merges, &mut left_out);
+        left_out.tell(self.notices);
         tokens.write("gpt2", &pre, meta);
         if !merges.is_empty() {
             meta.insert("tokenizer.ggml.merges", merges);
         }
+        let normalizer = self.tokenizer.as_ref().and_then(|tokenizer| tokenizer.root().get("normalizer"));
+        let normal = if normalizer.is_some() { Normal::Changed } else { Normal::Same };
+        write_surroundings(&added, &tokens, normal, meta);
+        if self.puts_space() {
+            meta.insert("curtail.tokenizer.prefix_scheme", "always");
+        }
         Ok(tokens)
+    }
+
+    /// Whether a text that starts with no space gets one. The tokenizer's settings come before the tokenizer's own, as in
+    /// transformers, where the splitting is one step; as one of several, it is part of rules that have names.
+    fn puts_space(&self) -> bool {
+        let config = self.tokenizer_config.as_ref().map(Document::root);
+        let set = config.and_then(|config| config.get("add_prefix_space")?.as_bool());
+        let Some(tokenizer) = &self.tokenizer else { return set.unwrap_or(false) };
+        match tokenizer.root().get("pre_tokenizer") {
+            Some(pre) if pre["type"] == "ByteLevel" => set.or(pre["add_prefix_space"].as_bool()).unwrap_or(true),
+            _ => false,
+        }
     }
 
     fn pre_name(&self) -> Result<String, Error> {
@@ -35,7 +59,11 @@ impl Vocab<'_> {
         let root = tokenizer.root();
         let whole = ["normalizer", "pre_tokenizer", "model"]
             .map(|key| (key.to_owned(), root.get(key).cloned().unwrap_or_default()));
-        match pre::name(&Value::Object(whole.into_iter().collect())) {
+        let mut whole = Value::Object(whole.into_iter().collect());
+        if whole["pre_tokenizer"]["type"] == "ByteLevel" {
+            whole["pre_tokenizer"]["add_prefix_space"] = false.into(); // has a key of its own
+        }
+        match pre::name(&whole) {
             Ok(name) => Ok(name.into()),
             Err(rules) => {
                 let error = root.error("pre_tokenizer", "rules that GGUF has a name for", rules);
@@ -44,128 +72,72 @@ impl Vocab<'_> {
         }
     }
 
-    fn read_tokenizer_json(&self, tokenizer: &Document) -> Result<Tokens, Error> {
+    fn read_tokenizer_json(
+        &mut self,
+        tokenizer: &Document,
+        left_out: &mut LeftOut,
+    ) -> Result<(Tokens, Vec<Added>), Error> {
         let root = tokenizer.root();
         let model = root.object("model")?.ok_or_else(|| root.error("model", "an object", "no such key"))?;
         if !matches!(model.str("type")?, Some("BPE") | None) {
             return Err(model.error("type", "`BPE`", shown(model.get("type").unwrap_or(&Value::Null))));
         }
+        check_model(&model, self.notices)?;
         let Some(vocab) = model.object("vocab")? else { return Err(model.error("vocab", "an object", "no such key")) };
-        let mut slots = Slots::new(self.n_vocab);
-        for (text, _) in vocab.iter() {
-            let id = need_id(&vocab, text)?;
-            slots.put(id, text).map_err(|found| vocab.error(text, slots.expected(), found))?;
-        }
-        for token in root.array("added_tokens")?.into_iter().flatten() {
-            let (Some(text), Some(id)) = (token["content"].as_str(), token["id"].as_u64()) else {
-                return Err(root.error("added_tokens", "entries with `id` and `content`", token));
-            };
-            let special = token["special"].as_bool().unwrap_or(false);
-            let id = usize::try_from(id).unwrap_or(usize::MAX);
-            slots.add(id, text, special).map_err(|found| root.error("added_tokens", slots.expected(), found))?;
-        }
-        self.finish(slots)
+        let added = self.added_with_json(tokenizer)?;
+        Ok((self.tokens_of(&vocab, &added, left_out)?, added))
     }
 
-    fn read_vocab_json(&self) -> Result<Tokens, Error> {
+    fn read_vocab_json(&self, left_out: &mut LeftOut) -> Result<(Tokens, Vec<Added>), Error> {
         let path = self.path_of("vocab.json");
-        let Some(file) = Document::read(path)? else {
+        let Some(file) = Document::read(path, FileKind::Lists)? else {
             let expected = "`tokenizer.model`, `tokenizer.json`, or `vocab.json` with `merges.txt`";
             return Err(Error::invalid(self.folder, "tokenizer", expected, "none of them"));
         };
-        let vocab = file.root();
-        let mut slots = Slots::new(self.n_vocab);
-        for (text, _) in vocab.iter() {
-            let id = need_id(&vocab, text)?;
-            slots.put(id, text).map_err(|found| vocab.error(text, slots.expected(), found))?;
-        }
-        for (text, id) in self.added_tokens_json()? {
-            slots.add(id, &text, false).map_err(|found| self.added_error("added_tokens.json", &slots, found))?;
-        }
-        self.mark_roles(&mut slots)?;
-        self.finish(slots)
+        let mut added = self.added_tokens_json()?;
+        added.extend(self.added_tokens_decoder()?);
+        let mut tokens = self.tokens_of(&file.root(), &added, left_out)?;
+        self.mark_roles(&mut tokens)?;
+        Ok((tokens, added))
     }
 
-    /// GPT-2's files do not say which tokens are special: those with a role are.
-    fn mark_roles(&self, slots: &mut Slots) -> Result<(), Error> {
-        let map = Document::read(self.path_of("special_tokens_map.json"))?;
-        for file in [self.tokenizer_config.as_ref(), map.as_ref()].into_iter().flatten() {
-            for role in ["bos", "eos", "unk", "pad"] {
-                let text = super::special::role_text(file.root(), role);
-                let id = text.as_ref().and_then(|text| slots.texts.iter().position(|t| t.as_ref() == Some(text)));
-                if let (Some(id), Some(text)) = (id, text) {
-                    slots.added[id] = Some((text, true));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(&self, mut slots: Slots) -> Result<Tokens, Error> {
-        for (id, text, special) in self.added_tokens_decoder()? {
-            slots.add(id, &text, special).map_err(|found| self.added_error("tokenizer_config.json", &slots, found))?;
-        }
+    /// The tokens of a vocabulary, and then those beside it, which may name some that it has.
+    fn tokens_of(&self, vocab: &Object, added: &[Added], left_out: &mut LeftOut) -> Result<Tokens, Error> {
         let mut tokens = Tokens::padding(self.n_vocab, None);
-        for (id, (text, addition)) in slots.texts.iter().zip(&slots.added).enumerate() {
-            match (text, addition) {
-                (_, Some((text, special))) => {
-                    let (kind, text) = added(text, *special);
-                    tokens.set(id, &text, kind, 0.0);
-                }
-                (Some(text), None) => tokens.set(id, text, Kind::Normal, 0.0),
-                (None, None) => {}
-            }
+        for (text, _) in vocab.iter() {
+            tokens.put(need_id(vocab, text)?, text, Kind::Normal, 0.0, left_out);
         }
+        for token in added {
+            let (kind, text) = token.entry();
+            tokens.put_added(token.id, &text, kind, 0.0, left_out);
+        }
+        tokens.settle(left_out);
         Ok(tokens)
     }
 
-    fn added_error(&self, file: &str, slots: &Slots, found: String) -> Error {
-        Error::invalid(&self.path_of(file), "added tokens", slots.expected(), found)
+    /// GPT-2's files do not say which tokens are special: those with a role are.
+    fn mark_roles(&self, tokens: &mut Tokens) -> Result<(), Error> {
+        let map = Document::read(self.path_of("special_tokens_map.json"), FileKind::Settings)?;
+        for file in [self.tokenizer_config.as_ref(), map.as_ref()].into_iter().flatten() {
+            let texts = ["bos", "eos", "unk", "pad"].map(|role| super::special::role_text(file.root(), role));
+            texts.iter().flatten().for_each(|text| tokens.make_control(text));
+        }
+        Ok(())
     }
 
-    /// The lines of `merges.txt` that name two tokens.
-    fn merges_txt(&self) -> Result<Vec<String>, Error> {
-        let Some(text) = read_text(&self.path_of("merges.txt"))? else { return Ok(Vec::new()) };
+    /// The lines of `merges.txt`: two tokens each.
+    fn merges_txt(&self, left_out: &mut LeftOut) -> Result<Vec<String>, Error> {
+        let path = self.path_of("merges.txt");
+        let Some(text) = read_text(&path, FileKind::Lists)? else { return Ok(Vec::new()) };
         let lines = text.lines().enumerate().filter(|(i, line)| *i > 0 || !line.starts_with('#'));
-        let parts = lines.map(|(_, line)| line.split_whitespace().collect::<Vec<_>>());
-        Ok(parts.filter(|parts| parts.len() == 2).map(|parts| parts.join(" ")).collect())
-    }
-}
-
-/// The tokens by id, as they are found.
-struct Slots {
-    texts: Vec<Option<String>>,
-    added: Vec<Option<Added>>,
-}
-
-impl Slots {
-    fn new(n: usize) -> Slots {
-        Slots { texts: vec![None; n], added: vec![None; n] }
-    }
-
-    fn expected(&self) -> String {
-        format!("one token for each id below {}, the rows of the model", self.texts.len())
-    }
-
-    fn put(&mut self, id: usize, text: &str) -> Result<(), String> {
-        match self.texts.get_mut(id) {
-            Some(slot @ None) => *slot = Some(text.to_owned()),
-            Some(Some(old)) => return Err(format!("{old:?} and {text:?} as {id}")),
-            None => return Err(format!("{text:?} as {id}")),
+        let mut merges = Vec::new();
+        for (_, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
+            match *line.split_whitespace().collect::<Vec<_>>() {
+                [a, b] => merges.push(format!("{a} {b}")),
+                _ => left_out.push(Why::Merge, line),
+            }
         }
-        Ok(())
-    }
-
-    /// An added token may name one that the vocabulary has.
-    fn add(&mut self, id: usize, text: &str, special: bool) -> Result<(), String> {
-        match self.texts.get(id) {
-            Some(Some(old)) if old != text => return Err(format!("{old:?} and {text:?} as {id}")),
-            Some(_) => {}
-            None => return Err(format!("{text:?} as {id}")),
-        }
-        self.texts[id] = Some(text.to_owned());
-        self.added[id] = Some((text.to_owned(), special));
-        Ok(())
+        Ok(merges)
     }
 }
 

@@ -5,58 +5,54 @@
 use serde_json::Value;
 
 use super::super::json::{Object, shown};
-use super::{ADDED_SCORE, Error, Kind, Tokens, UNUSED_SCORE, Vocab, need_id};
+use super::added::check_model;
+use super::rules::Spaces;
+use super::tokens::{LeftOut, Tokens, Why};
+use super::{ADDED_SCORE, Error, Kind, UNUSED_SCORE, Vocab, need_id};
 use crate::gguf::Metadata;
 use hashbrown::HashMap;
 
 /// Whether a `tokenizer.json` holds such a vocabulary.
 pub(super) fn is_sentencepiece(root: Object) -> bool {
-    let (Some(model), Some(decoder)) = (root.get("model"), root.get("decoder")) else { return false };
-    model["type"] == "BPE" && model["byte_fallback"] == true && decoder["type"] == "Sequence"
+    let Some(model) = root.get("model") else { return false };
+    let has = |part: &str, kind: &str| root.get(part).is_some_and(|part| part["type"] == kind);
+    model["type"] == "BPE"
+        && model["byte_fallback"] == true
+        && (has("decoder", "Sequence") || has("pre_tokenizer", "Metaspace"))
 }
 
 impl Vocab<'_> {
     pub(super) fn hf_sentencepiece(&mut self, meta: &mut Metadata) -> Result<(), Error> {
-        let mut tokens = Tokens::padding(self.n_vocab, Some(UNUSED_SCORE));
-        let Some(tokenizer) = self.tokenizer.clone() else { return Ok(()) };
+        let Some(tokenizer) = self.tokenizer.take() else { return Ok(()) };
+        let (mut tokens, mut left_out) = (Tokens::padding(self.n_vocab, Some(UNUSED_SCORE)), LeftOut::default());
         let root = tokenizer.root();
         let Some(model) = root.object("model")? else { return Ok(()) };
         let Some(vocab) = model.object("vocab")? else { return Err(model.error("vocab", "an object", "no such key")) };
-        let ranks = ranks(&model)?;
+        check_model(&model, self.notices)?;
+        let ranks = ranks(&model, &vocab, &mut left_out)?;
         for (text, _) in vocab.iter() {
-            let id = need_id(&vocab, text)?;
-            if self.has_row(id, text) {
-                let score = ranks.get(text.as_str()).map_or(ADDED_SCORE, |&rank| -(rank as f32));
-                tokens.set(id, text, if is_byte(text) { Kind::Byte } else { Kind::Normal }, score);
+            let score = ranks.get(text.as_str()).map_or(ADDED_SCORE, |&rank| -(rank as f32));
+            let kind = if is_byte(text) { Kind::Byte } else { Kind::Normal };
+            tokens.put(need_id(&vocab, text)?, text, kind, score, &mut left_out);
+        }
+        let added = self.added_with_json(&tokenizer)?;
+        for token in &added {
+            let (kind, text) = token.entry();
+            // Spaces are marked before merges, not before added tokens are looked for: this one is only ever merged.
+            if kind == Kind::UserDefined && text != token.text && ranks.contains_key(&token.text) {
+                continue;
             }
+            tokens.put_added(token.id, &text, kind, ADDED_SCORE, &mut left_out);
         }
-        for token in root.array("added_tokens")?.into_iter().flatten() {
-            let (Some(text), Some(id)) = (token["content"].as_str(), token["id"].as_u64()) else {
-                return Err(root.error("added_tokens", "entries with `id` and `content`", token));
-            };
-            let id = usize::try_from(id).unwrap_or(usize::MAX);
-            if self.has_row(id, text) {
-                let (kind, text) = super::added(text, token["special"].as_bool().unwrap_or(false));
-                tokens.set(id, &text, kind, ADDED_SCORE);
-            }
+        tokens.settle(&mut left_out);
+        left_out.tell(self.notices);
+        if model.bool("ignore_merges")?.unwrap_or(false) {
+            self.notices.push("the tokenizer's `ignore_merges` is left out: token ids may differ".into());
         }
-        let normalizer = root.get("normalizer").cloned().unwrap_or_default().to_string();
-        if !normalizer.contains("Prepend") && meta.get("tokenizer.ggml.add_space_prefix").is_none() && !prepends(&root)
-        {
-            meta.insert("tokenizer.ggml.add_space_prefix", false);
-        }
-        let n = tokens.len();
-        tokens.write("llama", "default", meta);
-        self.special(n)?.write(meta);
-        Ok(())
+        self.write_spaces(Spaces::read(&root), &tokens, &added, meta);
+        self.tokenizer = Some(tokenizer);
+        self.finish_sentencepiece(&tokens, meta)
     }
-}
-
-/// Newer files put the space before a text in the pre-tokenizer.
-fn prepends(root: &Object) -> bool {
-    root.get("pre_tokenizer").is_some_and(|pre| {
-        pre["type"] == "Metaspace" && pre["prepend_scheme"] != "never" && pre["add_prefix_space"] != false
-    })
 }
 
 fn is_byte(text: &str) -> bool {
@@ -65,8 +61,8 @@ fn is_byte(text: &str) -> bool {
         .is_some_and(|hex| hex.len() == 2 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// The place of the first merge that makes each token.
-fn ranks(model: &Object) -> Result<HashMap<String, usize>, Error> {
+/// The place of the first merge that makes each token. Merges that make none are left out.
+fn ranks(model: &Object, vocab: &Object, left_out: &mut LeftOut) -> Result<HashMap<String, usize>, Error> {
     let mut ranks = HashMap::new();
     for (rank, merge) in model.array("merges")?.into_iter().flatten().enumerate() {
         let pair = match merge {
@@ -78,7 +74,12 @@ fn ranks(model: &Object) -> Result<HashMap<String, usize>, Error> {
             _ => None,
         };
         let (a, b) = pair.ok_or_else(|| model.error("merges", "pairs of tokens", shown(merge)))?;
-        ranks.entry(format!("{a}{b}")).or_insert(rank);
+        let whole = format!("{a}{b}");
+        if [a, b, &whole].iter().all(|text| vocab.has(text)) {
+            ranks.entry(whole).or_insert(rank);
+        } else {
+            left_out.push(Why::Merge, &format!("{a} {b}"));
+        }
     }
     Ok(ranks)
 }

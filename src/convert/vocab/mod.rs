@@ -1,22 +1,29 @@
 //! Owns the vocabulary of a checkpoint: tokens, kinds, scores, merges, roles, templates, as GGUF's metadata has them.
 //! Refuses kinds of tokenizer that GGUF's `llama` and `gpt2` are not, and splitting rules without a name.
 
+mod added;
 mod bpe;
 mod hf;
 mod pre;
+mod rules;
 mod sentencepiece;
 mod special;
+mod tokens;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use hashbrown::HashSet;
+use indexmap::IndexSet;
 
 use super::Error;
 use super::json::{Document, Object};
+use super::read::{self, Kind as FileKind};
 use crate::gguf::Metadata;
 use crate::tokenizer::{ChatTemplate, Tokenizer};
+use added::{Added, Normal};
+use rules::Spaces;
 use special::{Files, Special};
+use tokens::{LeftOut, Tokens};
 
 /// What a token is, with the ids of `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,50 +45,8 @@ impl Kind {
     }
 }
 
-/// The tokens by id, as many as the model has rows.
-struct Tokens {
-    texts: Vec<String>,
-    kinds: Vec<Kind>,
-    /// Empty for byte-level BPE.
-    scores: Vec<f32>,
-}
-
-impl Tokens {
-    /// Every id unused.
-    fn padding(n: usize, score: Option<f32>) -> Tokens {
-        Tokens {
-            texts: (0..n).map(|i| format!("[PAD{i}]")).collect(),
-            kinds: vec![Kind::Unused; n],
-            scores: score.map_or_else(Vec::new, |score| vec![score; n]),
-        }
-    }
-
-    fn set(&mut self, id: usize, text: &str, kind: Kind, score: f32) {
-        self.texts[id] = text.to_owned();
-        self.kinds[id] = kind;
-        if let Some(place) = self.scores.get_mut(id) {
-            *place = score;
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.texts.len()
-    }
-
-    fn id(&self, text: &str) -> Option<u64> {
-        self.texts.iter().position(|t| t == text).map(|id| id as u64)
-    }
-
-    fn write(&self, model: &str, pre: &str, meta: &mut Metadata) {
-        meta.insert("tokenizer.ggml.model", model);
-        meta.insert("tokenizer.ggml.pre", pre);
-        meta.insert("tokenizer.ggml.tokens", self.texts.clone());
-        if !self.scores.is_empty() {
-            meta.insert("tokenizer.ggml.scores", self.scores.clone());
-        }
-        meta.insert("tokenizer.ggml.token_type", self.kinds.iter().map(|&kind| kind as i32).collect::<Vec<_>>());
-    }
-}
+/// The largest known vocabulary has a quarter of a million.
+const MAX_VOCAB: usize = 1 << 21;
 
 /// The tokenizer files of a folder.
 pub(super) struct Vocab<'a> {
@@ -103,11 +68,14 @@ impl<'a> Vocab<'a> {
         pre: Option<&'a str>,
         notices: &'a mut Vec<String>,
     ) -> Result<Vocab<'a>, Error> {
+        if n_vocab > MAX_VOCAB {
+            return Err(config.error("vocab_size", format_args!("at most {MAX_VOCAB}"), n_vocab));
+        }
         Ok(Vocab {
             folder,
             config,
-            tokenizer: Document::read(folder.join("tokenizer.json"))?,
-            tokenizer_config: Document::read(folder.join("tokenizer_config.json"))?,
+            tokenizer: Document::read(folder.join("tokenizer.json"), FileKind::Lists)?,
+            tokenizer_config: Document::read(folder.join("tokenizer_config.json"), FileKind::Settings)?,
             n_vocab,
             pre,
             notices,
@@ -118,13 +86,13 @@ impl<'a> Vocab<'a> {
     pub(super) fn llama(mut self, meta: &mut Metadata) -> Result<(), Error> {
         self.write_space_prefix(meta);
         let path = self.folder.join("tokenizer.model");
-        if path.exists() {
-            self.sentencepiece(&path, meta)?;
+        if let Some(bytes) = read::bytes_if_any(&path, FileKind::Lists)? {
+            self.sentencepiece(&path, &bytes, meta)?;
         } else if self.tokenizer.as_ref().is_some_and(|t| hf::is_sentencepiece(t.root())) {
             self.hf_sentencepiece(meta)?;
         } else {
             let tokens = self.bpe(meta)?;
-            self.special(tokens.len())?.write(meta);
+            self.special(tokens.len())?.write(meta, self.notices);
         }
         // Two families of models, told by their sizes as llama.cpp's converter does: CodeLlama has a token that ends an
         // insertion, and IBM's Granite adds no BOS.
@@ -140,7 +108,7 @@ impl<'a> Vocab<'a> {
     pub(super) fn opt(mut self, meta: &mut Metadata) -> Result<(), Error> {
         self.write_space_prefix(meta);
         let tokens = self.bpe(meta)?;
-        let map = Document::read(self.folder.join("special_tokens_map.json"))?;
+        let map = Document::read(self.folder.join("special_tokens_map.json"), FileKind::Settings)?;
         let files = [self.tokenizer_config.as_ref(), map.as_ref()];
         let text = |role| files.into_iter().flatten().find_map(|file| special::role_text(file.root(), role));
         let ids = ["bos", "eos", "unk", "pad"].map(|role| (role, text(role).and_then(|text| tokens.id(&text))));
@@ -149,7 +117,7 @@ impl<'a> Vocab<'a> {
         ids.into_iter().for_each(|(role, id)| special.set(role, id, n));
         // Where no file says otherwise, transformers puts `</s>` before a text.
         special.set_add("bos", self.tokenizer.is_none());
-        special.write(meta);
+        special.write(meta, self.notices);
         self.check(meta)
     }
 
@@ -170,73 +138,90 @@ impl<'a> Vocab<'a> {
         Special::load(&files, tokens as u32)
     }
 
-    fn sentencepiece(&mut self, path: &Path, meta: &mut Metadata) -> Result<(), Error> {
-        let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-        let model = sentencepiece::parse(path, &bytes)?;
+    fn sentencepiece(&mut self, path: &Path, bytes: &[u8], meta: &mut Metadata) -> Result<(), Error> {
+        let model = sentencepiece::parse(path, bytes)?;
         if !model.add_dummy_prefix && meta.get("tokenizer.ggml.add_space_prefix").is_none() {
             meta.insert("tokenizer.ggml.add_space_prefix", false);
         }
-        if model.remove_extra_whitespaces {
-            self.notices
-                .push("the tokenizer removes spaces at the ends of texts and double ones; GGUF's keeps them".into());
+        model.remark(self.notices);
+        let (mut tokens, mut left_out) = (Tokens::padding(self.n_vocab, Some(UNUSED_SCORE)), LeftOut::default());
+        for (id, piece) in model.pieces.iter().enumerate() {
+            tokens.put(id, &piece.text, piece.kind, piece.score, &mut left_out);
         }
-        let mut tokens = Tokens::padding(self.n_vocab, Some(UNUSED_SCORE));
-        if model.pieces.len() > self.n_vocab {
-            self.notices.push(format!(
-                "{} tokens, {} of them without a row in the model: left out",
-                model.pieces.len(),
-                model.pieces.len() - self.n_vocab
-            ));
+        for Added { id, text, .. } in self.added_tokens_json()? {
+            tokens.put_added(id, &text, Kind::UserDefined, ADDED_SCORE, &mut left_out);
         }
-        for (id, piece) in model.pieces.iter().enumerate().take(self.n_vocab) {
-            tokens.set(id, &piece.text, piece.kind, piece.score);
+        let mut added = self.added_tokens_decoder()?;
+        for token in &added {
+            let (kind, text) = token.entry();
+            tokens.put_added(token.id, &text, kind, ADDED_SCORE, &mut left_out);
         }
-        for (text, id) in self.added_tokens_json()? {
-            if self.has_row(id, &text) {
-                tokens.set(id, &text, Kind::UserDefined, ADDED_SCORE);
+        // The same tokenizer in its other form says what the model's own does not: where spaces go around added tokens.
+        let tokenizer = self.tokenizer.take();
+        let other = tokenizer.as_ref().filter(|other| hf::is_sentencepiece(other.root()));
+        if let Some(other) = other {
+            let known: HashSet<usize> = added.iter().map(|token| token.id).collect();
+            added = self.added_with_json(other)?;
+            for token in added.iter().filter(|token| !known.contains(&token.id)) {
+                let (kind, text) = token.entry();
+                if !tokens.has(token.id) {
+                    tokens.put_added(token.id, &text, kind, ADDED_SCORE, &mut left_out);
+                }
             }
         }
-        for (id, text, special) in self.added_tokens_decoder()? {
-            if self.has_row(id, &text) {
-                let (kind, text) = added(&text, special);
-                tokens.set(id, &text, kind, ADDED_SCORE);
+        tokens.settle(&mut left_out);
+        left_out.tell(self.notices);
+        match other {
+            Some(other) => {
+                self.write_spaces(Spaces::read(&other.root()), &tokens, &added, meta);
+            }
+            None => {
+                self.remark_first_space(&model);
+                added::write_surroundings(&added, &tokens, Normal::Same, meta);
+                if added::must_split(&added, false) {
+                    meta.insert("curtail.tokenizer.split_user_defined", true);
+                }
             }
         }
-        let n = tokens.len();
+        self.tokenizer = tokenizer;
+        self.finish_sentencepiece(&tokens, meta)
+    }
+
+    /// Where transformers puts a space only before the first part of a text, GGUF's rule is another one.
+    fn remark_first_space(&mut self, model: &sentencepiece::Model) {
+        let config = self.tokenizer_config.as_ref().map(Document::root);
+        let is_legacy = config.and_then(|config| config.get("legacy")?.as_bool()).unwrap_or(true);
+        if model.add_dummy_prefix && !is_legacy {
+            self.notices.push(
+                "`legacy` of the tokenizer is false: it puts a space only before the first part of a text, GGUF's rule one \
+                 after each special token too; save the tokenizer as `tokenizer.json` beside it to have its rule kept"
+                    .into(),
+            );
+        }
+    }
+
+    /// Writes what a `tokenizer.json` does to spaces, and what must be around its added tokens.
+    fn write_spaces(&mut self, spaces: Spaces, tokens: &Tokens, added: &[Added], meta: &mut Metadata) {
+        let has_prefix = spaces.prefix != rules::Prefix::Never;
+        let normal = if spaces.normalizes { Normal::Changed } else { Normal::Same };
+        added::write_surroundings(added, tokens, normal, meta);
+        if added::must_split(added, has_prefix) {
+            meta.insert("curtail.tokenizer.split_user_defined", true);
+        }
+        let crosses = |text: &String| text.chars().skip(1).any(|c| c == '\u{2581}');
+        spaces.write(tokens.texts().iter().any(crosses), meta, self.notices);
+    }
+
+    fn finish_sentencepiece(&mut self, tokens: &Tokens, meta: &mut Metadata) -> Result<(), Error> {
         tokens.write("llama", "default", meta);
-        self.special(n)?.write(meta);
+        self.special(tokens.len())?.write(meta, self.notices);
         Ok(())
     }
 
-    fn has_row(&mut self, id: usize, text: &str) -> bool {
-        if id >= self.n_vocab {
-            self.notices.push(format!("the added token {text:?} has no row in the model: left out"));
-        }
-        id < self.n_vocab
-    }
-
-    /// `added_tokens.json`: ids by text.
-    fn added_tokens_json(&self) -> Result<Vec<(String, usize)>, Error> {
-        let Some(file) = Document::read(self.folder.join("added_tokens.json"))? else { return Ok(Vec::new()) };
-        let root = file.root();
-        let entry = |(text, _): (&String, &Value)| Ok((text.clone(), need_id(&root, text)?));
-        root.iter().map(entry).collect()
-    }
-
-    /// The tokens of `tokenizer_config.json`: id, text, whether special.
-    fn added_tokens_decoder(&self) -> Result<Vec<(usize, String, bool)>, Error> {
-        let Some(file) = &self.tokenizer_config else { return Ok(Vec::new()) };
-        let Some(decoder) = file.root().object("added_tokens_decoder")? else { return Ok(Vec::new()) };
-        let entry = |(id, token): (&String, &Value)| match (id.parse().ok(), token["content"].as_str()) {
-            (Some(id), Some(text)) => Ok((id, text.to_owned(), token["special"].as_bool().unwrap_or(false))),
-            _ => Err(decoder.error(id, "an id with the `content` of a token", "something else")),
-        };
-        decoder.iter().map(entry).collect()
-    }
-
     /// What is written must be a tokenizer that this program runs.
-    fn check(self, meta: &Metadata) -> Result<(), Error> {
+    fn check(mut self, meta: &mut Metadata) -> Result<(), Error> {
         let tokenizer = Tokenizer::from_gguf(meta)?;
+        self.write_more_ends(&tokenizer, meta)?;
         if let (Some(pre), Some(_)) = (self.pre, tokenizer.notice()) {
             let path = self.path_of("tokenizer.json");
             return Err(Error::invalid(
@@ -248,6 +233,26 @@ impl<'a> Vocab<'a> {
         }
         if let Err(e) = ChatTemplate::from_gguf(meta) {
             self.notices.push(format!("this program cannot render the {e}"));
+        }
+        Ok(())
+    }
+
+    /// Gives the tokens that end a generation besides EOS the keys that GGUF has for such.
+    fn write_more_ends(&mut self, tokenizer: &Tokenizer, meta: &mut Metadata) -> Result<(), Error> {
+        let file = Document::read(self.path_of("generation_config.json"), FileKind::Settings).unwrap_or_default();
+        let list = |config: &Object| config.get("eos_token_id")?.as_array().cloned();
+        let lists = [Some(self.config.clone()), file.as_ref().map(Document::root)].into_iter().flatten();
+        let ids = lists.filter_map(|config| list(&config)).flatten();
+        let mut ends: IndexSet<u32> = ids.filter_map(|id| id.as_u64()?.try_into().ok()).collect();
+        ends.retain(|&id| (id as usize) < self.n_vocab && !tokenizer.is_end_of_generation(id));
+        let mut keys = ["eos", "eot", "eom"].map(|role| format!("tokenizer.ggml.{role}_token_id")).into_iter();
+        for id in ends {
+            match keys.find(|key| meta.get(key).is_none()) {
+                Some(key) => drop(meta.insert(key, id)),
+                None => {
+                    self.notices.push(format!("token {id} also ends an answer; left out, GGUF has no key left for it"))
+                }
+            }
         }
         Ok(())
     }
@@ -264,23 +269,4 @@ const ADDED_SCORE: f32 = -1000.0;
 /// The id that a key holds.
 fn need_id(object: &Object, key: &str) -> Result<usize, Error> {
     object.u32(key)?.map(|id| id as usize).ok_or_else(|| object.error(key, "the id of a token", "null"))
-}
-
-/// Kind and text of a token beside the vocabulary proper.
-fn added(text: &str, special: bool) -> (Kind, String) {
-    if special || looks_special(text) {
-        (Kind::Control, text.to_owned())
-    } else {
-        (Kind::UserDefined, text.replace('\u{2581}', " "))
-    }
-}
-
-/// Texts that steer although some files do not say so.
-fn looks_special(text: &str) -> bool {
-    let between =
-        |start, end| text.len() >= str::len(start) + str::len(end) && text.starts_with(start) && text.ends_with(end);
-    matches!(text, "<pad>" | "<mask>" | "<2mass>" | "[@BOS@]")
-        || between("<|", "|>")
-        || between("<\u{FF5C}", "\u{FF5C}>")
-        || between("<unused", ">")
 }

@@ -12,7 +12,31 @@ pub(super) struct Model {
     /// Whether a space is put before a text.
     pub(super) add_dummy_prefix: bool,
     /// Whether runs of spaces become one, and those at the ends go.
-    pub(super) remove_extra_whitespaces: bool,
+    remove_extra_whitespaces: bool,
+    /// The rules by which characters are replaced, by name; none where they stay.
+    charsmap: Option<String>,
+    escapes_spaces: bool,
+    /// Whether a word ends with its space, not starts.
+    suffix: bool,
+}
+
+impl Model {
+    /// Says what GGUF has no keys for.
+    pub(super) fn remark(&self, notices: &mut Vec<String>) {
+        let mut say = |what: &str| notices.push(format!("the tokenizer {what}: token ids may differ"));
+        if self.remove_extra_whitespaces {
+            say("removes spaces at the ends of texts and double ones, GGUF's keeps them");
+        }
+        if let Some(rules) = &self.charsmap {
+            say(&format!("replaces characters by the rules `{rules}`, GGUF's has none"));
+        }
+        if !self.escapes_spaces {
+            say("has spaces in its tokens as they are, GGUF's has marks for them");
+        }
+        if self.suffix {
+            say("puts a space behind a text, GGUF's before it");
+        }
+    }
 }
 
 /// One entry of the vocabulary.
@@ -25,13 +49,23 @@ pub(super) struct Piece {
 
 /// Reads a model; `path` is for the messages.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Model, Error> {
-    let mut model = Model { pieces: Vec::new(), add_dummy_prefix: true, remove_extra_whitespaces: true };
+    let mut model = Model {
+        pieces: Vec::new(),
+        add_dummy_prefix: true,
+        remove_extra_whitespaces: true,
+        charsmap: None,
+        escapes_spaces: true,
+        suffix: false,
+    };
     let mut algorithm = UNIGRAM;
     let mut fields = Fields { path, bytes, at: 0 };
     while let Some((number, value)) = fields.next()? {
         match (number, value) {
+            (1, Field::Bytes(_)) if model.pieces.len() == MAX_PIECES => {
+                return Err(Error::invalid(path, "pieces", format_args!("at most {MAX_PIECES}"), "more"));
+            }
             (1, Field::Bytes(bytes)) => model.pieces.push(piece(path, bytes, model.pieces.len())?),
-            (2, Field::Bytes(bytes)) => algorithm = trainer(path, bytes)?,
+            (2, Field::Bytes(bytes)) => algorithm = trainer(path, bytes, &mut model)?,
             (3, Field::Bytes(bytes)) => normalizer(path, bytes, &mut model)?,
             _ => {}
         }
@@ -47,6 +81,9 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Model, Error> {
     }
     Ok(model)
 }
+
+/// The largest known vocabulary has a quarter of a million.
+const MAX_PIECES: usize = 1 << 21;
 
 /// Values of `TrainerSpec.model_type`.
 const UNIGRAM: u64 = 1;
@@ -73,12 +110,14 @@ fn piece(path: &Path, bytes: &[u8], id: usize) -> Result<Piece, Error> {
     Ok(piece)
 }
 
-fn trainer(path: &Path, bytes: &[u8]) -> Result<u64, Error> {
+fn trainer(path: &Path, bytes: &[u8], model: &mut Model) -> Result<u64, Error> {
     let mut algorithm = UNIGRAM;
     let mut fields = Fields { path, bytes, at: 0 };
     while let Some((number, value)) = fields.next()? {
-        if let (3, Field::Varint(kind)) = (number, value) {
-            algorithm = kind;
+        match (number, value) {
+            (3, Field::Varint(kind)) => algorithm = kind,
+            (24, Field::Varint(v)) => model.suffix = v != 0,
+            _ => {}
         }
     }
     Ok(algorithm)
@@ -86,13 +125,18 @@ fn trainer(path: &Path, bytes: &[u8]) -> Result<u64, Error> {
 
 fn normalizer(path: &Path, bytes: &[u8], model: &mut Model) -> Result<(), Error> {
     let mut fields = Fields { path, bytes, at: 0 };
+    let (mut name, mut has_map) = (String::new(), false);
     while let Some((number, value)) = fields.next()? {
         match (number, value) {
+            (1, Field::Bytes(text)) => name = String::from_utf8_lossy(text).chars().take(40).collect(),
+            (2, Field::Bytes(map)) => has_map = !map.is_empty(),
             (3, Field::Varint(v)) => model.add_dummy_prefix = v != 0,
             (4, Field::Varint(v)) => model.remove_extra_whitespaces = v != 0,
+            (5, Field::Varint(v)) => model.escapes_spaces = v != 0,
             _ => {}
         }
     }
+    model.charsmap = has_map.then_some(name);
     Ok(())
 }
 

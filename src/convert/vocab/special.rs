@@ -6,7 +6,8 @@ use std::path::Path;
 use indexmap::IndexMap;
 use serde_json::Value;
 
-use super::super::json::{Document, Object, read_text};
+use super::super::json::{Document, Object, read_text, shown};
+use super::super::read::Kind;
 use super::Error;
 use crate::gguf::Metadata;
 
@@ -16,6 +17,8 @@ pub(super) struct Special {
     ids: IndexMap<&'static str, u32>,
     add: IndexMap<&'static str, bool>,
     templates: Templates,
+    /// What has no place in the file.
+    remarks: Vec<String>,
 }
 
 /// The roles that files name, in the order in which they are looked for.
@@ -37,8 +40,9 @@ impl Special {
         if let Some(tokenizer) = files.tokenizer {
             special.read_post_processor(tokenizer, &mut roles);
         }
+        let config = files.tokenizer_config.map(Document::root);
+        special.templates = Templates::load(files.folder, config, &mut special.remarks)?;
         if let Some(config) = files.tokenizer_config {
-            special.templates = Templates::load(files.folder, config.root())?;
             special.read_tokenizer_config(files, config.root(), &roles, n_vocab);
         }
         for role in roles.wanted() {
@@ -50,8 +54,19 @@ impl Special {
 
     /// Gives a role to a token unless it has one.
     pub(super) fn set(&mut self, role: &'static str, id: Option<u64>, n_vocab: u32) {
-        if let Some(id) = id.and_then(|id| u32::try_from(id).ok()).filter(|&id| id < n_vocab) {
-            self.ids.entry(role).or_insert(id);
+        match id.and_then(|id| u32::try_from(id).ok()) {
+            Some(id) if id < n_vocab => drop(self.ids.entry(role).or_insert(id)),
+            // -1 and its bits say that there is none.
+            None | Some(u32::MAX) => {}
+            Some(_) if self.ids.contains_key(role) || id_key(role).is_none() => {}
+            Some(id) => self.remark(format!("the {role} token {id} has no row in the model: left out")),
+        }
+    }
+
+    /// Says something once.
+    fn remark(&mut self, remark: String) {
+        if !self.remarks.contains(&remark) {
+            self.remarks.push(remark);
         }
     }
 
@@ -60,7 +75,8 @@ impl Special {
         self.add.entry(role).or_insert(add);
     }
 
-    pub(super) fn write(&self, meta: &mut Metadata) {
+    pub(super) fn write(self, meta: &mut Metadata, notices: &mut Vec<String>) {
+        notices.extend(self.remarks);
         for (&role, &id) in &self.ids {
             if let Some(key) = id_key(role) {
                 meta.insert(key, id);
@@ -101,7 +117,13 @@ impl Special {
                     roles.set_if_absent("sep", processor["sep"][0].as_str());
                 }
                 Some("TemplateProcessing") => self.read_template(processor, roles),
-                _ => {}
+                Some(other) => {
+                    let other: String = other.chars().take(40).collect();
+                    self.remark(format!(
+                        "the tokenizer's post-processor `{other}` is left out: GGUF has no key for it"
+                    ));
+                }
+                None => {}
             }
         }
     }
@@ -119,14 +141,38 @@ impl Special {
                 roles.set_if_absent("bos", Some(first));
                 roles.set_if_absent("cls", Some(first));
             }
-            self.add.insert("bos", roles.is(first, &["bos", "cls"]));
+            let is_bos = roles.is(first, &["bos", "cls"]);
+            self.add.insert("bos", is_bos);
+            if !is_bos {
+                self.remark(format!("{first:?}, which the tokenizer puts before a text, is left out: it is not BOS"));
+            }
         }
+        self.remark_more(single);
         if let Some(last) = &last {
             roles.set_last(last);
             self.add.insert("eos", true);
         }
         let pair = processor["pair"].as_array().map_or(&[][..], Vec::as_slice);
         self.read_pair(pair, first, last, roles);
+    }
+
+    /// GGUF knows of one token before a text and one behind it.
+    fn remark_more(&mut self, single: &[Value]) {
+        let is_token = |item: &&Value| item.get("SpecialToken").is_some();
+        let text = |item: &Value| format!("{:?}", item["SpecialToken"]["id"].as_str().unwrap_or_default());
+        let before: Vec<String> = single.iter().take_while(is_token).skip(1).map(text).collect();
+        let behind: Vec<String> = single.iter().rev().take_while(is_token).skip(1).map(text).collect();
+        if single.iter().all(|item| is_token(&item)) {
+            return;
+        }
+        for (more, place) in [(before, "before"), (behind, "behind")] {
+            if !more.is_empty() {
+                let more = more.join(", ");
+                self.remark(format!(
+                    "{more}, which the tokenizer puts {place} a text too, is left out: GGUF has no key for it"
+                ));
+            }
+        }
     }
 
     fn read_pair(&mut self, mut pair: &[Value], first: Option<String>, last: Option<String>, roles: &mut Roles) {
@@ -235,36 +281,55 @@ struct Templates {
 }
 
 impl Templates {
-    fn load(folder: &Path, config: Object) -> Result<Templates, Error> {
-        match config.get("chat_template") {
-            Some(Value::String(text)) => return Ok(Templates { default: Some(text.clone()), ..Templates::default() }),
-            Some(Value::Array(list)) => return Ok(Templates::from_list(list)),
-            Some(_) => return Ok(Templates::default()),
-            None => {}
+    /// Files of their own come before the tokenizer's settings, as in transformers.
+    fn load(folder: &Path, config: Option<Object>, remarks: &mut Vec<String>) -> Result<Templates, Error> {
+        let set = config.as_ref().and_then(|config| config.get("chat_template"));
+        let default = read_text(&folder.join("chat_template.jinja"), Kind::Settings)?;
+        let files = Templates { default, named: additional(folder)? };
+        let templates = if files.default.is_some() || !files.named.is_empty() {
+            let is_same = |set: &Value| set.as_str().is_some() && set.as_str() == files.default.as_deref();
+            if set.is_some_and(|set| !is_same(set)) {
+                remarks.push(
+                    "`chat_template` of `tokenizer_config.json` is left out: there are files of templates".into(),
+                );
+            }
+            files
+        } else if let Some(set) = set {
+            Templates::from_value(set, remarks)
+        } else {
+            // For templates of processors.
+            let file = Document::read(folder.join("chat_template.json"), Kind::Settings)?;
+            let value = file.as_ref().and_then(|file| file.root().get("chat_template"));
+            value.map_or_else(Templates::default, |value| Templates::from_value(value, remarks))
+        };
+        if templates.default.is_none() && !templates.named.is_empty() {
+            let names: Vec<&str> = templates.named.keys().map(String::as_str).collect();
+            remarks.push(format!("none of the chat templates is named `default`: {}", names.join(", ")));
         }
-        if let Some(text) = read_text(&folder.join("chat_template.jinja"))? {
-            return Ok(Templates { default: Some(text), named: additional(folder)? });
-        }
-        let Some(file) = Document::read(folder.join("chat_template.json"))? else { return Ok(Templates::default()) };
-        Ok(match file.root().get("chat_template") {
-            Some(Value::String(text)) => Templates { default: Some(text.clone()), ..Templates::default() },
-            Some(Value::Array(list)) => Templates::from_list(list),
-            _ => Templates::default(),
-        })
+        Ok(templates)
     }
 
-    fn from_list(list: &[Value]) -> Templates {
+    /// One template, or several by name: as a list of names and templates, or as an object.
+    fn from_value(value: &Value, remarks: &mut Vec<String>) -> Templates {
         let mut templates = Templates::default();
-        for choice in list {
-            if let (Some(name), Some(text)) = (choice["name"].as_str(), choice["template"].as_str()) {
-                match key_name(name).as_str() {
-                    "" => {}
-                    "default" => templates.default = Some(text.to_owned()),
-                    name => drop(templates.named.insert(name.to_owned(), text.to_owned())),
-                }
+        match value {
+            Value::String(text) => templates.default = Some(text.clone()),
+            Value::Array(list) => {
+                list.iter().for_each(|item| templates.put(item["name"].as_str(), item["template"].as_str(), remarks));
             }
+            Value::Object(map) => map.iter().for_each(|(name, text)| templates.put(Some(name), text.as_str(), remarks)),
+            other => remarks.push(format!("the chat template is left out: {} is none", shown(other))),
         }
         templates
+    }
+
+    fn put(&mut self, name: Option<&str>, text: Option<&str>, remarks: &mut Vec<String>) {
+        let name = name.map(key_name).filter(|name| !name.is_empty());
+        match (name.as_deref(), text) {
+            (Some("default"), Some(text)) => self.default = Some(text.to_owned()),
+            (Some(name), Some(text)) => drop(self.named.insert(name.to_owned(), text.to_owned())),
+            _ => remarks.push("a chat template without a name or a text is left out".into()),
+        }
     }
 
     fn write(&self, meta: &mut Metadata) {
@@ -290,7 +355,7 @@ fn additional(folder: &Path) -> Result<IndexMap<String, String>, Error> {
     let mut named = IndexMap::new();
     for path in paths {
         let name = path.file_stem().map(|stem| key_name(&stem.to_string_lossy())).unwrap_or_default();
-        if let Some(text) = read_text(&path)? {
+        if let Some(text) = read_text(&path, Kind::Settings)? {
             named.insert(name, text);
         }
     }

@@ -1,1 +1,0 @@
-//! Checkpoints and what `convert` and `quantize` make of them.
