@@ -1,6 +1,7 @@
 //! Which devices compute, and what serves and describes them.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
@@ -22,10 +23,13 @@ pub struct DeviceArgs {
     /// Shares of the layers that the devices get, in their order [default: by free memory]
     #[arg(long, visible_alias = "ts", value_name = "SHARES", value_parser = fraction_list)]
     pub tensor_split: Option<Shares>,
-    /// Workers that compute layers: `rpc-server` on other machines, host:port, in the order of their layers. The protocol
-    /// knows no passwords and hides nothing
+    /// Workers that compute layers: `rpc-server` on other machines, host:port, in the order of their layers. What is sent is
+    /// not encrypted
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',')]
     pub rpc: Vec<String>,
+    /// File with the secret that the workers of --rpc were started with
+    #[arg(long, value_name = "FILE", requires = "rpc")]
+    pub token_file: Option<PathBuf>,
     /// Show the devices and leave
     #[arg(long)]
     pub list_devices: bool,
@@ -68,8 +72,8 @@ impl FromStr for GpuLayers {
 /// `rpc-server`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The protocol is ggml's. It knows no passwords and hides nothing: whoever reaches the port can use this machine's memory, \
-and perhaps all of this program's rights. One program is served at a time.")]
+The protocol is ggml's; every message is checked before ggml sees it. What is sent is not encrypted. Without --token-file, \
+whoever reaches the port can use this machine's processor and memory.")]
 pub struct RpcServerArgs {
     /// Address to listen at; other than this machine's own (127.0.0.1 ...) only with --expose
     #[arg(short = 'H', long, value_name = "ADDRESS", default_value_t = Ipv4Addr::LOCALHOST)]
@@ -80,9 +84,15 @@ pub struct RpcServerArgs {
     /// Listen where other machines can connect
     #[arg(long)]
     pub expose: bool,
+    /// Serve only clients that have the secret in this file too: 16 bytes or more, such as of `openssl rand -hex 32`
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Threads that compute, at most as many as run at once [default: one per physical core]
     #[arg(short, long, value_name = "N", value_parser = threads)]
     pub threads: Option<u32>,
+    /// Memory of this machine's own to offer, in MiB [default: nine tenths of what is free]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub mem: Option<u32>,
     /// Devices to offer, by their names in --list-devices [default: the accelerators, or the CPU where there is none]
     #[arg(long, visible_alias = "dev", value_name = "NAMES", value_delimiter = ',')]
     pub device: Vec<String>,

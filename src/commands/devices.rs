@@ -1,7 +1,8 @@
 //! Owns which devices there are and what each of them holds. Refuses to let a layer go elsewhere than it was told to.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::ops::Range;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Usage, note, screen};
 use crate::cli::{DeviceArgs, GpuLayers};
-use crate::ggml::{Device, Memory};
+use crate::ggml::{Device, Memory, Token};
 use crate::gguf::File;
 use crate::model::{Config, Placement};
 use crate::session::SessionParams;
@@ -35,9 +36,10 @@ fn no_gpu() -> Option<String> {
 /// head.
 pub(super) fn find(args: &DeviceArgs, n_threads: usize) -> anyhow::Result<Vec<Arc<Device>>> {
     let mut devices = vec![Device::cpu(n_threads).context("cannot use the processor")?];
+    let token = args.token_file.as_deref().map(read_token).transpose()?;
     for endpoint in &args.rpc {
         let n_before = devices.len() - 1;
-        devices.extend(Device::remote(endpoint, n_before)?);
+        devices.extend(Device::remote_with(endpoint, n_before, token.clone())?);
     }
     if wants_gpus(args) {
         let own = local()?;
@@ -52,6 +54,23 @@ pub(super) fn find(args: &DeviceArgs, n_threads: usize) -> anyhow::Result<Vec<Ar
         devices.extend(chosen.into_iter().filter(|device| !device.is_cpu()));
     }
     Ok(devices)
+}
+
+/// The secret in a file, without white space around it.
+pub(super) fn read_token(path: &Path) -> anyhow::Result<Token> {
+    const MOST: u64 = 4096;
+    let name = || format!("cannot read the token file `{}`", path.display());
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).and_then(|file| file.take(MOST + 1).read_to_end(&mut bytes)).with_context(name)?;
+    ensure!(bytes.len() as u64 <= MOST, "{}: expected up to {MOST} bytes, found more", name());
+    let secret = bytes.trim_ascii();
+    Token::new(secret).with_context(|| {
+        let (least, found) = (Token::LEAST, secret.len());
+        format!(
+            "{}: expected {least} bytes or more, found {found}\nhint: `openssl rand -hex 32` makes a secret",
+            name()
+        )
+    })
 }
 
 /// Whether GPUs of this machine may get layers.
@@ -266,8 +285,7 @@ pub(super) fn summary(placement: &Placement, n_layer: usize) -> Option<String> {
     }
     let part = |(range, device): &(Range<usize>, usize)| {
         let device = &placement.devices()[*device];
-        let what = if device.is_remote() { format!(" ({})", device.description()) } else { String::new() };
-        format!("layers {} to {} on {}{what}", range.start, range.end - 1, device.name())
+        format!("layers {} to {} on {}", range.start, range.end - 1, device.label())
     };
     let parts: Vec<String> = ranges.iter().map(part).collect();
     Some(format!("{}, output head on {}", parts.join(", "), placement.devices()[placement.of_output()].name()))

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use super::context::{Context, Tensor};
 use super::cpu::functions;
-use super::remote::Worker;
+use super::remote::{Token, Worker};
 use super::{Content, Error, sys};
 use crate::dtype::DType;
 
@@ -70,8 +70,13 @@ impl Device {
 
     /// The devices that the worker at `host:port` offers; their names are numbered from `first` on.
     pub fn remote(endpoint: &str, first: usize) -> Result<Vec<Arc<Device>>, Error> {
+        Device::remote_with(endpoint, first, None)
+    }
+
+    /// The same of a worker that shares a token with this program.
+    pub fn remote_with(endpoint: &str, first: usize, token: Option<Token>) -> Result<Vec<Arc<Device>>, Error> {
         super::init();
-        let worker = Worker::connect(endpoint)?;
+        let worker = Worker::connect(endpoint, token)?;
         let device = |i: usize| {
             let name = format!("RPC{}", first + i);
             Arc::new(Device { name, n_threads: 1, kind: Kind::Remote(worker.clone(), i as u32) })
@@ -91,6 +96,11 @@ impl Device {
     /// Its name in flags and messages.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its name, with the address of a worker.
+    pub fn label(&self) -> String {
+        if self.is_remote() { format!("{} ({})", self.name, self.description()) } else { self.name.clone() }
     }
 
     /// What it is.

@@ -396,7 +396,7 @@ impl Scratch {
         // SAFETY: allocator and graph are alive.
         let placed = unsafe { sys::ggml_gallocr_alloc_graph(self.raw.as_ptr(), graph.raw.as_ptr()) };
         if !placed {
-            let device = device.name().to_owned();
+            let device = device.label();
             return Err(Error::OutOfMemory { device, what: "results in between", bytes: 0 });
         }
         Ok(self.bytes() != before)

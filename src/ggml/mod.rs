@@ -34,7 +34,7 @@ pub use linear::{Activation, Around, Weight};
 pub use norm::Norm;
 pub use observe::Observed;
 pub use ops::{Ops, Rope};
-pub use remote::serve;
+pub use remote::{Event, Parting, Server, Token};
 pub use rows::{
     RowsError, can_dequantize, can_multiply, can_quantize_to, dequantize_into, is_valid, needs_importance,
     prepare_quantize, quantize_rows,

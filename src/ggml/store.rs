@@ -316,7 +316,7 @@ impl StoreBuilder {
 }
 
 fn out_of_memory(device: Option<&Device>, what: &'static str, bytes: usize) -> Error {
-    Error::OutOfMemory { device: device.map_or("CPU", Device::name).to_owned(), what, bytes }
+    Error::OutOfMemory { device: device.map_or_else(|| "CPU".to_owned(), Device::label), what, bytes }
 }
 
 fn set(raw: NonNull<sys::ggml_tensor>, data: &[u8]) {

@@ -6,6 +6,10 @@
 mod common;
 #[path = "../fakehub/mod.rs"]
 mod fakehub;
+#[path = "../fuzz/mod.rs"]
+mod fuzz;
+#[path = "../support/mod.rs"]
+mod support;
 mod tiny;
 mod watched;
 

@@ -3,18 +3,34 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::ops::RangeInclusive;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
 use super::buffer::{self, BufferType};
 use super::link::{Command, Link};
+use super::token::Token;
 use super::wire::{self, Description, Place};
 use crate::ggml::{Content, Error, sys};
+
+/// Devices of one worker, at most.
+const MOST_DEVICES: u32 = 64;
+
+/// Bytes of one buffer or tensor, at most: what a worker says about sizes is added up and rounded up.
+const MOST_BYTES: u64 = 1 << 44;
+
+/// What starts of tensors are multiples of, at most.
+const MOST_ALIGNED: u64 = 1 << 16;
+
+/// A worker has told all about itself within this.
+const INTRODUCTION: Duration = Duration::from_secs(10);
 
 /// Another machine that computes, reached by ggml's RPC protocol.
 pub(in crate::ggml) struct Worker {
     endpoint: String,
+    token: Option<Token>,
     buffer_types: Vec<BufferType>,
     state: Mutex<State>,
 }
@@ -26,8 +42,8 @@ struct State {
     generation: u64,
     /// By their first address.
     buffers: BTreeMap<usize, Held>,
-    /// The last graph that each device ran: it keeps it.
-    last_graphs: Vec<Option<u64>>,
+    /// The last graph that each device ran, and its multiplications: it keeps it.
+    last_graphs: Vec<Option<(u64, u64)>>,
     /// Bytes that tensors of a kind need on a device, as the worker said: ggml asks several times for each of every new graph.
     alloc_sizes: HashMap<Vec<u8>, u64>,
 }
@@ -53,34 +69,29 @@ struct Kept {
 impl Worker {
     /// The worker at `host:port`: the one that this process is connected to already, since it serves one connection at a
     /// time, or a new one.
-    pub(in crate::ggml) fn connect(endpoint: &str) -> Result<Arc<Worker>, Error> {
+    pub(in crate::ggml) fn connect(endpoint: &str, token: Option<Token>) -> Result<Arc<Worker>, Error> {
         static KNOWN: Mutex<BTreeMap<String, Weak<Worker>>> = Mutex::new(BTreeMap::new());
         let mut known = KNOWN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(worker) = known.get(endpoint).and_then(Weak::upgrade) {
             worker.revive()?;
             return Ok(worker);
         }
-        let worker = Worker::connect_anew(endpoint)?;
+        let worker = Worker::connect_anew(endpoint, token)?;
         known.insert(endpoint.to_owned(), Arc::downgrade(&worker));
         Ok(worker)
     }
 
-    fn connect_anew(endpoint: &str) -> Result<Arc<Worker>, Error> {
+    fn connect_anew(endpoint: &str, token: Option<Token>) -> Result<Arc<Worker>, Error> {
         let lost = |error: io::Error| {
             const HINT: &str = "hint: `curtail rpc-server` starts a worker";
             Error::Device(format!("cannot use the worker at `{endpoint}`: {error}\n{HINT}"))
         };
-        let mut link = Link::open(endpoint).map_err(lost)?;
-        let devices = device_count(&mut link).map_err(lost)?;
-        let mut sizes = Vec::new();
-        for device in 0..devices {
-            let body = device.to_le_bytes();
-            let [alignment] = link.ask_numbers(Command::GetAlignment, &[&body]).map_err(lost)?;
-            let [most] = link.ask_numbers(Command::GetMaxSize, &[&body]).map_err(lost)?;
-            sizes.push((alignment as usize, most as usize));
-        }
+        let mut link = Link::open(endpoint, token.as_ref()).map_err(lost)?;
+        let sizes = introduce(&mut link).map_err(lost)?;
+        let n_devices = sizes.len();
         Ok(Arc::new_cyclic(|worker| Worker {
             endpoint: endpoint.to_owned(),
+            token,
             buffer_types: (0..)
                 .zip(sizes)
                 .map(|(device, (alignment, most))| BufferType::new(worker.clone(), endpoint, device, alignment, most))
@@ -90,7 +101,7 @@ impl Worker {
                 failure: String::new(),
                 generation: 0,
                 buffers: BTreeMap::new(),
-                last_graphs: vec![None; devices as usize],
+                last_graphs: vec![None; n_devices],
                 alloc_sizes: HashMap::new(),
             }),
         }))
@@ -135,7 +146,7 @@ impl Worker {
             return Ok(());
         }
         let lost = |error: io::Error| Error::Lost { worker: self.endpoint.clone(), why: error.to_string() };
-        let mut link = Link::open(&self.endpoint).map_err(lost)?;
+        let mut link = Link::open(&self.endpoint, self.token.as_ref()).map_err(lost)?;
         let (expected, found) = (self.n_devices(), device_count(&mut link).map_err(lost)?);
         if expected != found as usize {
             return Err(lost(io::Error::other(format!("expected {expected} devices, found {found}"))));
@@ -153,6 +164,9 @@ impl Worker {
 
     /// Takes memory on a device: its first address, one of ours. None without memory, or if the worker is lost.
     pub(super) fn allocate(&self, device: u32, bytes: usize) -> Option<usize> {
+        if bytes as u64 > MOST_BYTES {
+            return None;
+        }
         let mut held = Held { device, bytes, there: Place::default(), contents: Vec::new() };
         let start = self.attempt(|state| {
             let placed = held.allocate(state.link())?;
@@ -194,6 +208,7 @@ impl Worker {
                 }
             }
             let [bytes] = state.link().ask_numbers(Command::GetAllocSize, &[&body])?;
+            sane("bytes of a tensor", bytes, 0..=MOST_BYTES)?;
             state.alloc_sizes.insert(kind, bytes);
             Ok(bytes)
         })
@@ -230,6 +245,7 @@ impl Worker {
     pub(super) fn memset(&self, tensor: &sys::ggml_tensor, value: u8, offset: usize, len: usize) {
         self.attempt(|state| {
             let description = state.describe(tensor);
+            state.link().owe_memory(len);
             let [offset, len] = [offset, len].map(|n| (n as u64).to_le_bytes());
             state.link().send(Command::MemsetTensor, &[&description, &offset, &len, &[value]])
         });
@@ -249,7 +265,8 @@ impl Worker {
 
     pub(super) fn clear(&self, start: usize, value: u8) {
         self.attempt(|state| {
-            let buffer = state.buffers.get(&start).map_or(0, |held| held.there.buffer);
+            let (buffer, bytes) = state.buffers.get(&start).map_or((0, 0), |held| (held.there.buffer, held.bytes));
+            state.link().owe_memory(bytes);
             state.link().send(Command::BufferClear, &[&buffer.to_le_bytes(), &[value]])
         });
     }
@@ -260,13 +277,20 @@ impl Worker {
     /// The graph and all that it reads are alive.
     pub(in crate::ggml) unsafe fn compute(&self, device: u32, graph: NonNull<sys::ggml_cgraph>, id: u64) {
         self.attempt(|state| {
-            let last = &mut state.last_graphs[device as usize];
-            if last.replace(id) == Some(id) {
-                state.link().send(Command::GraphRecompute, &[&device.to_le_bytes()])?;
-            } else {
-                // SAFETY: as promised by the caller.
-                let bytes = unsafe { wire::describe_graph(device, graph, |tensor| state.place(tensor)) };
-                state.link().send(Command::GraphCompute, &[&bytes])?;
+            match state.last_graphs[device as usize] {
+                Some((last, work)) if last == id => {
+                    state.link().owe_work(work);
+                    state.link().send(Command::GraphRecompute, &[&device.to_le_bytes()])?;
+                }
+                _ => {
+                    // SAFETY: as promised by the caller.
+                    let (bytes, work) = unsafe {
+                        (wire::describe_graph(device, graph, |tensor| state.place(tensor)), wire::work(graph))
+                    };
+                    state.last_graphs[device as usize] = Some((id, work));
+                    state.link().owe_work(work);
+                    state.link().send(Command::GraphCompute, &[&bytes])?;
+                }
             }
             state.link().flush()
         });
@@ -317,12 +341,14 @@ impl Held {
     /// Takes memory for it; false if there is not enough.
     fn allocate(&mut self, link: &mut Link) -> io::Result<bool> {
         let body = [&self.device.to_le_bytes()[..], &(self.bytes as u64).to_le_bytes()];
+        link.owe_memory(self.bytes);
         let [buffer, bytes] = link.ask_numbers(Command::AllocBuffer, &body)?;
         if buffer == 0 {
             return Ok(false);
         }
-        self.bytes = bytes as usize;
+        sane("bytes of a buffer", bytes, self.bytes as u64..=u64::MAX)?;
         let [data] = link.ask_numbers(Command::BufferGetBase, &[&buffer.to_le_bytes()])?;
+        sane("address of a buffer", data, 0..=u64::MAX - MOST_BYTES)?;
         self.there = Place { buffer, data };
         Ok(true)
     }
@@ -368,7 +394,36 @@ fn set(link: &mut Link, description: &Description, data: &[u8], offset: usize) -
 
 fn device_count(link: &mut Link) -> io::Result<u32> {
     let answer = link.ask(Command::DeviceCount, &[], 4)?;
-    Ok(u32::from_le_bytes(answer.try_into().expect("four bytes")))
+    let n = u32::from_le_bytes(answer.try_into().expect("four bytes"));
+    sane("devices", n.into(), 1..=MOST_DEVICES.into()).map(|()| n)
+}
+
+/// Alignment and largest buffer of each device.
+fn introduce(link: &mut Link) -> io::Result<Vec<(usize, usize)>> {
+    link.within(INTRODUCTION);
+    let mut sizes = Vec::new();
+    for device in 0..device_count(link)? {
+        let body = device.to_le_bytes();
+        let [alignment] = link.ask_numbers(Command::GetAlignment, &[&body])?;
+        sane("alignment", alignment, 1..=MOST_ALIGNED)?;
+        if !alignment.is_power_of_two() {
+            return Err(io::Error::other(format!("alignment: expected a power of two, found {alignment}")));
+        }
+        let [most] = link.ask_numbers(Command::GetMaxSize, &[&body])?;
+        sane("bytes of the largest buffer", most, 1 << 20..=u64::MAX)?;
+        sizes.push((alignment as usize, most.min(MOST_BYTES) as usize));
+    }
+    link.without_limit();
+    Ok(sizes)
+}
+
+/// Refuses a number that no worker means.
+fn sane(what: &str, found: u64, expected: RangeInclusive<u64>) -> io::Result<()> {
+    if expected.contains(&found) {
+        return Ok(());
+    }
+    let (least, most) = expected.into_inner();
+    Err(io::Error::other(format!("{what}: expected {least} to {most}, found {found}")))
 }
 
 /// Addresses that no other buffer has, and this process never reads.

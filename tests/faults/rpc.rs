@@ -1,1 +1,0 @@
-//! Hostile and silent peers of both sides of RPC.
