@@ -65,9 +65,24 @@ pub struct GenerationArgs {
     /// When the context is full, forget the older half and go on
     #[arg(long)]
     pub context_shift: bool,
+    /// Show special tokens too, such as the one that ends the answer
+    #[arg(long, visible_alias = "sp")]
+    pub special: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub template: TemplateArgs,
     /// System prompt
     #[arg(long, visible_alias = "sys", visible_alias = "system-prompt", value_name = "TEXT")]
     pub system: Option<String>,
+}
+
+/// Which chat template.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Generation options")]
+pub struct TemplateArgs {
+    /// Chat template instead of the model's: a name (chatml, llama3, gemma ...), a Jinja FILE, or none to continue plain text
+    #[arg(long, visible_alias = "chat-template-file", value_name = "NAME|FILE|none", value_hint = ValueHint::FilePath)]
+    pub chat_template: Option<String>,
 }
 
 /// `chat`.
@@ -105,10 +120,10 @@ pub struct RunArgs {
     pub file: Option<PathBuf>,
     /// Answer every line of a JSON Lines file; - is stdin
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    #[arg(conflicts_with_all = ["system", "raw", "reverse_prompt", "context_shift"])]
+    #[arg(conflicts_with_all = ["system", "raw", "reverse_prompt", "context_shift", "chat_template"])]
     pub batch: Option<PathBuf>,
     /// Continue the text itself, without the model's chat template
-    #[arg(long, visible_alias = "no-chat", conflicts_with = "system")]
+    #[arg(long, visible_alias = "no-chat", conflicts_with_all = ["system", "chat_template"])]
     pub raw: bool,
     /// Write a page that shows how deep each token went
     #[arg(long, value_name = "HTML", value_hint = ValueHint::FilePath, conflicts_with = "batch")]

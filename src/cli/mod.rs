@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand};
 pub use convert::{ConvertArgs, OutTypeArg};
 pub use device::{DeviceArgs, DoctorArgs, GpuLayers, RpcServerArgs, Shares};
 pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg};
-pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs};
+pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs, TemplateArgs};
 pub use habits::{Refused, parse};
 pub use hub::{ListArgs, PullArgs, RmArgs};
 pub use layers::{LayersArg, LayersArgs, LayersCommand, MeasureArgs, MethodArg, PartsArg, PruneArgs, ScanArgs};

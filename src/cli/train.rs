@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::LoadArgs;
 use super::value::{fixed_seed, fraction, number, positive};
+use super::{LoadArgs, TemplateArgs};
 
 /// `train-exit`.
 #[derive(Args, Debug)]
@@ -54,6 +54,9 @@ pub struct TrainExitArgs {
     /// With `self`: search also where guesses for `--exit verified` shall come from, by trying (takes minutes)
     #[arg(long)]
     pub search_drafts: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub template: TemplateArgs,
     /// Solved examples in every prompt, instead of the task's number
     #[arg(long, value_name = "N", value_parser = number)]
     pub shots: Option<usize>,

@@ -106,6 +106,7 @@ pub(super) fn generate(
     show: &mut Show<'_>,
 ) -> anyhow::Result<Answer> {
     let mut stop = StopMatcher::new(limits.stop);
+    let mut end_text = "";
     let mut answer = Answer { tokens: Vec::new(), layers: Vec::new(), text: String::new(), end: End::Limit };
     let mut emit = |answer: &mut Answer, text: &str| {
         answer.text.push_str(text);
@@ -119,6 +120,7 @@ pub(super) fn generate(
         let Some(token) = finder.next(limits, &mut answer)? else { break };
         if tokenizer.is_end_of_generation(token) {
             answer.end = End::Model;
+            end_text = stream.end_text(token);
             break;
         }
         match stop.push(&stream.push(token)) {
@@ -134,6 +136,10 @@ pub(super) fn generate(
     match stop.push(&stream.finish()) {
         Found::Text(text) => emit(&mut answer, &(text + &stop.finish()))?,
         Found::Stop(text) => emit(&mut answer, &text)?,
+    }
+    // Shown, but no part of what was said.
+    if !end_text.is_empty() {
+        show(end_text, answer.layers.last().copied().unwrap_or(0)).context("cannot write the answer")?;
     }
     Ok(answer)
 }

@@ -8,8 +8,8 @@ use anyhow::{Context, ensure};
 use super::devices::{self, Needs};
 use super::exits::Exits;
 use super::pull::named_model;
-use super::{Usage, note, plan};
-use crate::cli::{CacheArgs, ContextArgs, DeviceArgs, ExitArgs, LoadArgs, ModelArgs};
+use super::{Usage, note, plan, template};
+use crate::cli::{CacheArgs, ContextArgs, DeviceArgs, ExitArgs, LoadArgs, ModelArgs, TemplateArgs};
 use crate::decode::Decoder;
 use crate::gguf::File;
 use crate::hub;
@@ -18,8 +18,17 @@ use crate::session::{Session, SessionParams};
 use crate::tokenizer::{ChatTemplate, Tokenizer};
 
 /// What is said of a model without a chat template: it is never given another model's.
-pub(super) const NO_TEMPLATE: &str =
+const NO_TEMPLATE: &str =
     "note: the model brings no chat template. Completion mode: it continues the text that it is given.";
+
+/// What is said where the user wants none.
+const WANTS_NO_TEMPLATE: &str =
+    "note: no chat template, as you wish. Completion mode: the model continues the text that it is given.";
+
+/// Says why there is no template.
+pub(super) fn note_no_template(args: &TemplateArgs) {
+    note(if args.chat_template.is_some() { WANTS_NO_TEMPLATE } else { NO_TEMPLATE });
+}
 
 /// A model ready to answer.
 pub(super) struct Engine {
@@ -50,10 +59,9 @@ impl Engine {
         Ok((Engine { file, tokenizer, session }, exits.decoder))
     }
 
-    /// The model's chat template, if it brings one.
-    pub(super) fn template(&self) -> anyhow::Result<Option<ChatTemplate>> {
-        let template = ChatTemplate::from_gguf(self.file.metadata());
-        template.with_context(|| format!("cannot use the chat template of `{}`", self.file.path().display()))
+    /// The chat template that the flags name, else the model's, if it brings one.
+    pub(super) fn template(&self, args: &TemplateArgs) -> anyhow::Result<Option<ChatTemplate>> {
+        template::choose(args.chat_template.as_deref(), self.file.metadata())
     }
 }
 

@@ -31,6 +31,7 @@ mod run;
 mod screen;
 mod stats;
 mod stop;
+mod template;
 mod tokenize;
 mod train_exit;
 

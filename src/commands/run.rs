@@ -9,10 +9,10 @@ use anyhow::{anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::answer::{self, Answer, End, Finder, Limits};
-use super::engine::{Engine, NO_TEMPLATE, find_model};
+use super::engine::{Engine, find_model, note_no_template};
 use super::output::{Inputs, write_whole};
 use super::stats::Stats;
-use super::{INTERRUPTED, batch, exits, input, interrupt, note, print_line, screen};
+use super::{INTERRUPTED, batch, exits, input, interrupt, note, print_line, screen, template};
 use crate::cli::{Count, RunArgs};
 use crate::decode::Decoder;
 use crate::eval::Depths;
@@ -33,9 +33,9 @@ fn run_one(args: &RunArgs) -> anyhow::Result<ExitCode> {
     inputs.allow(args.depth_report.as_deref())?;
     let text = input::text(args.prompt.as_deref(), args.file.as_deref(), input::Kind::Prompt)?;
     let (mut engine, mut decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
-    let template = if args.raw { None } else { engine.template()? };
+    let template = if args.raw { None } else { engine.template(&args.generation.template)? };
     if template.is_none() && !args.raw {
-        note(NO_TEMPLATE);
+        note_no_template(&args.generation.template);
     }
     let tokens = encode(&engine.tokenizer, template.as_ref(), args.generation.system.as_deref(), &text)?;
     interrupt::watch();
@@ -99,6 +99,7 @@ fn answer_one(
         Starts::Answer => tokenizer.stream(),
         Starts::Continuation => tokenizer.stream_after(tokens),
     };
+    let stream = stream.with_special(args.generation.special);
     let mut stdout = io::stdout().lock();
     let is_terminal = stdout.is_terminal();
     let mut show = |text: &str, _: usize| {
@@ -159,7 +160,9 @@ fn encode(
     let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
     let mut messages: Vec<_> = system.iter().map(|system| message("system", system)).collect();
     messages.push(message("user", text));
-    Ok(tokenizer.encode_with_bos(&template.render(&messages, true)?, Special::Parse))
+    let rendered = template::render(template, &messages)?;
+    template::dropped_system(system, &rendered).iter().for_each(note);
+    Ok(tokenizer.encode_rendered_with_bos(&rendered))
 }
 
 #[derive(Deserialize)]
@@ -213,7 +216,7 @@ fn answer_line(
     }
     let limits = Limits { n_predict: limit(args), ..Limits::default() };
     let mut sampler = Sampler::new(args.sampling.params());
-    let stream = tokenizer.stream_after(&tokens);
+    let stream = tokenizer.stream_after(&tokens).with_special(args.generation.special);
     let finder = Finder { session, decoder, sampler: &mut sampler, stats };
     let answer = answer::generate(finder, tokenizer, stream, &limits, &mut |_, _| Ok(()))?;
     // A cut answer is no result.

@@ -27,7 +27,7 @@ pub(super) fn tokenize(
         note(format_args!("note: {notice}"));
     }
     let special = if parse_special { Special::Parse } else { Special::Plain };
-    let ids = if bos { tokenizer.encode_with_bos(text, special) } else { tokenizer.encode(text, special) };
+    let ids = if bos { tokenizer.encode_whole(text, special) } else { tokenizer.encode(text, special) };
     write_tokens(&tokenizer, &ids, json, out).context("cannot write the tokens")
 }
 

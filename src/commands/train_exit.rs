@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::engine::Engine;
 use super::output::Inputs;
-use super::{Usage, drafts, note, screen};
-use crate::cli::{InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
+use super::{Usage, drafts, note, screen, template};
+use crate::cli::{InputArg, PresetArg, RuleArg, TargetArg, TemplateArgs, TrainExitArgs};
 use crate::eval::{
     Answers, Excerpt, Questions, Sight, Task, collect, collect_own, excerpts, fit_lenses, look_cost, own_answer,
     own_prompts,
@@ -179,7 +179,7 @@ fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyho
         "the task `{OWN}` has no labels: its checkpoints read the vocabulary, and their target is the model"
     );
     let n_layer = engine.session.n_steps();
-    let answers = own_answers(engine, args.prompts.unwrap_or(usize::MAX))?;
+    let answers = own_answers(engine, &args.template, args.prompts.unwrap_or(usize::MAX))?;
     let session = &mut engine.session;
     let (with_lens, others): (Vec<_>, Vec<_>) = answers.into_iter().enumerate().partition(|(i, _)| i % 2 == 0);
     let [with_lens, others] = [with_lens, others].map(|some| some.into_iter().map(|(_, answer)| answer).collect());
@@ -224,8 +224,8 @@ fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyho
 /// What a look at a token costs, in layers: the border between two graphs, and a few products.
 const TOKEN_LOOK_COST: f64 = 0.15;
 
-fn own_answers(engine: &mut Engine, n_prompts: usize) -> anyhow::Result<Vec<Excerpt>> {
-    let template = engine.template()?;
+fn own_answers(engine: &mut Engine, args: &TemplateArgs, n_prompts: usize) -> anyhow::Result<Vec<Excerpt>> {
+    let template = engine.template(args)?;
     let bar = bar(own_prompts().take(n_prompts).count(), "own answers");
     let Engine { session, tokenizer, .. } = engine;
     let mut answers = Vec::new();
@@ -233,7 +233,7 @@ fn own_answers(engine: &mut Engine, n_prompts: usize) -> anyhow::Result<Vec<Exce
         let tokens = match &template {
             Some(template) => {
                 let message = Message { role: "user".to_owned(), content: prompt.to_owned() };
-                tokenizer.encode_with_bos(&template.render(&[message], true)?, Special::Parse)
+                tokenizer.encode_rendered_with_bos(&template::render(template, &[message])?)
             }
             None => tokenizer.encode_with_bos(prompt, Special::Plain),
         };

@@ -23,8 +23,6 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use minijinja::Environment;
-use minijinja::value::Serde;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -33,6 +31,7 @@ use serde_json::Value;
 
 use super::{Error, rows};
 use crate::text;
+use crate::tokenizer::jinja::{self, Expression, Template, Whitespace};
 
 /// How answers are told apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,62 +233,67 @@ fn put_shots_first(rows: &mut [Item], n: usize, n_labels: usize) {
 struct Reader<'d> {
     description: &'d Description,
     answers: &'d Answers,
-    environment: Environment<'static>,
+    prompt: Template,
+    answer: Expression,
+    group: Option<Expression>,
+    choices: Option<Expression>,
 }
 
 impl<'d> Reader<'d> {
     fn new(description: &'d Description, answers: &'d Answers) -> Result<Reader<'d>, String> {
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-        environment.add_template_owned("prompt", description.prompt.clone()).map_err(|e| format!("`prompt`: {e}"))?;
-        Ok(Reader { description, answers, environment })
+        let expression = |field: &str, source: &str| Expression::parse(source).map_err(|e| format!("`{field}`: {e}"));
+        let optional =
+            |field, source: &Option<String>| source.as_deref().map(|source| expression(field, source)).transpose();
+        let prompt = Template::parse(&description.prompt, Whitespace::default(), true);
+        Ok(Reader {
+            description,
+            answers,
+            prompt: prompt.map_err(|e| format!("`prompt`: {e}"))?,
+            answer: expression("answer", &description.answer)?,
+            group: optional("group", &description.group)?,
+            choices: optional("choices", &description.choices)?,
+        })
     }
 
     fn read(&self, files: &[PathBuf]) -> Result<Vec<Item>, Error> {
-        let mut items = Vec::new();
-        for file in files {
-            for (place, row) in rows::read(file)? {
-                items.push(self.item(&row).map_err(|why| Error::Task { place, why })?);
+        let read = || {
+            let mut items = Vec::new();
+            for file in files {
+                for (place, row) in rows::read(file)? {
+                    items.push(self.item(&row).map_err(|why| Error::Task { place, why })?);
+                }
             }
-        }
-        Ok(items)
+            Ok(items)
+        };
+        // One thread for all rows: each template and expression would start its own.
+        let no_thread = |e: jinja::Error| Error::Task { place: folder.display().to_string(), why: e.to_string() };
+        jinja::on_deep_stack(read).map_err(no_thread)?
     }
 
     fn item(&self, row: &Value) -> Result<Item, String> {
-        let template = self.environment.get_template("prompt").map_err(|e| e.to_string())?;
-        let prompt = template.render(Serde(row)).map_err(|e| format!("`prompt`: {e}"))?;
-        let group = match &self.description.group {
-            Some(group) => text(&self.value("group", group, row)?),
+        let prompt = self.prompt.render(&jinja::fields(row)).map_err(|e| format!("`prompt`: {e}"))?;
+        let prompt = prompt.as_str().to_owned();
+        let group = match &self.group {
+            Some(group) => text(&value("group", group, self.description.group.as_deref(), row)?),
             None => String::new(),
         };
-        let answer = self.value("answer", &self.description.answer, row)?;
+        let answer = value("answer", &self.answer, Some(&self.description.answer), row)?;
         let mut item = Item { group, prompt, choices: Vec::new(), answer: 0, accepted: Vec::new() };
-        match self.answers {
-            Answers::Labels(labels) => item.answer = self.place(&answer, labels.len())?,
-            Answers::Choices { .. } => {
-                let choices = self.value("choices", self.description.choices.as_deref().unwrap_or(""), row)?;
+        match (self.answers, &self.choices) {
+            (Answers::Labels(labels), _) => item.answer = self.place(&answer, labels.len())?,
+            (Answers::Choices { .. }, Some(choices)) => {
+                let choices = value("choices", choices, self.description.choices.as_deref(), row)?;
                 item.choices =
                     texts(&choices).map_err(|found| format!("`choices`: expected a list of texts, found {found}"))?;
                 item.answer = self.place(&answer, item.choices.len())?;
             }
-            Answers::Open => {
+            _ => {
                 let accepted = texts(&answer);
                 item.accepted =
                     accepted.map_err(|found| format!("`answer`: expected a text or several, found {found}"))?;
             }
         }
         Ok(item)
-    }
-
-    /// An expression's value for a row.
-    fn value(&self, field: &str, expression: &str, row: &Value) -> Result<Value, String> {
-        let wrong = |e: minijinja::Error| format!("`{field}`: {e}");
-        let compiled = self.environment.compile_expression(expression).map_err(wrong)?;
-        let value = compiled.eval(Serde(row)).map_err(wrong)?;
-        if value.is_undefined() {
-            return Err(format!("`{field}`: expected a field `{expression}`"));
-        }
-        serde_json::to_value(&value).map_err(|e| format!("`{field}`: {e}"))
     }
 
     /// The place that an answer names among `n`.
@@ -309,6 +313,12 @@ impl<'d> Reader<'d> {
             format!("`answer`: expected {expected}, found {answer}")
         })
     }
+}
+
+/// An expression's value for a row.
+fn value(field: &str, expression: &Expression, source: Option<&str>, row: &Value) -> Result<Value, String> {
+    let value = expression.eval(row).map_err(|e| format!("`{field}`: {e}"))?;
+    value.ok_or_else(|| format!("`{field}`: expected a field `{}`", source.unwrap_or("")))
 }
 
 fn text(value: &Value) -> String {

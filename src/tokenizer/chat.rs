@@ -1,18 +1,10 @@
 //! Owns chat templates: a conversation to the text that the model was trained on. Refuses what the template
-//! refuses, naming its line, and templates that do not end.
+//! refuses, naming the template and its line.
 
-use std::fmt::Write;
-use std::io;
-use std::sync::LazyLock;
-
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
-use minijinja::{Environment, ErrorKind, Value, context};
-use regex::Regex;
 use serde::{Deserialize, Serialize};
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
-use super::{Error, keys};
+use super::jinja::{self, Data, Rendered, Whitespace};
+use super::{Error, keys, named};
 use crate::gguf::{self, Metadata};
 
 /// One turn of a conversation.
@@ -24,10 +16,19 @@ pub struct Message {
     pub content: String,
 }
 
+impl Message {
+    /// A role is the program's word and may become part of a special token; what is said is not.
+    fn data(&self) -> Data<'_> {
+        Data::Dict(vec![("role", Data::Own(&self.role)), ("content", Data::Typed(&self.content))])
+    }
+}
+
 /// The chat template of a model.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    template: jinja::Template,
     source: String,
+    /// Whose template it is, as errors say it.
+    of: String,
     bos: Option<String>,
     eos: Option<String>,
 }
@@ -39,7 +40,12 @@ impl ChatTemplate {
             Some(source) => Some(source),
             None => meta.str(&format!("{}.default", keys::CHAT_TEMPLATE))?,
         };
-        let Some(source) = source else { return Ok(None) };
+        let of = meta.path().display().to_string();
+        source.map(|source| ChatTemplate::for_model(meta, source, &of)).transpose()
+    }
+
+    /// A template from elsewhere, for the model of this file. `of` is its name in errors.
+    pub fn for_model(meta: &Metadata, source: &str, of: &str) -> Result<ChatTemplate, Error> {
         let token = |key| {
             let id = meta.get(key).and_then(gguf::Value::as_integer).and_then(|id| usize::try_from(id).ok());
             match (id, meta.strings(keys::TOKENS)?) {
@@ -47,16 +53,31 @@ impl ChatTemplate {
                 _ => Ok::<_, Error>(None),
             }
         };
-        ChatTemplate::new(source, token(keys::BOS)?, token(keys::EOS)?).map(Some)
+        ChatTemplate::parse(source, of, token(keys::BOS)?, token(keys::EOS)?)
+    }
+
+    /// The source of a format that this program knows by name.
+    pub fn named(name: &str) -> Option<&'static str> {
+        named::TEMPLATES.iter().find(|(known, _)| *known == name).map(|(_, source)| *source)
+    }
+
+    /// The names of the known formats.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        named::TEMPLATES.iter().map(|(name, _)| *name)
     }
 
     /// A template from its source and the texts of BOS and EOS.
     pub fn new(source: &str, bos: Option<&str>, eos: Option<&str>) -> Result<ChatTemplate, Error> {
-        let mut environment = environment().map_err(|e| template_error(&e))?;
-        environment.add_template_owned(NAME, without_generation_tags(source)).map_err(|e| template_error(&e))?;
+        ChatTemplate::parse(source, "", bos, eos)
+    }
+
+    fn parse(source: &str, of: &str, bos: Option<&str>, eos: Option<&str>) -> Result<ChatTemplate, Error> {
+        // The settings of transformers.
+        let whitespace = Whitespace { trim_blocks: true, lstrip_blocks: true };
         Ok(ChatTemplate {
-            environment,
+            template: jinja::Template::parse(source, whitespace, false).map_err(|e| template_error(of, &e))?,
             source: source.to_owned(),
+            of: of.to_owned(),
             bos: bos.map(str::to_owned),
             eos: eos.map(str::to_owned),
         })
@@ -68,107 +89,24 @@ impl ChatTemplate {
     }
 
     /// The text of a conversation; with `add_generation_prompt` it ends where the assistant's answer begins.
-    /// It may begin with BOS: [`Tokenizer::encode_with_bos`](super::Tokenizer::encode_with_bos) does not double it.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
-        let template = self.environment.get_template(NAME).map_err(|e| template_error(&e))?;
-        let values = context! {
-            messages => Value::from(Serde(messages)),
-            add_generation_prompt,
-            bos_token => self.bos.as_deref().map_or(Value::UNDEFINED, Value::from),
-            eos_token => self.eos.as_deref().map_or(Value::UNDEFINED, Value::from),
-            tools => Value::from(()),
-            documents => Value::from(()),
-        };
-        template.render(values).map_err(|e| template_error(&e))
+    /// It may begin with BOS: [`Tokenizer::encode_rendered_with_bos`](super::Tokenizer::encode_rendered_with_bos) does
+    /// not double it.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Rendered, Error> {
+        let mut values = vec![
+            ("messages", Data::List(messages.iter().map(Message::data).collect())),
+            ("tools", Data::None),
+            ("documents", Data::None),
+            ("add_generation_prompt", Data::Bool(add_generation_prompt)),
+        ];
+        values.extend(self.bos.as_deref().map(|bos| ("bos_token", Data::Own(bos))));
+        values.extend(self.eos.as_deref().map(|eos| ("eos_token", Data::Own(eos))));
+        self.template.render(&values).map_err(|e| template_error(&self.of, &e))
     }
 }
 
-/// What error messages call the template.
-const NAME: &str = "chat_template";
-
-/// Instructions one rendering may take; long conversations need some thousands.
-const FUEL: u64 = 20_000_000;
-
-/// The settings and functions that transformers gives to chat templates.
-fn environment() -> Result<Environment<'static>, minijinja::Error> {
-    let mut environment = Environment::new();
-    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-    environment.set_fuel(Some(FUEL));
-    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function("raise_exception", raise_exception);
-    environment.add_function("strftime_now", strftime_now);
-    environment.add_filter("tojson", tojson);
-    Ok(environment)
-}
-
-fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
-    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-}
-
-fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
-    let mut text = String::new();
-    // An unknown specifier is an error here, and a panic in `to_string`.
-    write!(text, "{}", chrono::Local::now().format(format)).map_err(|_| {
-        minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: `{format}` is no date format"))
-    })?;
-    Ok(text)
-}
-
-/// JSON as Python's `json.dumps` spells it, not escaped for HTML.
-fn tojson(value: Value, indent: Option<usize>, kwargs: Kwargs) -> Result<Value, minijinja::Error> {
-    let indent = indent.or(kwargs.get("indent")?);
-    kwargs.get::<Option<bool>>("ensure_ascii")?;
-    kwargs.assert_all_used()?;
-    let mut json = Vec::new();
-    let written = match indent {
-        Some(n) => {
-            let spaces = " ".repeat(n.min(32));
-            value.serialize(&mut Serializer::with_formatter(&mut json, PrettyFormatter::with_indent(spaces.as_bytes())))
-        }
-        None => value.serialize(&mut Serializer::with_formatter(&mut json, Spaced)),
-    };
-    written.map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, format!("tojson: {e}")))?;
-    Ok(String::from_utf8_lossy(&json).into())
-}
-
-/// One line of JSON with a space after each comma and colon.
-struct Spaced;
-
-impl Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + io::Write>(&mut self, w: &mut W, first: bool) -> io::Result<()> {
-        w.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(&mut self, w: &mut W, first: bool) -> io::Result<()> {
-        w.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, w: &mut W) -> io::Result<()> {
-        w.write_all(b": ")
-    }
-}
-
-/// `{% generation %}` marks the assistant's text for training; it has no effect on the text.
-fn without_generation_tags(source: &str) -> String {
-    static TAG: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").unwrap_or_else(|e| unreachable!("{e}"))
-    });
-    TAG.replace_all(source, |found: &regex::Captures| {
-        let tag = if found.get(2).is_some() { "endif" } else { "if true" };
-        format!("{{%{} {tag} {}%}}", &found[1], &found[3])
-    })
-    .into_owned()
-}
-
-/// The message with the line it belongs to, and what the template said last.
-fn template_error(error: &minijinja::Error) -> Error {
-    let mut message = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    if let Some(line) = error.line() {
-        // Writing to a string does not fail.
-        let _ = write!(message, " (line {line})");
-    }
-    Error::Template(message)
+fn template_error(of: &str, error: &jinja::Error) -> Error {
+    let of = if of.is_empty() { String::new() } else { format!(" of `{of}`") };
+    Error::Template(format!("{of}: {error}"))
 }
 
 #[cfg(test)]
@@ -180,7 +118,8 @@ mod tests {
     }
 
     fn render(source: &str) -> Result<String, Error> {
-        ChatTemplate::new(source, Some("<s>"), Some("</s>"))?.render(&user("a<b"), true)
+        let rendered = ChatTemplate::new(source, Some("<s>"), Some("</s>"))?.render(&user("a<b"), true)?;
+        Ok(rendered.as_str().to_owned())
     }
 
     #[test]
@@ -203,7 +142,8 @@ mod tests {
         assert!(error("a\n\n{% if %}").ends_with("(line 3)"), "{}", error("a\n\n{% if %}"));
         assert!(error("{{ strftime_now('%Q') }}").contains("%Q"));
         assert!(
-            error("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}").contains("fuel")
+            error("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")
+                .contains("does not come to an end")
         );
     }
 
@@ -216,5 +156,19 @@ mod tests {
         assert_eq!(render("{% generation %}a{%- endgeneration %} b").unwrap(), "a b");
         assert_eq!(render("{{ 'x' if tools is none else 'y' }}{{ undefined_name }}").unwrap(), "x");
         assert_eq!(render("{{ strftime_now('%Y') }}").unwrap().len(), 4);
+    }
+
+    #[test]
+    fn named_templates_render_conversations() {
+        let turn = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+        let talk = [turn("system", "Be brief."), turn("user", "Hi"), turn("assistant", "Yes?"), turn("user", "Bye")];
+        for name in ChatTemplate::names() {
+            let template = ChatTemplate::new(ChatTemplate::named(name).unwrap(), Some("<s>"), Some("</s>")).unwrap();
+            let text = template.render(&talk, true).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let places = ["Be brief.", "Hi", "Yes?", "Bye"].map(|said| text.as_str().find(said));
+            assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{name}: {text:?}");
+            let shorter = template.render(&talk[..3], false).unwrap();
+            assert!(text.as_str().starts_with(shorter.as_str()), "{name}: {text:?} after {shorter:?}");
+        }
     }
 }

@@ -5,6 +5,8 @@
 
 mod bpe;
 mod chat;
+pub(crate) mod jinja;
+mod named;
 mod pre;
 mod special;
 mod spm;
@@ -12,6 +14,7 @@ mod stream;
 mod vocab;
 
 pub use chat::{ChatTemplate, Message};
+pub use jinja::Rendered;
 pub use stream::TextStream;
 
 use crate::gguf::{self, Metadata};
@@ -37,7 +40,7 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] gguf::Error),
     /// The chat template is no template, or it rejects the conversation.
-    #[error("chat template: {0}")]
+    #[error("chat template{0}")]
     Template(String),
 }
 
@@ -97,15 +100,54 @@ impl Tokenizer {
         }
     }
 
-    /// The ids of a text with BOS and EOS where the file asks for them; one that the text has already is not
-    /// added again.
+    /// The ids of a text that goes on: with BOS where the file asks for it, unless the text has it already. Never with
+    /// EOS, whatever the file says: it would close what is to be continued.
     pub fn encode_with_bos(&self, text: &str, special: Special) -> Vec<TokenId> {
-        let mut ids = self.encode(text, special);
-        if let Some(bos) = self.roles.bos.filter(|bos| self.add_bos && ids.first() != Some(bos)) {
-            ids.insert(0, bos);
-        }
+        self.with_bos(self.encode(text, special))
+    }
+
+    /// The ids of a whole text, with BOS and EOS where the file asks for them; one that the text has already is not
+    /// added again.
+    pub fn encode_whole(&self, text: &str, special: Special) -> Vec<TokenId> {
+        let mut ids = self.encode_with_bos(text, special);
         if let Some(eos) = self.roles.eos.filter(|eos| self.add_eos && ids.last() != Some(eos)) {
             ids.push(eos);
+        }
+        ids
+    }
+
+    /// The ids of a rendered conversation, without BOS or EOS: special tokens are parsed where the template wrote them,
+    /// and nowhere in what somebody typed.
+    pub fn encode_rendered(&self, rendered: &Rendered) -> Vec<TokenId> {
+        let (mut ids, mut text) = (Vec::new(), String::new());
+        for (run, typed) in rendered.runs() {
+            if typed {
+                text.push_str(run);
+                continue;
+            }
+            self.parsed.split(run, &mut |part| match part {
+                Part::Text(part) => text.push_str(part),
+                // Text on both sides of a token of this kind is one text: it is found again there.
+                Part::Token(id) if self.vocab.kind(id) == Kind::UserDefined => text.push_str(self.vocab.text(id)),
+                Part::Token(id) => {
+                    ids.append(&mut self.encode(&text, Special::Plain));
+                    text.clear();
+                    ids.push(id);
+                }
+            });
+        }
+        ids.append(&mut self.encode(&text, Special::Plain));
+        ids
+    }
+
+    /// The ids of a rendered conversation from its beginning: with BOS where the file asks for it, once.
+    pub fn encode_rendered_with_bos(&self, rendered: &Rendered) -> Vec<TokenId> {
+        self.with_bos(self.encode_rendered(rendered))
+    }
+
+    fn with_bos(&self, mut ids: Vec<TokenId>) -> Vec<TokenId> {
+        if let Some(bos) = self.roles.bos.filter(|bos| self.add_bos && ids.first() != Some(bos)) {
+            ids.insert(0, bos);
         }
         ids
     }

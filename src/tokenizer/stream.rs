@@ -9,17 +9,33 @@ pub struct TextStream<'t> {
     pending: Vec<u8>,
     /// The next text begins with a space that encoding put there.
     drop_space: bool,
+    /// Whether tokens that steer are shown too.
+    special: bool,
 }
 
 impl<'t> TextStream<'t> {
     pub(super) fn new(tokenizer: &'t Tokenizer, drop_space: bool) -> TextStream<'t> {
-        TextStream { tokenizer, pending: Vec::new(), drop_space }
+        TextStream { tokenizer, pending: Vec::new(), drop_space, special: false }
+    }
+
+    /// With the text of tokens that steer, where they are wanted.
+    pub fn with_special(mut self, special: bool) -> TextStream<'t> {
+        self.special = special;
+        self
+    }
+
+    /// The text of a token that ends an answer, as far as it is shown.
+    pub fn end_text(&self, id: TokenId) -> &'t str {
+        if self.special { self.tokenizer.token_text(id) } else { "" }
     }
 
     /// Takes a token and returns the characters that it completes. Bytes that no later byte can complete become
     /// U+FFFD.
     pub fn push(&mut self, id: TokenId) -> String {
-        let mut bytes = self.tokenizer.token_bytes(id);
+        let mut bytes = match self.special && self.tokenizer.is_control(id) {
+            true => self.tokenizer.token_text(id).as_bytes(),
+            false => self.tokenizer.token_bytes(id),
+        };
         if self.drop_space && !bytes.is_empty() {
             bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
             self.drop_space = false;

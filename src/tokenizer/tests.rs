@@ -56,7 +56,7 @@ fn special_tokens_are_parsed_on_request_and_user_defined_ones_always() {
 
 #[test]
 fn bos_and_eos_are_added_once_and_only_where_the_file_asks() {
-    let ids = |meta: Metadata, text| Tokenizer::from_gguf(&meta).unwrap().encode_with_bos(text, Special::Parse);
+    let ids = |meta: Metadata, text| Tokenizer::from_gguf(&meta).unwrap().encode_whole(text, Special::Parse);
     let asked = || with(with(bpe_meta(), keys::ADD_BOS, true), keys::ADD_EOS, true);
     assert_eq!(ids(bpe_meta(), "a"), [0]);
     assert_eq!(ids(asked(), "a"), [5, 0, 6]);

@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::tokenizer::{ChatTemplate, Message, Special, TokenId, Tokenizer};
+use crate::commands::template;
+use crate::tokenizer::{ChatTemplate, Message, Rendered, TokenId, Tokenizer};
 
 /// A conversation between a user and a model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -81,7 +82,8 @@ impl Conversation {
         tokenizer: &Tokenizer,
         template: Option<&ChatTemplate>,
     ) -> anyhow::Result<Vec<TokenId>> {
-        let text = self.render(template)?;
+        let rendered = self.render(template)?;
+        let text = rendered.as_str();
         let mut at = 0;
         let known = self.pieces.iter().take_while(|piece| {
             let fits = text[at..].starts_with(&piece.text);
@@ -90,16 +92,16 @@ impl Conversation {
         });
         let known = known.count();
         self.pieces.truncate(known);
-        let rest = &text[at..];
-        if !rest.is_empty() {
-            let new = tokenizer.encode(rest, Special::Parse);
+        let rest = rendered.from(at);
+        if !rest.as_str().is_empty() {
+            let new = tokenizer.encode_rendered(&rest);
             // Ids can only be joined where a special token parts the text: everywhere else a word, or the space that
             // some tokenizers put before it, could span the joint.
             if at > 0 && new.first().is_some_and(|&id| tokenizer.is_control(id)) {
-                self.pieces.push(Piece { text: rest.to_string(), tokens: new });
+                self.pieces.push(Piece { text: rest.as_str().to_owned(), tokens: new });
             } else {
-                let tokens = tokenizer.encode_with_bos(&text, Special::Parse);
-                self.pieces = vec![Piece { text, tokens }];
+                let tokens = tokenizer.encode_rendered_with_bos(&rendered);
+                self.pieces = vec![Piece { text: text.to_owned(), tokens }];
             }
         }
         Ok(self.pieces.iter().flat_map(|piece| piece.tokens.iter().copied()).collect())
@@ -110,9 +112,9 @@ impl Conversation {
         // A template may refuse a conversation without a user; then only the beginning of the text is kept.
         let text = match (template, &self.system) {
             (Some(template), Some(system)) => template.render(&[message(SYSTEM, system)], false).unwrap_or_default(),
-            _ => String::new(),
+            _ => Rendered::default(),
         };
-        tokenizer.encode_with_bos(&text, Special::Parse)
+        tokenizer.encode_rendered_with_bos(&text)
     }
 
     /// Forgets the known ids: they are another tokenizer's.
@@ -140,12 +142,13 @@ impl Conversation {
         Ok(())
     }
 
-    fn render(&self, template: Option<&ChatTemplate>) -> anyhow::Result<String> {
+    /// The text of the conversation so far, as the template writes it.
+    pub(super) fn render(&self, template: Option<&ChatTemplate>) -> anyhow::Result<Rendered> {
         let visible = &self.messages[self.forgotten..];
-        let Some(template) = template else { return Ok(plain(visible)) };
+        let Some(template) = template else { return Ok(plain(visible).into()) };
         let mut messages: Vec<Message> = self.system.iter().map(|system| message(SYSTEM, system)).collect();
         messages.extend_from_slice(visible);
-        Ok(template.render(&messages, true)?)
+        template::render(template, &messages)
     }
 }
 

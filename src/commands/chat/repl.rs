@@ -170,8 +170,9 @@ fn load(talk: &mut Talk<'_>, path: &Path) -> anyhow::Result<()> {
 
 fn change_model(talk: &mut Talk<'_>, path: &Path) -> anyhow::Result<()> {
     let (engine, decoder) = Engine::load(path, &talk.args.load, &talk.args.exits)?;
+    let template = engine.template(&talk.args.generation.template)?;
     talk.decoder = decoder;
-    talk.set_template(engine.template()?);
+    talk.set_template(template);
     talk.engine = engine;
     talk.conversation.forget_tokens();
     // Layers of two models have no common mean.

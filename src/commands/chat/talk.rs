@@ -12,9 +12,9 @@ use super::keep::Keeper;
 use super::settings::Settings;
 use crate::cli::{ChatArgs, Count};
 use crate::commands::answer::{self, Answer, CannotWrite, End, Finder, Limits};
-use crate::commands::engine::{Engine, NO_TEMPLATE, find_model};
+use crate::commands::engine::{Engine, find_model, note_no_template};
 use crate::commands::stats::Stats;
-use crate::commands::{interrupt, note, screen};
+use crate::commands::{interrupt, note, screen, template};
 use crate::decode::Decoder;
 use crate::sample::Sampler;
 use crate::session::Error;
@@ -40,12 +40,14 @@ pub(super) struct Talk<'a> {
     pub(super) keeper: Keeper,
     /// Whether text is coloured by the layers it took.
     pub(super) shows_depth: bool,
+    /// The system prompt that was last looked for in the rendered text.
+    checked_system: Option<String>,
 }
 
 impl<'a> Talk<'a> {
     pub(super) fn new(args: &'a ChatArgs) -> anyhow::Result<Talk<'a>> {
         let (engine, decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
-        let template = engine.template()?;
+        let template = engine.template(&args.generation.template)?;
         let n_predict = args.generation.n_predict.unwrap_or(default_length(template.as_ref()));
         anyhow::ensure!(
             template.is_some() || args.generation.system.is_none(),
@@ -64,6 +66,7 @@ impl<'a> Talk<'a> {
             template,
             decoder,
             shows_depth: false,
+            checked_system: None,
         })
     }
 
@@ -81,7 +84,7 @@ impl<'a> Talk<'a> {
         if self.template.is_some() {
             return;
         }
-        note(NO_TEMPLATE);
+        note_no_template(&self.args.generation.template);
         if self.conversation.system().is_some() {
             note("note: the system prompt has no place in it");
         }
@@ -127,6 +130,7 @@ impl<'a> Talk<'a> {
     /// Brings the session to the end of the conversation, without its oldest exchanges if they do not fit and may be
     /// forgotten. True when Ctrl-C cut it short.
     fn evaluate(&mut self) -> anyhow::Result<bool> {
+        self.tell_dropped_system()?;
         let n_ctx = self.engine.session.n_ctx();
         loop {
             let tokens = self.conversation.tokens(&self.engine.tokenizer, self.template.as_ref())?;
@@ -145,6 +149,18 @@ impl<'a> Talk<'a> {
         }
     }
 
+    /// Says once of each system prompt that the template leaves it out, if it does.
+    fn tell_dropped_system(&mut self) -> anyhow::Result<()> {
+        let system = self.conversation.system();
+        if self.template.is_none() || system == self.checked_system.as_deref() {
+            return Ok(());
+        }
+        let rendered = self.conversation.render(self.template.as_ref())?;
+        template::dropped_system(system, &rendered).iter().for_each(note);
+        self.checked_system = system.map(str::to_owned);
+        Ok(())
+    }
+
     fn generate(&mut self) -> anyhow::Result<Answer> {
         let Engine { session, tokenizer, .. } = &mut self.engine;
         let keep = || self.conversation.system_tokens(tokenizer, self.template.as_ref()).len().min(session.n_ctx() / 4);
@@ -157,6 +173,7 @@ impl<'a> Talk<'a> {
             Some(_) => tokenizer.stream(),
             None => tokenizer.stream_after(session.tokens()),
         };
+        let stream = stream.with_special(self.args.generation.special);
         let mut stdout = io::stdout().lock();
         let (shows_depth, n_layer, is_terminal) = (self.shows_depth, session.n_steps(), stdout.is_terminal());
         let mut show = |text: &str, layers: usize| {

@@ -1,1 +1,5 @@
 //! Chat templates and task prompts.
+
+mod bounds;
+mod chat;
+mod golden;
