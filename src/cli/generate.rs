@@ -109,7 +109,7 @@ statistics to stderr.
 
 --batch reads a line {\"prompt\": [token ids]} or {\"text\": \"...\"} per generation and prints a line {\"tokens\": \
 [...], \"text\": \"...\", \"layers\": [...]} for it: the tokens up to and with the one that ended the text, and the \
-layers that each of them took. A text is tokenized as it stands, without the chat template. No line depends on \
+layers that each of them needed. A text is tokenized as it stands, without the chat template. No line depends on \
 another.")]
 pub struct RunArgs {
     /// The prompt

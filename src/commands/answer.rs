@@ -47,8 +47,8 @@ pub(super) enum End {
 pub(super) struct Answer {
     /// What was generated, with the token that ended it if the model did.
     pub(super) tokens: Vec<TokenId>,
-    /// Layers that each token ran.
-    pub(super) layers: Vec<usize>,
+    /// Layers that each token needed.
+    pub(super) layers: Vec<f64>,
     /// The text as it was shown.
     pub(super) text: String,
     pub(super) end: End,
@@ -94,8 +94,8 @@ pub(super) struct Finder<'a> {
     pub(super) stats: &'a mut Stats,
 }
 
-/// Gets text as soon as it is sure to stay, with the layers that were run to choose its last token.
-pub(super) type Show<'a> = dyn FnMut(&str, usize) -> io::Result<()> + 'a;
+/// Gets text as soon as it is sure to stay, with the layers that its last token needed.
+pub(super) type Show<'a> = dyn FnMut(&str, f64) -> io::Result<()> + 'a;
 
 /// Generates after what the session holds. `stream` makes the text, and `show` gets whole characters.
 pub(super) fn generate(
@@ -110,7 +110,7 @@ pub(super) fn generate(
     let mut answer = Answer { tokens: Vec::new(), layers: Vec::new(), text: String::new(), end: End::Limit };
     let mut emit = |answer: &mut Answer, text: &str| {
         answer.text.push_str(text);
-        show(text, answer.layers.last().copied().unwrap_or(0)).context(CannotWrite)
+        show(text, answer.layers.last().copied().unwrap_or(0.0)).context(CannotWrite)
     };
     while answer.tokens.len() < limits.n_predict {
         if interrupt::requested() {
@@ -154,7 +154,7 @@ impl Finder<'_> {
                     let executed = self.session.layers_executed() - executed;
                     self.stats.token(&step, executed, start.elapsed(), answer.tokens.is_empty());
                     answer.tokens.push(step.token);
-                    answer.layers.push(step.layers_run);
+                    answer.layers.push(step.layers);
                     return Ok(Some(step.token));
                 }
                 (Err(session::Error::ContextFull { .. }), Some(n_keep)) => {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
 
+use super::depth::Saved;
 use super::engine::Engine;
 use super::output::{Inputs, write_whole};
 use super::train_exit::{OWN, bar};
@@ -196,6 +197,8 @@ fn way_as_json(way: &WayDone) -> Value {
         "n": way.n,
         "accuracy": way.accuracy(),
         "agreement": way.agreement(),
+        "mean_layers": way.mean_layers(),
+        "n_layer": way.n_layer,
         "mean_steps": way.mean_steps(),
         "n_steps": way.n_steps,
         "seconds": way.time.as_secs_f64(),
@@ -216,8 +219,8 @@ fn print_ways(measured: &Measured, ways: &[WayDone], out: &mut dyn Write) -> io:
             100.0 * way.accuracy(),
             100.0 * way.half_interval(),
             100.0 * way.agreement(),
-            way.mean_steps(),
-            way.n_steps,
+            way.mean_layers(),
+            way.n_layer,
             way.time.as_secs_f64(),
             ways[0].time.as_secs_f64() / way.time.as_secs_f64().max(1e-9)
         )?;
@@ -236,7 +239,7 @@ fn print(measured: &[Measured], out: &mut dyn Write) -> io::Result<()> {
         let ((mean, variance), (full, early)) = (m.layers(), m.seconds());
         writeln!(
             out,
-            "| {} | {} | {} | {} | {} | {} ({}) | {} | {mean:.1} of {} ({variance:.1}) | {:.1} % | {:.1} % | {full:.1} | {early:.1} | {:.2}x | {:.2}x | {:.3} |",
+            "| {} | {} | {} | {} | {} | {} ({}) | {} | {mean:.1} of {} ({variance:.1}) | {} | {:.1} % | {full:.1} | {early:.1} | {:.2}x | {:.2}x | {:.3} |",
             m.task,
             m.outcomes.len(),
             m.shots,
@@ -246,7 +249,7 @@ fn print(measured: &[Measured], out: &mut dyn Write) -> io::Result<()> {
             ranges(&m.skipped),
             percent(m.agreement()),
             m.n_layer,
-            100.0 * (1.0 - mean / m.n_layer as f64),
+            Saved::of(mean, m.n_layer as f64),
             100.0 * m.flop_share(),
             m.speedup(),
             m.ideal_speedup(),

@@ -7,7 +7,7 @@ use super::train_exit::TOKENS;
 use super::{Usage, note};
 use crate::cli::{DraftArg, ExitArg, ExitArgs, KvArg, Switch};
 use crate::decode::{Decoder, Kv, Mode, Options, Source};
-use crate::exit::{Checkpoint, ExitFile, Fingerprint};
+use crate::exit::{Checkpoint, Draft, ExitFile, Fingerprint};
 use crate::gguf::File;
 use crate::model::{LayerStep, Model};
 use crate::plan::depth_after;
@@ -23,24 +23,24 @@ pub(super) struct Exits {
 impl Exits {
     /// For sessions on `model` that run `plan`.
     pub(super) fn new(args: &ExitArgs, file: &File, model: &Model, plan: &[LayerStep]) -> anyhow::Result<Exits> {
-        let Found { checkpoints, draft } = in_file(args, file)?;
+        let Found { checkpoints, draft } = in_file(args, file, model)?;
         let checkpoints = placed(checkpoints, plan);
         let (of_file, most) = draft.map_or((None, MOST), |(draft, most)| (Some(draft), most));
         let default = if checkpoints.is_empty() { DraftArg::Lookup } else { DraftArg::Checkpoints };
-        let draft = args.draft.clone().or(of_file).unwrap_or(default);
-        let (draft_plan, source) = resolve(&draft, model, plan)?;
+        let (draft_plan, source) = match (&args.draft, of_file) {
+            (Some(draft), _) => resolve(draft, model, plan)?,
+            // What pays at full depth may be deeper than all that `--layers` leaves.
+            (None, Some(draft)) => resolve(&draft, model, plan).or_else(|_| resolve(&default, model, plan))?,
+            (None, None) => resolve(&default, model, plan)?,
+        };
         let chosen = match args.exit {
             None if args.draft.is_some() => ExitArg::Verified,
             None if checkpoints.is_empty() => ExitArg::Off,
             None => ExitArg::Auto,
             Some(chosen) => chosen,
         };
-        let mode = match (chosen, args.draft.is_some()) {
-            (ExitArg::Verified, true) => Mode::Verified(source),
-            (chosen, _) => mode(chosen),
-        };
-        let needs = mode == Mode::Fast || mode == Mode::Verified(Source::Checkpoints);
-        anyhow::ensure!(!needs || !checkpoints.is_empty(), Usage(NEEDS.into()));
+        let mode = mode(chosen, args.draft.is_some().then_some(source));
+        anyhow::ensure!(!needs_checkpoints(mode) || !checkpoints.is_empty(), Usage(NEEDS.into()));
         let kv = match args.kv {
             KvArg::Deferred => Kv::Deferred,
             KvArg::Propagate => Kv::Propagate,
@@ -61,13 +61,19 @@ impl Exits {
 /// Guesses at once, where nobody says.
 const MOST: usize = 8;
 
-/// The mode of a flag. Where no source of guesses was asked for, verified is what auto is.
-pub(super) fn mode(arg: ExitArg) -> Mode {
+/// The mode of a flag. Verified guesses come from the source that `--draft` asks for, always; else from what pays.
+pub(super) fn mode(arg: ExitArg, asked: Option<Source>) -> Mode {
     match arg {
         ExitArg::Off => Mode::Off,
         ExitArg::Fast => Mode::Fast,
-        ExitArg::Verified | ExitArg::Auto => Mode::Auto,
+        ExitArg::Verified => asked.map_or(Mode::Measured, Mode::Verified),
+        ExitArg::Auto => Mode::Auto,
     }
+}
+
+/// Whether a mode cannot be without an exit file.
+pub(super) fn needs_checkpoints(mode: Mode) -> bool {
+    mode == Mode::Fast || mode == Mode::Verified(Source::Checkpoints)
 }
 
 /// Checkpoints where a plan has been through as many layers; none where nothing deeper follows.
@@ -110,7 +116,7 @@ struct Found {
 /// What is said where checkpoints are missing.
 pub(super) const NEEDS: &str = "there is no exit file for this model\nhint: `curtail train-exit --task self -o MODEL.exit.gguf` makes one, --exit-file names it";
 
-fn in_file(args: &ExitArgs, file: &File) -> anyhow::Result<Found> {
+fn in_file(args: &ExitArgs, file: &File, model: &Model) -> anyhow::Result<Found> {
     let Some(path) = path(args.exit_file.as_deref(), file.path()) else {
         return Ok(Found::default());
     };
@@ -124,9 +130,10 @@ fn in_file(args: &ExitArgs, file: &File) -> anyhow::Result<Found> {
         "`{}`: expected a policy for `{TOKENS}`\nhint: `curtail train-exit --task self` writes one",
         path.display()
     );
-    let draft = exit_file.draft.map(|draft| match DraftArg::from_str(&draft.source) {
-        Ok(source) => Ok((source, draft.most as usize)),
-        Err(why) => Err(anyhow::anyhow!("`{}`: exit.draft.source: {why}", path.display())),
+    let draft = exit_file.draft.map(|draft| {
+        let source = source_of(&draft, model);
+        let source = source.map_err(|why| anyhow::anyhow!("`{}`: exit.draft.source: {why}", path.display()))?;
+        anyhow::Ok((source, draft.most as usize))
     });
     let checkpoints = policy.map_or_else(Vec::new, |policy| policy.checkpoints);
     Ok(Found { checkpoints, draft: draft.transpose()? })
@@ -135,6 +142,15 @@ fn in_file(args: &ExitArgs, file: &File) -> anyhow::Result<Found> {
 /// The exit file that is read: the one named, else the one beside the model, if it is there.
 pub(super) fn path(named: Option<&Path>, model: &Path) -> Option<PathBuf> {
     named.map(Path::to_owned).or_else(|| Some(beside(model)).filter(|path| path.exists()))
+}
+
+/// The source that a file names, if this model has its layers.
+fn source_of(draft: &Draft, model: &Model) -> Result<DraftArg, String> {
+    let source = DraftArg::from_str(&draft.source)?;
+    match resolve(&source, model, model.plan()) {
+        Ok(_) => Ok(source),
+        Err(why) => Err(why.to_string().trim_start_matches("--draft ").to_owned()),
+    }
 }
 
 /// `model.exit.gguf` for `model.gguf`.

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::ensure;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::depth::numbers;
 use super::engine::{Engine, find_model};
 use super::{batch, print_line};
 use crate::cli::LogitsArgs;
@@ -33,8 +35,8 @@ struct Scores {
 #[derive(Default, Serialize)]
 struct Chosen {
     chosen: Vec<TokenId>,
-    /// Layers run to choose it.
-    layers: Vec<usize>,
+    /// Layers that each needed.
+    layers: Vec<Value>,
 }
 
 pub(super) fn run(args: &LogitsArgs) -> anyhow::Result<ExitCode> {
@@ -81,7 +83,7 @@ fn choose(session: &mut Session, decoder: &mut Decoder, request: &Request) -> an
     for &token in &request.tokens {
         let step = decoder.step(session, &mut greedy)?;
         found.chosen.push(step.token);
-        found.layers.push(step.layers_run);
+        found.layers.extend(numbers(&[step.layers]));
         if step.token != token {
             session.rewind(session.tokens().len() - 1);
             session.push(token)?;

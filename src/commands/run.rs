@@ -7,8 +7,10 @@ use std::process::ExitCode;
 
 use anyhow::{anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::answer::{self, Answer, End, Finder, Limits};
+use super::depth::numbers;
 use super::engine::{Engine, find_model, note_no_template};
 use super::output::{Inputs, write_whole};
 use super::stats::Stats;
@@ -39,7 +41,7 @@ fn run_one(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let tokens = encode(&engine.tokenizer, template.as_ref(), args.generation.system.as_deref(), &text)?;
     interrupt::watch();
-    let mut stats = Stats::new(engine.session.n_steps());
+    let mut stats = Stats::new(engine.session.model().config().n_layer);
     let starts = if template.is_some() { Starts::Answer } else { Starts::Continuation };
     let end = answer_one(&mut engine, &mut decoder, args, &tokens, starts, &mut stats)?;
     note(&stats);
@@ -63,7 +65,9 @@ fn write_depths(path: &Path, engine: &mut Engine, prompt: &[TokenId], answer: &A
         }
         None => Vec::new(),
     };
-    let page = Depths { tokens, confidence, n_layer: session.n_steps() }.html(&session.model().config().name);
+    let after = (1..=session.n_steps()).map(|depth| session.layers_at(depth)).collect();
+    let n_layer = session.model().config().n_layer;
+    let page = Depths { tokens, confidence, after, n_layer }.html(&session.model().config().name);
     let page = page.map_err(|e| anyhow!("the page cannot be drawn: {e}"))?;
     write_whole(path, |file| Ok(file.write_all(page.as_bytes())?))?;
     note(format_args!("(written `{}`)", path.display()));
@@ -102,7 +106,7 @@ fn answer_one(
     let stream = stream.with_special(args.generation.special);
     let mut stdout = io::stdout().lock();
     let is_terminal = stdout.is_terminal();
-    let mut show = |text: &str, _: usize| {
+    let mut show = |text: &str, _: f64| {
         match is_terminal {
             true => stdout.write_all(screen::answer(text).as_bytes())?,
             false => stdout.write_all(text.as_bytes())?,
@@ -114,7 +118,7 @@ fn answer_one(
     let answer = answer::generate(finder, tokenizer, stream, &limits, &mut show)?;
     // The text ends with a newline, whether or not the model wrote one.
     if !answer.text.ends_with('\n') {
-        show("\n", 0)?;
+        show("\n", 0.0)?;
     }
     drop(stdout);
     if let Some(path) = &args.depth_report {
@@ -176,13 +180,13 @@ struct Request {
 struct Response<'a> {
     tokens: &'a [TokenId],
     text: &'a str,
-    layers: &'a [usize],
+    layers: Vec<Value>,
 }
 
 fn run_batch(args: &RunArgs, path: &Path) -> anyhow::Result<ExitCode> {
     let (mut engine, mut decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
     interrupt::watch();
-    let mut stats = Stats::new(engine.session.n_steps());
+    let mut stats = Stats::new(engine.session.model().config().n_layer);
     let mut interrupted = false;
     batch::for_each(path, |request: Request| {
         interrupted = answer_line(&mut engine, &mut decoder, args, request, &mut stats)? == End::Interrupted;
@@ -221,7 +225,7 @@ fn answer_line(
     let answer = answer::generate(finder, tokenizer, stream, &limits, &mut |_, _| Ok(()))?;
     // A cut answer is no result.
     if answer.end != End::Interrupted {
-        let response = Response { tokens: &answer.tokens, text: &answer.text, layers: &answer.layers };
+        let response = Response { tokens: &answer.tokens, text: &answer.text, layers: numbers(&answer.layers) };
         print_line(&serde_json::to_string(&response)?)?;
     }
     Ok(answer.end)

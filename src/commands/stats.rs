@@ -1,8 +1,10 @@
 //! Owns the statistics of a run: tokens, time and layers, and the line that tells them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use super::depth::LayersPerToken;
 use crate::session::Step;
 
 /// Sums over all prompts and answers of a run.
@@ -16,13 +18,15 @@ pub(super) struct Stats {
     decoded_tokens: usize,
     decode_time: Duration,
     /// Rows times layers.
-    layers_executed: usize,
-    /// Tokens by the layers that were run to choose them.
-    depths: Vec<usize>,
+    layers_executed: f64,
+    /// Sum of what the tokens needed.
+    layers_needed: f64,
+    /// Tokens by the layers that they needed, in hundredths of a layer.
+    depths: BTreeMap<u64, usize>,
 }
 
 impl Stats {
-    /// Nothing has run yet.
+    /// Nothing has run yet, on a model of so many layers.
     pub(super) fn new(n_layer: usize) -> Stats {
         Stats { n_layer, ..Stats::default() }
     }
@@ -34,30 +38,43 @@ impl Stats {
         self.prompt_time += time;
     }
 
-    /// Counts a token and the layers executed meanwhile. The first of an answer comes out of the prompt's evaluation, so its time says nothing
-    /// about the speed of generation.
-    pub(super) fn token(&mut self, step: &Step, executed: usize, time: Duration, first: bool) {
+    /// Counts a token and the layers executed meanwhile. The first of an answer comes out of the prompt's last row: its time
+    /// says nothing about the speed of generation, and what that row took is what was executed for it.
+    pub(super) fn token(&mut self, step: &Step, executed: f64, time: Duration, first: bool) {
         self.generated_tokens += 1;
-        self.depths.resize(self.n_layer + 1, 0);
-        self.depths[step.layers_run.min(self.n_layer)] += 1;
-        self.layers_executed += if first { self.n_layer } else { executed };
+        *self.depths.entry((100.0 * step.layers).round() as u64).or_default() += 1;
+        self.layers_executed += if first { step.layers } else { executed };
+        self.layers_needed += step.layers;
         if !first {
             self.decoded_tokens += 1;
             self.decode_time += time;
         }
     }
 
-    /// How many tokens were chosen after how many layers, drawn; nothing where all were at full depth.
+    /// Layers per token; `None` before the first.
+    fn layers(&self) -> Option<LayersPerToken> {
+        let n = self.generated_tokens as f64;
+        let mean = |sum: f64| sum / n;
+        (n > 0.0).then(|| LayersPerToken {
+            executed: mean(self.layers_executed),
+            needed: mean(self.layers_needed),
+            n_layer: self.n_layer,
+        })
+    }
+
+    /// How many tokens needed how many layers, drawn; nothing where all needed the same.
     pub(super) fn histogram(&self) -> String {
         const WIDTH: usize = 40;
-        let most = self.depths.iter().copied().max().unwrap_or(0).max(1);
-        let line = |(layers, &n): (usize, &usize)| {
-            let bar = "#".repeat((n * WIDTH).div_ceil(most));
-            format!("  {layers:>3} layers {n:>6} {bar}\n")
-        };
-        let early = self.depths.iter().take(self.n_layer).any(|&n| n > 0);
-        let used = self.depths.iter().enumerate().filter(|(_, n)| early && **n > 0);
-        used.map(line).collect::<String>().trim_end().to_owned()
+        if self.depths.len() < 2 {
+            return String::new();
+        }
+        let most = self.depths.values().copied().max().unwrap_or(1);
+        let mut text = "tokens by the layers that they needed:".to_owned();
+        for (&hundredths, &n) in &self.depths {
+            let (bar, layers) = ("#".repeat((n * WIDTH).div_ceil(most)), hundredths as f64 / 100.0);
+            text += &format!("\n  {layers:>5} layers {n:>6} {bar}");
+        }
+        text
     }
 
     /// Prompt tokens that the cache already held.
@@ -72,13 +89,7 @@ impl fmt::Display for Stats {
         let generation = Rate(self.decoded_tokens, self.decode_time);
         write!(f, "prompt {}, {prompt}", Tokens(self.prompt_tokens))?;
         write!(f, " | generated {}, {generation}", Tokens(self.generated_tokens))?;
-        if self.generated_tokens == 0 {
-            return Ok(());
-        }
-        let mean = self.layers_executed as f64 / self.generated_tokens as f64;
-        let saved = 100.0 * (1.0 - mean / self.n_layer as f64);
-        // Rounding may leave -0.0.
-        write!(f, " | layers {mean:.2} of {} per token, {:.1} % saved", self.n_layer, saved.max(0.0))
+        self.layers().map_or(Ok(()), |layers| write!(f, " | {layers}"))
     }
 }
 
@@ -109,16 +120,30 @@ mod tests {
     fn the_line_tells_rates_and_layers() {
         let mut stats = Stats::new(30);
         stats.prompt(100, 20, Duration::from_millis(500));
-        let step = |layers_run| Step { token: 1, layers_run, was_guessed: false };
-        stats.token(&step(30), 0, Duration::from_secs(9), true);
+        let step = |layers| Step { token: 1, layers_run: 1, layers, was_guessed: false };
+        stats.token(&step(30.0), 0.0, Duration::from_secs(9), true);
         assert_eq!(stats.histogram(), "");
-        stats.token(&step(15), 15, Duration::from_millis(20), false);
-        stats.token(&step(15), 15, Duration::from_millis(20), false);
-        assert_eq!(stats.histogram().lines().count(), 2);
+        stats.token(&step(15.0), 15.0, Duration::from_millis(20), false);
+        stats.token(&step(15.0), 15.0, Duration::from_millis(20), false);
+        let histogram = stats.histogram();
+        let lines: Vec<&str> = histogram.lines().skip(1).map(|line| line.trim_end_matches('#').trim()).collect();
+        assert_eq!(lines, ["15 layers      2", "30 layers      1"]);
         assert_eq!(
             stats.to_string(),
             "prompt 100 tokens, 200.0 tok/s | generated 3 tokens, 50.0 tok/s | layers 20.00 of 30 per token, 33.3 % saved"
         );
+    }
+
+    /// What was chosen early and settled later is told beside what it took.
+    #[test]
+    fn the_line_and_the_histogram_agree() {
+        let mut stats = Stats::new(30);
+        for (layers, executed) in [(30.0, 30.0), (22.5, 22.5), (22.5, 22.5), (30.0, 45.0)] {
+            let step = Step { token: 1, layers_run: 1, layers, was_guessed: false };
+            stats.token(&step, executed, Duration::from_millis(20), false);
+        }
+        assert!(stats.to_string().ends_with("layers 30.00 of 30 per token, 0.0 % saved, 26.25 needed"), "{stats}");
+        assert!(stats.histogram().starts_with("tokens by the layers that they needed:\n   22.5 layers      2 #"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::depth::Saved;
 use super::engine::Engine;
 use super::output::Inputs;
 use super::{Usage, drafts, note, screen, template};
@@ -19,13 +20,14 @@ use crate::exit::{
     ExitFile, Fingerprint, Input, Lens, Options, Policy, Row, RuleKind, Target, Trained, Tried, train, train_confidence,
 };
 use crate::plan::layers_before;
+use crate::session::Session;
 use crate::tokenizer::{Message, Special};
 
 /// The name of the task that needs no file, and of its policy for short answers.
-pub(super) const OWN: &str = "self";
+pub(super) const OWN: &str = Policy::OWN;
 
 /// The name of its policy for the tokens of a text.
-pub(super) const TOKENS: &str = "tokens";
+pub(super) const TOKENS: &str = Policy::TOKENS;
 
 pub(super) fn run(args: &TrainExitArgs) -> anyhow::Result<ExitCode> {
     let open = |path: &std::path::PathBuf| match path.as_os_str() == OWN {
@@ -36,6 +38,7 @@ pub(super) fn run(args: &TrainExitArgs) -> anyhow::Result<ExitCode> {
     let named = args.task.iter().filter(|path| path.as_os_str() != OWN);
     let rows = tasks.iter().flatten().flat_map(|task| &task.files);
     Inputs::load(&args.load)?.and(named).and(rows).allow([args.output.as_path()])?;
+    check_names(&tasks)?;
     let mut engine = Engine::open(&args.load)?;
     let searches = args.search_drafts && args.load.layers.is_some();
     anyhow::ensure!(!searches, Usage("--search-drafts: expected full depth, found --layers".into()));
@@ -66,6 +69,17 @@ pub(super) fn run(args: &TrainExitArgs) -> anyhow::Result<ExitCode> {
     ExitFile { model, draft, policies }.save(&args.output)?;
     note(format_args!("(written `{}`)", args.output.display()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses tasks whose policies could not be told apart in the file.
+fn check_names(tasks: &[Option<Task>]) -> anyhow::Result<()> {
+    let names: Vec<&str> = tasks.iter().map(|task| task.as_ref().map_or(OWN, |task| &task.name)).collect();
+    for (i, (name, task)) in names.iter().zip(tasks).enumerate() {
+        let is_ours = task.is_some() && [OWN, TOKENS].contains(name);
+        anyhow::ensure!(!is_ours, "task `{name}`: expected another name: the policy `{name}` is for anything");
+        anyhow::ensure!(!names[..i].contains(name), "task `{name}`: expected a name that no other task has");
+    }
+    Ok(())
 }
 
 pub(super) fn bar(n: usize, name: &str) -> ProgressBar {
@@ -150,7 +164,7 @@ fn fit_task(task: &Task, engine: &mut Engine, args: &TrainExitArgs, layers: &[us
     bar.finish_and_clear();
     note(format_args!("{} rows collected in {:.1} s", rows.len(), start.elapsed().as_secs_f64()));
     let options = options(args, input, look_cost);
-    let checkpoints = fit(&task.name, task.shots, &rows, layers, engine.session.n_steps(), &lenses, &options)?;
+    let checkpoints = fit(&task.name, task.shots, &rows, layers, unit(&engine.session), &lenses, &options)?;
     Ok(Policy {
         task: task.name.clone(),
         labels: task.labels().to_vec(),
@@ -198,7 +212,7 @@ fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyho
     bar_rows.finish_and_clear();
     note(format_args!("{} rows collected in {:.1} s", rows.len(), start.elapsed().as_secs_f64()));
     let threshold = Options { rule: Some(RuleKind::Threshold), ..options(args, Input::Confidence, TOKEN_LOOK_COST) };
-    let tokens = fit(TOKENS, 0, &rows, &later, n_layer, &lenses, &threshold)?;
+    let tokens = fit(TOKENS, 0, &rows, &later, unit(session), &lenses, &threshold)?;
 
     let start = Instant::now();
     let bar_rows = bar(args.rows, OWN);
@@ -207,7 +221,7 @@ fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyho
     bar_rows.finish_and_clear();
     note(format_args!("{} rows collected in {:.1} s", rows.len(), start.elapsed().as_secs_f64()));
     // After a prompt a look costs little; what it costs depends on the prompt.
-    let checkpoints = fit(OWN, 0, &rows, layers, n_layer, &[], &options(args, Input::Vocabulary, 0.0))?;
+    let checkpoints = fit(OWN, 0, &rows, layers, unit(session), &[], &options(args, Input::Vocabulary, 0.0))?;
     let policy = |task: &str, input, checkpoints| Policy {
         task: task.to_owned(),
         labels: Vec::new(),
@@ -248,23 +262,31 @@ fn own_answers(engine: &mut Engine, args: &TemplateArgs, n_prompts: usize) -> an
     Ok(answers)
 }
 
+/// What depth is counted in, and how much of it there is: steps where `--layers` leaves other ones than the model has.
+type Unit = (usize, &'static str);
+
+fn unit(session: &Session) -> Unit {
+    let what = if session.plan() == session.model().plan() { "layers" } else { "steps" };
+    (session.n_steps(), what)
+}
+
 fn fit(
     name: &str,
     shots: usize,
     rows: &[Row],
     layers: &[usize],
-    n_layer: usize,
+    unit: Unit,
     lenses: &[Lens],
     options: &Options,
 ) -> anyhow::Result<Vec<crate::exit::Checkpoint>> {
     let start = Instant::now();
     let train = if options.input == Input::Confidence { train_confidence } else { train };
-    let trained = train(rows, layers, n_layer, lenses, options).map_err(|why| anyhow!(why))?;
+    let trained = train(rows, layers, unit.0, lenses, options).map_err(|why| anyhow!(why))?;
     let full = rows.iter().filter(|r| r.full == r.truth).count() as f64 / rows.len() as f64;
     let mut out = screen::stdout();
     writeln!(out, "{name}: {} rows, {shots} shots, full depth right at {:.1} %", rows.len(), 100.0 * full)?;
     by_layer(&mut out, layers, &trained, options)?;
-    rules(&mut out, n_layer, &trained, options)?;
+    rules(&mut out, unit, &trained, options)?;
     note(format_args!("fitted in {:.1} s", start.elapsed().as_secs_f64()));
     Ok(trained.checkpoints)
 }
@@ -278,22 +300,22 @@ fn by_layer(out: &mut dyn Write, layers: &[usize], trained: &Trained, options: &
     writeln!(out, "\nA look costs {:.3} layers. {} looks were kept.", options.look_cost, trained.checkpoints.len())
 }
 
-fn rules(out: &mut dyn Write, n_layer: usize, trained: &Trained, options: &Options) -> io::Result<()> {
+fn rules(out: &mut dyn Write, (n_layer, what): Unit, trained: &Trained, options: &Options) -> io::Result<()> {
     let target = options.target.name();
     writeln!(
         out,
         "\nOn rows that neither the fit nor its thresholds have seen:\n\n\
-         | rule | the {target}'s answer | stop early | mean layers | saved | accuracy | |\n|---|--:|--:|--:|--:|--:|---|"
+         | rule | the {target}'s answer | stop early | mean {what} | saved | accuracy | |\n|---|--:|--:|--:|--:|--:|---|"
     )?;
     for (i, tried) in trained.tried.iter().enumerate() {
         writeln!(
             out,
-            "| {} | {:.1} % | {:.1} % | {:.1} of {n_layer} | {:.1} % | {:.1} % | {} |",
+            "| {} | {:.1} % | {:.1} % | {:.1} of {n_layer} | {} | {:.1} % | {} |",
             name_of(tried),
             100.0 * tried.right,
             100.0 * tried.coverage,
             tried.mean_layers,
-            100.0 * (1.0 - tried.mean_layers / n_layer as f64),
+            Saved::of(tried.mean_layers, n_layer as f64),
             100.0 * tried.accuracy,
             if i == trained.kept { "kept" } else { "" }
         )?;

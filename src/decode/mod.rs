@@ -31,7 +31,9 @@ pub enum Mode {
     Fast,
     /// Guesses from a source, verified.
     Verified(Source),
-    /// Verified, with what is measured to be fastest, which may be nothing.
+    /// Verified, with what is measured to be fastest, which may be nothing: by the name of who wants full depth's text.
+    Measured,
+    /// Whatever is measured to be fastest at full depth's text: today what [`Mode::Measured`] is.
     Auto,
 }
 
@@ -90,7 +92,7 @@ impl Mode {
         match self {
             Mode::Off => "off",
             Mode::Fast => "fast",
-            Mode::Verified(_) => "verified",
+            Mode::Verified(_) | Mode::Measured => "verified",
             Mode::Auto => "auto",
         }
     }
@@ -132,6 +134,11 @@ impl Decoder {
     /// How tokens are found.
     pub fn mode(&self) -> Mode {
         self.options.mode
+    }
+
+    /// Where guesses come from.
+    pub fn source(&self) -> Source {
+        self.options.source
     }
 
     /// What the checkpoints read, for a session that can read it where the states are.
@@ -185,7 +192,7 @@ impl Decoder {
         let Some((layer, logits)) = self.early(session)? else { return session.step(sampler) };
         let token = sampler.sample(&logits, session.tokens());
         session.push(token)?;
-        Ok(Step { token, layers_run: layer, was_guessed: false })
+        Ok(Step { token, layers_run: layer, layers: session.layers_at(layer), was_guessed: false })
     }
 
     /// What the token after the timeline is chosen from, in the modes off and fast: the logits \[n_vocab\], and the layers run
@@ -236,7 +243,7 @@ impl Decoder {
         let (source, most) = match self.options.mode {
             Mode::Off | Mode::Fast => return Ok(Arm::Plain),
             Mode::Verified(source) => (source, self.options.most),
-            Mode::Auto => return self.draft_auto(session, sampler),
+            Mode::Measured | Mode::Auto => return self.draft_auto(session, sampler),
         };
         match source {
             Source::Lookup => {
@@ -295,7 +302,10 @@ impl Decoder {
             };
             let Some((layers, logits)) = found else { break };
             let token = sampler.sample(&logits, &history);
-            session.guess(token, layers)?;
+            match source {
+                Source::Plan => session.guess_skimmed(token)?,
+                _ => session.guess(token, layers)?,
+            }
             self.tally.guessed += 1;
             history.push(token);
         }

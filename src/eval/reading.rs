@@ -49,7 +49,7 @@ impl Reading {
     }
 
     /// Rows times layers run so far.
-    pub fn layers_executed(&self) -> usize {
+    pub fn layers_executed(&self) -> f64 {
         match self {
             Reading::Batches(session) | Reading::Tokens(session, _) => session.layers_executed(),
             Reading::Forced { sessions, .. } => sessions.iter().map(|(_, session)| session.layers_executed()).sum(),

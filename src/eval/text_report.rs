@@ -23,6 +23,8 @@ pub struct Page<'p> {
     pub places: &'p [Place],
     /// Scored places of a chunk.
     pub per_chunk: usize,
+    /// What the depths of the places are worth in layers of the model: by the steps of the plan.
+    pub layers_at: &'p [f64],
     /// Layers of the model.
     pub n_layer: usize,
     /// What the places are compared with, if they are.
@@ -60,10 +62,13 @@ impl Page<'_> {
             let sorted = [("", BLUE, self.largest())];
             page += &drawn(|area| curves(area, "Divergence that a share exceeds", "% of the places", "KLD", &sorted))?;
         }
-        if self.places.iter().any(|place| place.layers < self.n_layer) {
-            let count = |layers| self.places.iter().filter(|place| place.layers == layers).count() as f64;
-            let counts: Vec<(usize, f64)> = (1..=self.n_layer).map(|layers| (layers, count(layers))).collect();
-            page += &drawn(|area| bars(area, "Layers per token", "tokens", self.n_layer, &counts))?;
+        // Halves stand with the layer that they begin.
+        let needed = |place: &Place| self.layers_at.get(place.layers).map_or(self.n_layer, |n| n.ceil() as usize);
+        let most = self.places.iter().map(needed).max().unwrap_or(0).max(self.n_layer);
+        if self.places.iter().any(|place| needed(place) != self.n_layer) {
+            let count = |layers| self.places.iter().filter(|place| needed(place) == layers).count() as f64;
+            let counts: Vec<(usize, f64)> = (1..=most).map(|layers| (layers, count(layers))).collect();
+            page += &drawn(|area| bars(area, "Layers per token", "tokens", most, &counts))?;
         }
         Ok(page + "</html>\n")
     }
@@ -119,7 +124,15 @@ mod tests {
         let place = |kld, layers| Place { compared: Compared { kld, ..Compared::default() }, layers };
         let places = [place(0.5, 2), place(0.1, 3), place(0.0, 3), place(0.2, 3)];
         let figures = vec![("PPL".to_owned(), "2 < 3".to_owned())];
-        let page = Page { model: "m", figures, places: &places, per_chunk: 2, n_layer: 3, base: Some("full depth") };
+        let page = Page {
+            model: "m",
+            figures,
+            places: &places,
+            per_chunk: 2,
+            layers_at: &[0.0, 1.0, 2.0, 3.0],
+            n_layer: 3,
+            base: Some("full depth"),
+        };
         let html = page.html().unwrap();
         for expected in
             ["2 &lt; 3", "Perplexity by chunk", "Mean divergence by place", "full depth", "Layers per token"]

@@ -33,8 +33,12 @@ pub struct WayDone {
     pub same: usize,
     /// Steps that were run for all answers.
     pub steps: usize,
+    /// Layers of the model that they are worth.
+    pub layers: f64,
     /// Steps of its plan.
     pub n_steps: usize,
+    /// Layers of the model.
+    pub n_layer: usize,
     /// Time of all answers.
     pub time: Duration,
 }
@@ -53,6 +57,11 @@ impl WayDone {
     /// Share of answers that the first way gives too.
     pub fn agreement(&self) -> f64 {
         self.same as f64 / self.n.max(1) as f64
+    }
+
+    /// Layers for an answer, on average: nothing follows an answer, so what it needs is what is executed.
+    pub fn mean_layers(&self) -> f64 {
+        self.layers / self.n.max(1) as f64
     }
 
     /// Steps for an answer, on average.
@@ -76,7 +85,9 @@ pub fn beside(
         right: 0,
         same: 0,
         steps: 0,
+        layers: 0.0,
         n_steps: way.session.n_steps(),
+        n_layer: way.session.model().config().n_layer,
         time: Duration::ZERO,
     };
     let mut done: Vec<WayDone> = ways.iter().map(nothing).collect();
@@ -92,12 +103,13 @@ pub fn beside(
             let (own, time) = answers(&mut ways[which], questions, batch, how)?;
             (found[which], done[which].time) = (own, done[which].time + time);
         }
-        for (done, own) in done.iter_mut().zip(&found) {
+        for ((done, own), way) in done.iter_mut().zip(&found).zip(ways.iter()) {
             for ((asked, answer), first) in batch.iter().zip(own).zip(&found[0]) {
                 done.n += 1;
                 done.right += usize::from(asked.is_right(answer.0));
                 done.same += usize::from(answer.0 == first.0);
                 done.steps += answer.1;
+                done.layers += way.session.layers_at(answer.1);
             }
         }
         progress(done[0].n);

@@ -3,16 +3,24 @@
 use super::machine::Row;
 use super::{Error, Session, TokenId};
 use crate::ggml::Order;
+use crate::plan::layers_of;
 
 /// An expected token.
 #[derive(Debug)]
 pub(super) struct Guess {
     pub(super) token: TokenId,
     pub(super) row: Row,
-    /// Layers run to guess it.
-    pub(super) layers_run: usize,
+    pub(super) ran: Ran,
     /// What follows it at full depth, once it has been there: \[n_vocab\].
     pub(super) logits: Vec<f32>,
+}
+
+/// What ran to choose a token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Ran {
+    pub(super) steps: usize,
+    /// The same in layers of the model.
+    pub(super) layers: f64,
 }
 
 impl Session {
@@ -26,9 +34,16 @@ impl Session {
         self.tokens.len() - self.n_done()
     }
 
-    /// Rows times layers run so far, of everything.
-    pub fn layers_executed(&self) -> usize {
+    /// Rows times layers run so far, of everything: drafts, guesses that were wrong and what was owed included
+    /// ([`crate::plan::layers_of`]).
+    pub fn layers_executed(&self) -> f64 {
         self.machine.n_run
+    }
+
+    /// What the first `depth` steps of the plan are worth in layers of the model.
+    pub fn layers_at(&self, depth: usize) -> f64 {
+        let plan = self.plan();
+        layers_of(&plan[..depth.min(plan.len())], self.model().plan())
     }
 
     /// Guesses behind the timeline.
@@ -36,14 +51,25 @@ impl Session {
         self.guesses.len()
     }
 
-    /// Expects a token behind the timeline and the guesses before it, found after so many layers. It is evaluated with
-    /// the next step, as far as it is not yet. Without room in the context nothing is expected.
+    /// Expects a token behind the timeline and the guesses before it, found after so many steps of the plan. It is evaluated
+    /// with the next step, as far as it is not yet. Without room in the context nothing is expected.
     pub fn guess(&mut self, token: TokenId, layers_run: usize) -> Result<(), Error> {
+        self.expect(token, Ran { steps: layers_run, layers: self.layers_at(layers_run) })
+    }
+
+    /// Expects a token as [`Session::guess`] does, found by the draft plan ([`Session::skim`]).
+    pub fn guess_skimmed(&mut self, token: TokenId) -> Result<(), Error> {
+        let draft = &self.machine.params.draft_plan;
+        let ran = Ran { steps: draft.len(), layers: layers_of(draft, self.model().plan()) };
+        self.expect(token, ran)
+    }
+
+    fn expect(&mut self, token: TokenId, ran: Ran) -> Result<(), Error> {
         self.check_token(token)?;
         let position = self.tokens.len() + self.guesses.len();
         if position < self.n_ctx() {
             let row = Row::on_timeline(token, position, Order::Token);
-            self.guesses.push_back(Guess { token, row, layers_run, logits: Vec::new() });
+            self.guesses.push_back(Guess { token, row, ran, logits: Vec::new() });
         }
         Ok(())
     }
@@ -124,9 +150,9 @@ impl Session {
         self.machine.heads_of(states)
     }
 
-    /// Makes the first guess part of the timeline if it is this token; otherwise all guesses are wrong. Gives the layers
-    /// run to guess it.
-    pub(super) fn accept(&mut self, token: TokenId) -> Option<usize> {
+    /// Makes the first guess part of the timeline if it is this token; otherwise all guesses are wrong. Gives what ran
+    /// to guess it.
+    pub(super) fn accept(&mut self, token: TokenId) -> Option<Ran> {
         if self.guesses.front().is_none_or(|guess| guess.token != token) {
             self.drop_guesses();
             return None;
@@ -139,7 +165,7 @@ impl Session {
         if self.has_logits {
             self.logits = guess.logits;
         }
-        Some(guess.layers_run)
+        Some(guess.ran)
     }
 
     pub(super) fn drop_guesses(&mut self) {

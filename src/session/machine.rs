@@ -15,6 +15,7 @@ use super::reader::{Placed, Reader};
 use super::{Error, Inputs, SessionParams, TokenId};
 use crate::ggml::{self, Device, Order, Run, Runner, Slot, Weight};
 use crate::model::{Cache, LayerStep, Model, ValueLayout};
+use crate::plan::layers_of;
 
 /// A token on its way through the layers.
 #[derive(Debug)]
@@ -61,8 +62,8 @@ pub(super) struct Machine {
     runners: Vec<Runner<GraphKey, Slots>>,
     /// How often each device had been revived when it was last looked at.
     generations: Vec<u64>,
-    /// Rows times steps run so far; keys and values alone do not count.
-    pub(super) n_run: usize,
+    /// Rows times layers run so far, by [`layers_of`].
+    pub(super) n_run: f64,
     /// Of logits computed from now on.
     pub(super) keep: Keep,
     /// Rows that deeper layers do not see: cache row, and the depth from which on it is missing there.
@@ -94,7 +95,7 @@ impl Machine {
             readers,
             runners,
             generations,
-            n_run: 0,
+            n_run: 0.0,
             keep: 0,
             hidden_rows,
             inputs,
@@ -167,7 +168,7 @@ impl Machine {
         let mut refs: Vec<&mut Row> = rows.iter_mut().collect();
         let result = self.run(Plan::Whole, range, &mut refs, &all, &all[all.len() - 1..], &mut |_, _| {});
         rows.iter_mut().for_each(|row| self.forget(row));
-        self.n_run = 0;
+        self.n_run = 0.0;
         result
     }
 
@@ -360,7 +361,10 @@ impl Machine {
             self.hidden_rows.iter().filter(|(_, depth)| *depth <= range.start).map(|(row, _)| *row).collect();
         let key = self.key(plan, &range, rows, batch, out_rows.len(), missing.is_empty());
         let feed = self.feed(key, rows, batch, out_rows, &missing)?;
-        self.n_run += if plan == Plan::Keys { 0 } else { batch.len() * range.len() };
+        if plan != Plan::Keys {
+            let steps = &steps_of(&self.params, plan)[range];
+            self.n_run += batch.len() as f64 * layers_of(steps, self.model.plan());
+        }
         self.compute(key, &feed, rows, batch, finish)?;
         if is_last {
             for &i in batch {

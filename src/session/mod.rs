@@ -35,7 +35,7 @@ use crate::model::{Config, LayerStep, MAX_POSITIONS, Model};
 use crate::plan::{Half, number};
 use crate::sample::Sampler;
 use graph::Keep;
-use guess::Guess;
+use guess::{Guess, Ran};
 use machine::{Machine, Row};
 
 /// A token's place in the vocabulary.
@@ -207,12 +207,14 @@ pub struct Synced {
 }
 
 /// What [`Session::step`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     /// The sampled token, now the last of the timeline.
     pub token: TokenId,
-    /// Layers run to choose it; of a guess that came true, to guess it.
+    /// Steps of the plan run to choose it; of a guess that came true, to guess it.
     pub layers_run: usize,
+    /// What the token needed: the same in layers of the model ([`crate::plan::layers_of`]).
+    pub layers: f64,
     /// Whether it is a guess that came true.
     pub was_guessed: bool,
 }
@@ -398,8 +400,10 @@ impl Session {
         if guessed_after.is_none() {
             self.extend(&[token], Order::Token);
         }
-        let layers_run = guessed_after.unwrap_or(self.n_steps());
-        Ok(Step { token, layers_run, was_guessed: guessed_after.is_some() })
+        let n_steps = self.n_steps();
+        let whole = || Ran { steps: n_steps, layers: self.layers_at(n_steps) };
+        let Ran { steps, layers } = guessed_after.unwrap_or_else(whole);
+        Ok(Step { token, layers_run: steps, layers, was_guessed: guessed_after.is_some() })
     }
 
     /// Logits from now on are those that this sampler chooses among.

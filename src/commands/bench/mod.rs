@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use super::depth::LayersPerToken;
 use super::engine;
 use super::exits::Exits;
 use crate::cli::{BenchArgs, ExitArg, ExitArgs, Range};
@@ -129,7 +130,7 @@ fn rows(
             plan: plan::text(runner.session.plan(), runner.session.model().plan()),
             of_full: full / time,
             exit: runner.how.name(),
-            layers: runner.layers_per_token,
+            layers: runner.layers,
             of_ideal,
             look,
         }
@@ -271,7 +272,7 @@ struct Runner {
     sampler: Sampler,
     prompt: Vec<TokenId>,
     /// Of the last run.
-    layers_per_token: f64,
+    layers: LayersPerToken,
 }
 
 impl Runner {
@@ -295,7 +296,8 @@ impl Runner {
         let sampler = Sampler::new(SamplerParams { temperature: 0.0, seed: Some(0), ..SamplerParams::default() });
         let prompt = random_tokens(test.n_depth + test.n_prompt.max(1), model.config().n_vocab);
         let forced = args.exit_layers.clone();
-        Ok(Runner { how, session, decoder, forced, sampler, prompt, layers_per_token: 0.0 })
+        let layers = LayersPerToken { executed: 0.0, needed: 0.0, n_layer: model.config().n_layer };
+        Ok(Runner { how, session, decoder, forced, sampler, prompt, layers })
     }
 
     /// Runs a test once, behind its context, which is evaluated by the first run.
@@ -316,29 +318,33 @@ impl Runner {
             }
         }
         let before = self.session.layers_executed();
+        let mut needed = 0.0;
         // Each step evaluates the token before it.
         for i in 0..test.n_gen {
-            match self.how {
-                How::Dense => drop(self.session.step(&mut self.sampler)?),
-                How::Exit(_) | How::Looks => drop(self.decoder.step(&mut self.session, &mut self.sampler)?),
+            needed += match self.how {
+                How::Dense => self.session.step(&mut self.sampler)?.layers,
+                How::Exit(_) | How::Looks => self.decoder.step(&mut self.session, &mut self.sampler)?.layers,
                 How::Forced => self.step_forced(self.forced[i % self.forced.len()])?,
             }
         }
         let time = start.elapsed();
-        self.layers_per_token = (self.session.layers_executed() - before) as f64 / test.n_gen.max(1) as f64;
+        let mean = |sum: f64| sum / test.n_gen.max(1) as f64;
+        self.layers.executed = mean(self.session.layers_executed() - before);
+        self.layers.needed = mean(needed);
         Ok(time)
     }
 
-    fn step_forced(&mut self, layers: usize) -> anyhow::Result<()> {
+    /// A token after so many steps of the plan: what they are worth in layers.
+    fn step_forced(&mut self, layers: usize) -> anyhow::Result<f64> {
         if layers >= self.session.n_steps() {
-            self.session.step(&mut self.sampler)?;
-            return Ok(());
+            return Ok(self.session.step(&mut self.sampler)?.layers);
         }
         self.session.aim(&self.sampler);
         let hidden = self.session.reach(layers)?;
         let logits = self.session.heads_of(&hidden)?;
         let token = self.sampler.sample(&logits, self.session.tokens());
-        Ok(self.session.push(token)?)
+        self.session.push(token)?;
+        Ok(self.session.layers_at(layers))
     }
 
     /// Mean of the forced numbers of layers.

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::Test;
 use crate::cli::{BenchArgs, BenchFormat};
+use crate::commands::depth::LayersPerToken;
 use crate::commands::screen;
 use crate::gguf::File;
 
@@ -31,8 +32,8 @@ pub(super) struct Row {
     pub(super) of_full: f64,
     /// How tokens stop early.
     pub(super) exit: &'static str,
-    /// Rows times layers per generated token.
-    pub(super) layers: f64,
+    /// Layers per generated token.
+    pub(super) layers: LayersPerToken,
     /// With forced stops: the time that their layers would take over the time taken.
     pub(super) of_ideal: Option<f64>,
     /// What a look cost, where there were looks.
@@ -96,7 +97,9 @@ struct Record<'a> {
     layers: &'a str,
     of_full_depth: f64,
     exit: &'static str,
+    n_layer: usize,
     layers_per_token: f64,
+    layers_needed_per_token: f64,
     of_ideal: Option<f64>,
     look_us: Option<f64>,
     look_of_layer: Option<f64>,
@@ -195,7 +198,9 @@ impl<'a> Record<'a> {
             layers: &row.plan,
             of_full_depth: row.of_full,
             exit: row.exit,
-            layers_per_token: row.layers,
+            n_layer: row.layers.n_layer,
+            layers_per_token: row.layers.executed,
+            layers_needed_per_token: row.layers.needed,
             of_ideal: row.of_ideal,
             look_us: row.look.map(|look| look.us),
             look_of_layer: row.look.map(|look| look.of_layer),
@@ -227,7 +232,10 @@ pub(super) fn median(x: &[f64]) -> f64 {
 
 fn markdown_head(fixed: &Fixed, exits: bool, plans: bool) -> String {
     let [names, rules] = if exits {
-        [" exit     | layers | of ideal | a look            |", " -------- | -----: | -------: | ----------------: |"]
+        [
+            " exit     | layers | needed | of ideal | a look            |",
+            " -------- | -----: | -----: | -------: | ----------------: |",
+        ]
     } else {
         [""; 2]
     };
@@ -243,11 +251,15 @@ fn markdown_head(fixed: &Fixed, exits: bool, plans: bool) -> String {
 
 fn markdown_row(record: &Record, test: Test, exits: bool, plans: bool) -> String {
     let ideal = record.of_ideal.map_or_else(String::new, |share| format!("{share:.3}"));
-    let layers = if test.n_gen > 0 { format!("{:.2}", record.layers_per_token) } else { String::new() };
+    let mean = |layers: f64| if test.n_gen > 0 { format!("{layers:.2}") } else { String::new() };
+    let (layers, needed) = (mean(record.layers_per_token), mean(record.layers_needed_per_token));
     let look = record.look_us.zip(record.look_of_layer);
     let look = look.map_or_else(String::new, |(us, layers)| format!("{us:.1} us, {:.1} %", 100.0 * layers));
-    let exit =
-        if exits { format!(" {:<8} | {layers:>6} | {ideal:>8} | {look:>17} |", record.exit) } else { String::new() };
+    let exit = if exits {
+        format!(" {:<8} | {layers:>6} | {needed:>6} | {ideal:>8} | {look:>17} |", record.exit)
+    } else {
+        String::new()
+    };
     let plan = if plans { format!(" {:>13.3} | {} |", record.of_full_depth, record.layers) } else { String::new() };
     let fixed = record.fixed;
     let name = fixed.model_type.len().max(5);
@@ -342,7 +354,7 @@ mod tests {
             plan: "0-29".into(),
             of_full: 1.0,
             exit: "off",
-            layers: 30.0,
+            layers: LayersPerToken { executed: 30.0, needed: 30.0, n_layer: 30 },
             of_ideal: None,
             look: None,
         };

@@ -177,7 +177,7 @@ fn change_model(talk: &mut Talk<'_>, path: &Path) -> anyhow::Result<()> {
     talk.conversation.forget_tokens();
     // Layers of two models have no common mean.
     note(&talk.stats);
-    talk.stats = Stats::new(talk.engine.session.n_steps());
+    talk.stats = Stats::new(talk.engine.session.model().config().n_layer);
     note(info(talk));
     talk.tell_completion_mode();
     Ok(())
@@ -186,9 +186,9 @@ fn change_model(talk: &mut Talk<'_>, path: &Path) -> anyhow::Result<()> {
 fn set_exit_mode(talk: &mut Talk<'_>, mode: Option<ExitArg>) -> anyhow::Result<()> {
     let decoder = &mut talk.decoder;
     if let Some(mode) = mode {
-        let needs = mode == ExitArg::Fast;
-        anyhow::ensure!(!needs || decoder.has_checkpoints(), exits::NEEDS);
-        decoder.set_mode(exits::mode(mode));
+        let mode = exits::mode(mode, talk.args.exits.draft.is_some().then_some(decoder.source()));
+        anyhow::ensure!(!exits::needs_checkpoints(mode) || decoder.has_checkpoints(), exits::NEEDS);
+        decoder.set_mode(mode);
     }
     note(format_args!("exit mode: {}", decoder.mode().name()));
     Ok(())
@@ -202,7 +202,7 @@ fn set_depth(talk: &mut Talk<'_>, on: bool) {
     }
     talk.shows_depth = on;
     match on {
-        true => coloured_note(&depth::legend(talk.engine.session.n_steps())),
+        true => coloured_note(&depth::legend(talk.engine.session.model().config().n_layer)),
         false => note("(depth is not shown)"),
     }
 }

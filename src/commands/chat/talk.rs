@@ -61,7 +61,7 @@ impl<'a> Talk<'a> {
             conversation,
             sampler: Sampler::new(settings.sampling.params()),
             settings,
-            stats: Stats::new(engine.session.n_steps()),
+            stats: Stats::new(engine.session.model().config().n_layer),
             engine,
             template,
             decoder,
@@ -175,8 +175,9 @@ impl<'a> Talk<'a> {
         };
         let stream = stream.with_special(self.args.generation.special);
         let mut stdout = io::stdout().lock();
-        let (shows_depth, n_layer, is_terminal) = (self.shows_depth, session.n_steps(), stdout.is_terminal());
-        let mut show = |text: &str, layers: usize| {
+        let is_terminal = stdout.is_terminal();
+        let (shows_depth, n_layer) = (self.shows_depth, session.model().config().n_layer);
+        let mut show = |text: &str, layers: f64| {
             // A pipe gets what the model said, a terminal must not obey it.
             let text = if is_terminal { screen::answer(text) } else { Cow::Borrowed(text) };
             match shows_depth && !text.trim().is_empty() {
@@ -188,7 +189,7 @@ impl<'a> Talk<'a> {
         let finder = Finder { session, decoder: &mut self.decoder, sampler: &mut self.sampler, stats: &mut self.stats };
         let answer = answer::generate(finder, tokenizer, stream, &limits, &mut show)?;
         if !answer.text.ends_with('\n') {
-            show("\n", 0).context(CannotWrite)?;
+            show("\n", 0.0).context(CannotWrite)?;
         }
         Ok(answer)
     }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::commands::depth::LayersPerToken;
 use crate::commands::rounded;
 use crate::eval::{Divergence, Estimate, Moments, Place, Quantile};
 
@@ -13,7 +14,9 @@ pub(super) struct Found {
     pub(super) n_layer: usize,
     /// Whether some tokens may have stopped before full depth.
     pub(super) stops: bool,
-    /// Layers run per scored token, those that others owed included; where tokens wait for their deeper layers.
+    /// What the depths of the places are worth in layers: by the steps of the plan.
+    pub(super) layers_at: Vec<f64>,
+    /// Layers executed per scored token, where some wait for their deeper layers; elsewhere what they need.
     pub(super) executed: Option<f64>,
     /// What it was compared with, if it was.
     pub(super) base: Option<String>,
@@ -47,13 +50,10 @@ impl Found {
             }
             _ => tell("PPL", plain(self.surprises().perplexity())),
         }
-        if self.stops {
-            let mean = self.mean_layers();
-            let saved = 100.0 * (1.0 - mean / self.n_layer as f64);
-            tell("mean layers", format!("{mean:.2} of {}, {saved:.1} % less", self.n_layer));
-        }
-        if let Some(executed) = self.executed {
-            tell("layers run per token", format!("{executed:.2}"));
+        let layers = self.layers();
+        if self.stops || layers.needed != self.n_layer as f64 {
+            let text = layers.to_string();
+            tell("layers per token", text.trim_start_matches("layers ").replace(" per token", ""));
         }
         figures
     }
@@ -76,8 +76,9 @@ impl Found {
             "base": self.base,
             "divergence": self.divergence(),
             "n_layer": self.n_layer,
-            "mean_layers": self.mean_layers(),
-            "layers_run_per_token": self.executed,
+            "mean_layers": self.layers().needed,
+            "layers_per_token": self.layers().executed,
+            "layers_needed_per_token": self.layers().needed,
         })
     }
 
@@ -90,8 +91,10 @@ impl Found {
         self.places.iter().map(|place| place.compared.surprise).collect()
     }
 
-    fn mean_layers(&self) -> f64 {
-        self.places.iter().map(|place| place.layers as f64).sum::<f64>() / self.places.len() as f64
+    fn layers(&self) -> LayersPerToken {
+        let needed: f64 = self.places.iter().map(|place| self.layers_at[place.layers]).sum();
+        let needed = needed / self.places.len() as f64;
+        LayersPerToken { executed: self.executed.unwrap_or(needed), needed, n_layer: self.n_layer }
     }
 }
 

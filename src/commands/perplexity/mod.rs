@@ -18,7 +18,8 @@ use super::{INTERRUPTED, Usage, exits, input, interrupt, note, plan, screen};
 use crate::cli::{ExitArg, ExitArgs, PerplexityArgs};
 use crate::eval::{Against, BaseFile, Chunks, Moments, Page, Place, Reading, packed, score, write_header};
 use crate::gguf::File;
-use crate::model::Model;
+use crate::model::{LayerStep, Model};
+use crate::plan::layers_of;
 use crate::session::{Session, SessionParams};
 use crate::tokenizer::{Special, TokenId, Tokenizer};
 use figures::Found;
@@ -100,7 +101,7 @@ fn measure(args: &PerplexityArgs) -> anyhow::Result<()> {
             places
         }
     };
-    let found = measurement.found(args, places, &model);
+    let found = measurement.found(args, places, &model, &params.plan);
     let mut out = screen::stdout();
     match args.json {
         true => writeln!(out, "{}", serde_json::to_string_pretty(&found.json())?)?,
@@ -241,20 +242,22 @@ impl Measurement {
         Ok(places)
     }
 
-    fn found(&self, args: &PerplexityArgs, places: Vec<Place>, model: &Model) -> Found {
+    fn found(&self, args: &PerplexityArgs, places: Vec<Place>, model: &Model, plan: &[LayerStep]) -> Found {
         let n_layer = model.config().n_layer;
         let base = match (&self.stored, &self.beside) {
             (Some(_), _) => args.kl_divergence_base.as_ref().map(|path| path.display().to_string()),
             (None, beside) => beside.as_ref().map(|_| "full depth".to_owned()),
         };
-        let prompts = self.chunks.len() * self.chunks.scored().start * n_layer;
-        let executed = args.is_fast().then(|| (self.reading.layers_executed() - prompts) as f64 / places.len() as f64);
+        let layers_at: Vec<f64> = (0..=plan.len()).map(|depth| layers_of(&plan[..depth], model.plan())).collect();
+        let prompts = (self.chunks.len() * self.chunks.scored().start) as f64 * layers_at[plan.len()];
+        let executed = args.is_fast().then(|| (self.reading.layers_executed() - prompts) / places.len() as f64);
         Found {
             model: model.config().name.clone(),
             n_ctx: self.chunks.n_ctx(),
             n_chunks: self.chunks.len(),
             n_layer,
             stops: args.is_fast() || !args.exit_layers.is_empty(),
+            layers_at,
             executed,
             base,
             places,
@@ -268,6 +271,7 @@ fn report(path: &Path, found: &Found) -> anyhow::Result<()> {
         figures: found.figures(),
         places: &found.places,
         per_chunk: found.places.len() / found.n_chunks,
+        layers_at: &found.layers_at,
         n_layer: found.n_layer,
         base: found.base.as_deref(),
     };

@@ -1,1 +1,0 @@
-//! Figures that must not contradict each other; exit files and plans.
