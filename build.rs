@@ -97,7 +97,7 @@ fn bind(ggml: &Path, out: &Path) {
         .allowlist_function(
             "ggml_backend_(free|graph_compute|tensor_set|tensor_set_async|tensor_get|tensor_memset|tensor_alloc)",
         )
-        .allowlist_function("ggml_backend_(cpu_.*|buft_.*|buffer_.*|reg_.*|rpc_start_server)")
+        .allowlist_function("ggml_backend_(cpu_.*|buft_.*|buffer_.*|reg_.*)")
         .allowlist_function("ggml_backend_dev_(supports_op|name|description|memory|init|buffer_type)")
         .allowlist_function("ggml_(op_alloc_size_may_expand|op_desc)")
         .allowlist_type("ggml_backend_dev_get_extra_bufts_t")
@@ -139,7 +139,7 @@ fn compile(ggml: &Path, out: &Path) {
     }
     let has_openmp = has_openmp(out);
     let mut objects = Vec::new();
-    for section in ["base", "registry", "rpc"] {
+    for section in ["base", "registry"] {
         for mut build in section_builds(ggml, out, section, &[]) {
             let is_quants = |file: &PathBuf| file.ends_with("ggml-quants.c");
             let (quants, files): (Vec<_>, Vec<_>) = build.files.into_iter().partition(is_quants);

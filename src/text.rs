@@ -177,7 +177,8 @@ fn bounded(reader: impl Read, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 fn too_much(limit: u64) -> io::Error {
-    io::Error::new(ErrorKind::FileTooLarge, format!("expected at most {} MiB, found more", limit >> 20))
+    let most = if limit < 1 << 20 { format!("{limit} bytes") } else { format!("{} MiB", limit >> 20) };
+    io::Error::new(ErrorKind::FileTooLarge, format!("expected at most {most}, found more"))
 }
 
 #[cfg(unix)]
@@ -231,7 +232,7 @@ fn wait_for_writer(file: &File) -> io::Result<()> {
         let timeout = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
         let silent = poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&timeout))? == 0;
         // A read finds the end where nobody writes, and would have to wait where somebody takes his time.
-        if silent && { file }.read(&mut [0]).is_ok() {
+        if silent && { file }.read(&mut [0]).is_ok_and(|n| n < 2) {
             let said = format!("it is a pipe, and nobody wrote to it for {} seconds", PATIENCE.as_secs());
             return Err(io::Error::new(ErrorKind::TimedOut, said));
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::golden::cut_model;
 use common::{curtail, demo_model};
 use curtail::eval::Task;
-use curtail::ggml::Device;
+use curtail::ggml::{Device, Isa, isa};
 use curtail::gguf::File;
 use curtail::model::{LayerStep, Model};
 use curtail::session::{Cut, Question, Session, SessionParams, TokenId, View};
@@ -58,6 +58,19 @@ fn ask(
 }
 
 const NEVER: usize = usize::MAX;
+
+/// Hidden state and logits, whichever a question shows.
+fn seen((_, hidden, logits): &Seen) -> Vec<f32> {
+    [&hidden[..], logits].concat()
+}
+
+/// Fails unless two rows point the same way but for rounding.
+#[track_caller]
+fn assert_close(a: &[f32], b: &[f32]) {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(x * y)).sum::<f64>();
+    let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    assert!(a.len() == b.len() && cosine > 0.999, "{cosine}");
+}
 
 #[test]
 fn without_a_stop_a_question_is_a_plain_prompt_to_the_bit() {
@@ -109,7 +122,11 @@ fn questions_side_by_side_leave_at_their_own_depth_with_what_they_get_alone() {
         for (i, question) in questions.iter().enumerate() {
             let alone = ask(&mut session(&path, n_batch), prefix, &[question], &cuts, &stops[i..=i]);
             assert_eq!(together[i].0, stops[i].min(30));
-            assert!(together[i] == alone[0], "question {i} in batches of {n_batch}");
+            // Below AVX-512 attention has no kernel of ours, and ggml's adds up by where rows lie in the cache.
+            match isa() >= Isa::Avx512 {
+                true => assert!(together[i] == alone[0], "question {i} in batches of {n_batch}"),
+                false => assert_close(&seen(&together[i]), &seen(&alone[0])),
+            }
         }
     }
 }

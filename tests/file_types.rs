@@ -11,7 +11,7 @@ use std::sync::Arc;
 use common::{curtail, demo_model};
 use curtail::eval::{Base, compare, log_softmax};
 use curtail::ggml::{Device, usable_isas};
-use curtail::gguf::File;
+use curtail::gguf::{Error, File, TensorInfo, Writer};
 use curtail::model::Model;
 use curtail::quantize::FileType;
 use curtail::session::{Session, SessionParams};
@@ -22,7 +22,11 @@ use rayon::prelude::*;
 const N_PROMPT: usize = 24;
 const N_TOKENS: usize = 8;
 
-/// What 8-bit activations cost at most; measured per type in docs/file-types.md. A wrong block, scale or sign costs more than 1.
+/// Layers of the demo model that are kept: the searches of the smallest types take a minute for all thirty, and more layers
+/// have no other kernels.
+const N_LAYER: u32 = 6;
+
+/// What 8-bit activations cost at most. A wrong block, scale or sign costs more than 1.
 const MOST: f64 = 0.05;
 
 const MODEL: &str = "CURTAIL_TEST_MODEL";
@@ -33,10 +37,13 @@ fn passage() -> &'static str {
 }
 
 #[test]
+#[ignore = "takes minutes, and its bound is not measured yet: cargo test --release --test file_types every_file_type -- --ignored"]
 fn every_file_type_computes_what_its_weights_say() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let imatrix = folder.path().join("imatrix.gguf");
-    let model = demo_model();
+    let model = folder.path().join("demo.gguf");
+    write_first_layers(&model);
+    let model = model.to_str().expect("UTF-8").to_owned();
     let imatrix = imatrix.to_str().expect("UTF-8");
     let arguments = ["imatrix", "-m", &model, "-f", passage(), "-c", "64", "--chunks", "2", "-o", imatrix];
     succeed(&mut curtail(&arguments));
@@ -46,6 +53,23 @@ fn every_file_type_computes_what_its_weights_say() {
     lines.iter().for_each(|line| println!("{}", line.1));
     let failed: Vec<&str> = lines.iter().filter(|line| !line.2).map(|line| line.1.as_str()).collect();
     assert!(failed.is_empty(), "{failed:#?}");
+}
+
+/// The demo model with its first layers alone.
+fn write_first_layers(path: &Path) {
+    let file = File::open(Path::new(&demo_model())).expect("a model");
+    let mut metadata = file.metadata().clone();
+    metadata.insert("llama.block_count", N_LAYER);
+    let is_kept = |name: &str| {
+        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+        layer.is_none_or(|il| il < N_LAYER)
+    };
+    let mut writer = Writer::new(metadata);
+    for tensor in file.tensors().iter().filter(|tensor| is_kept(&tensor.name)) {
+        writer.tensor(&tensor.name, tensor.dims(), tensor.dtype).expect("a tensor");
+    }
+    let data = |tensor: &TensorInfo| Ok(file.data(file.tensor(&tensor.name).expect("one of the file")).into());
+    writer.write::<Error>(path, data).expect("written");
 }
 
 /// A line of the table: the divergence at each level; and whether all are small.

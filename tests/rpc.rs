@@ -248,7 +248,7 @@ fn a_worker_that_dies_gives_one_error_and_comes_back() {
     assert_eq!(found, expected);
 }
 
-/// A worker serves one connection at a time.
+/// Workers of ggml's serve one connection at a time.
 #[test]
 fn two_models_share_the_connections() {
     let mut workers = [Worker::start(), Worker::start()];

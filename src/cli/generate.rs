@@ -59,7 +59,7 @@ pub struct GenerationArgs {
     #[arg(short, long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub n_predict: Option<Count>,
     /// Stop where the model writes TEXT, which is not printed; may be repeated
-    #[arg(short, long = "reverse-prompt", visible_alias = "stop", value_name = "TEXT")]
+    #[arg(short, long = "reverse-prompt", visible_alias = "stop", value_name = "TEXT", allow_hyphen_values = true)]
     #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub reverse_prompt: Vec<String>,
     /// When the context is full, forget the older half and go on
@@ -72,7 +72,13 @@ pub struct GenerationArgs {
     #[allow(missing_docs)]
     pub template: TemplateArgs,
     /// System prompt
-    #[arg(long, visible_alias = "sys", visible_alias = "system-prompt", value_name = "TEXT")]
+    #[arg(
+        long,
+        visible_alias = "sys",
+        visible_alias = "system-prompt",
+        value_name = "TEXT",
+        allow_hyphen_values = true
+    )]
     pub system: Option<String>,
 }
 

@@ -46,7 +46,7 @@ pub struct TokenizeArgs {
     /// Turn token ids into text: IDS, else those of -f or of stdin
     #[arg(short, long, visible_alias = "detokenize", conflicts_with_all = ["prompt", "no_parse_special"])]
     pub decode: bool,
-    /// Token ids for --decode, as in 1 2 3 or [1,2,3]
+    /// Token ids for --decode, as in 1 2 3 or `[1,2,3]`
     #[arg(value_name = "IDS", requires = "decode", conflicts_with = "file")]
     pub ids: Vec<String>,
     /// Print JSON

@@ -139,7 +139,7 @@ pub(super) fn generate(
     }
     // Shown, but no part of what was said.
     if !end_text.is_empty() {
-        show(end_text, answer.layers.last().copied().unwrap_or(0)).context("cannot write the answer")?;
+        show(end_text, answer.layers.last().copied().unwrap_or(0.0)).context(CannotWrite)?;
     }
     Ok(answer)
 }

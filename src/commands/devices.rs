@@ -1,6 +1,6 @@
 //! Owns which devices there are and what each of them holds. Refuses to let a layer go elsewhere than it was told to.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Write};
 use std::ops::Range;
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,6 +15,7 @@ use crate::ggml::{Device, Memory, Token};
 use crate::gguf::File;
 use crate::model::{Config, Placement};
 use crate::session::SessionParams;
+use crate::text;
 
 /// The accelerators of this machine; none where the program was built without one.
 pub(super) fn local() -> anyhow::Result<Vec<Arc<Device>>> {
@@ -59,17 +60,12 @@ pub(super) fn find(args: &DeviceArgs, n_threads: usize) -> anyhow::Result<Vec<Ar
 /// The secret in a file, without white space around it.
 pub(super) fn read_token(path: &Path) -> anyhow::Result<Token> {
     const MOST: u64 = 4096;
-    let name = || format!("cannot read the token file `{}`", path.display());
-    let mut bytes = Vec::new();
-    std::fs::File::open(path).and_then(|file| file.take(MOST + 1).read_to_end(&mut bytes)).with_context(name)?;
-    ensure!(bytes.len() as u64 <= MOST, "{}: expected up to {MOST} bytes, found more", name());
+    let name = || format!("cannot use the token file `{}`", path.display());
+    let bytes = text::read_bytes(path, MOST).with_context(name)?;
     let secret = bytes.trim_ascii();
     Token::new(secret).with_context(|| {
-        let (least, found) = (Token::LEAST, secret.len());
-        format!(
-            "{}: expected {least} bytes or more, found {found}\nhint: `openssl rand -hex 32` makes a secret",
-            name()
-        )
+        const HINT: &str = "hint: `openssl rand -hex 32` makes a secret";
+        format!("{}: expected {} bytes or more, found {}\n{HINT}", name(), Token::LEAST, secret.len())
     })
 }
 

@@ -107,7 +107,7 @@ fn show_tokens(args: &TokenizeArgs) -> anyhow::Result<ExitCode> {
     let given = args.prompt.as_deref().or(Some(ids.as_str()).filter(|ids| !ids.is_empty()));
     let text = input::text(given, args.file.as_deref(), input::Kind::Corpus)?;
     if args.decode {
-        tokenize::decode(&path, &text, args, &mut screen::stdout())?;
+        tokenize::decode(&path, &text, args, &mut screen::data())?;
         return Ok(ExitCode::SUCCESS);
     }
     let parse_special = !args.no_parse_special;

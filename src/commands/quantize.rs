@@ -2,7 +2,6 @@
 //! that appears complete or not at all.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -53,15 +52,6 @@ pub(super) fn run(args: &QuantizeArgs) -> anyhow::Result<ExitCode> {
         print_line(&serde_json::to_string(&report).map_err(io::Error::from)?)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// No more threads than cores help, and each takes memory for the pieces that it works on.
-fn threads(wanted: Option<usize>) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    if let Some(n) = wanted.filter(|&n| n > cores) {
-        note(format_args!("note: {cores} of the {n} threads work, one per logical core"));
-    }
-    wanted.unwrap_or(cores).min(cores)
 }
 
 fn open_imatrix(args: &QuantizeArgs) -> anyhow::Result<Option<Imatrix>> {

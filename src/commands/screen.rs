@@ -2,7 +2,7 @@
 //! character among it is written out, and moves no cursor and sets no title.
 
 use std::borrow::Cow;
-use std::io::{self, StdoutLock, Write};
+use std::io::{self, IsTerminal, StdoutLock, Write};
 
 /// A text with its control characters spelt as JSON spells them, tabs and newlines aside; so are the marks that turn the direction
 /// of writing around, which make a name look like another.
@@ -37,6 +37,14 @@ fn spelt(text: &str, is_spelt: impl Fn(char) -> bool) -> Cow<'_, str> {
 /// Standard output for tables and JSON, whose strings mean the same with their control characters spelt.
 pub(super) fn stdout() -> Shown<StdoutLock<'static>> {
     Shown { out: io::stdout().lock(), begun: Vec::new() }
+}
+
+/// Standard output for a text itself: shown at a terminal, and what it is everywhere else.
+pub(super) fn data() -> Box<dyn Write> {
+    match io::stdout().is_terminal() {
+        true => Box::new(stdout()),
+        false => Box::new(io::stdout().lock()),
+    }
 }
 
 /// Writes text on as [`shown`] has it.

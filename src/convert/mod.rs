@@ -139,8 +139,10 @@ fn plan_llama(folder: &Path, json: Object, defaults: llama::Defaults, options: &
     let tensors = checkpoint::open(folder)?;
     check_layers(&json, config.n_layer(), &tensors)?;
     let dtype = options.outtype.resolved(&tensors);
+    // The checkpoint's own come first to be checked, and last in the file: the others take the sizes that these prove.
+    let own = place(folder, &tensors, config.targets(), dtype, llama::name_of)?;
     let mut outputs = config.extra()?;
-    outputs.extend(place(folder, &tensors, config.targets(), dtype, llama::name_of)?);
+    outputs.extend(own);
     let mut meta = general("llama");
     card::write(folder, options.name.as_deref(), json.clone(), parameters(&outputs), &mut meta, &mut notices)?;
     config.write(file_type(dtype), &mut meta)?;
@@ -199,9 +201,13 @@ fn check_unquantized(config: &Object) -> Result<(), Error> {
 /// Tensors that the smallest layer has.
 const LAYER_TENSORS: usize = 6;
 
+/// So many layers take no memory worth a word; what they lack is said by name.
+const FEW_LAYERS: usize = 1000;
+
 /// Refuses a number of layers that would take more memory to list than the checkpoint has tensors.
 fn check_layers(config: &Object, n_layer: usize, tensors: &Tensors) -> Result<(), Error> {
-    if n_layer > tensors.len() / LAYER_TENSORS {
+    let most = (tensors.len() / LAYER_TENSORS).max(FEW_LAYERS).min(tensors.len());
+    if n_layer > most {
         let expected = format!("no more layers than the {} tensors of the checkpoint make", tensors.len());
         return Err(config.error("num_hidden_layers", expected, n_layer));
     }

@@ -73,12 +73,18 @@ impl Rows {
         self.bytes.is_empty()
     }
 
+    /// The step between the numbers of row `i`, and the least of them.
+    fn scale(&self, i: usize) -> (f32, f32) {
+        let head = &self.bytes[i * row_bytes(self.n_vocab)..][..ROW_HEAD];
+        let float = |at: usize| f32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        (float(0), float(4))
+    }
+
     /// Row `i`, unpacked into `log_probs`.
     pub fn unpack<'b>(&self, i: usize, log_probs: &'b mut Vec<f32>) -> Base<'b> {
         let n = row_bytes(self.n_vocab);
-        let (head, numbers) = self.bytes[i * n..][..n].split_at(ROW_HEAD);
-        let float = |at: usize| f32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let (scale, least) = (float(0), float(4));
+        let numbers = &self.bytes[i * n..][..n][ROW_HEAD..];
+        let (scale, least) = self.scale(i);
         let numbers = numbers.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
         log_probs.clear();
         log_probs.extend(numbers.take(self.n_vocab).map(|number| scale * f32::from(number) + least));
@@ -144,7 +150,18 @@ impl BaseFile {
     pub fn next_chunk(&mut self) -> Result<Rows, Error> {
         let mut bytes = vec![0; self.chunks.scored().len() * row_bytes(self.n_vocab)];
         self.input.read_exact(&mut bytes).map_err(|e| Error::io(&self.path, "read", e))?;
-        Ok(Rows { bytes, n_vocab: self.n_vocab })
+        let rows = Rows { bytes, n_vocab: self.n_vocab };
+        for i in 0..rows.len() {
+            let (scale, least) = rows.scale(i);
+            let most = scale * f32::from(u16::MAX) + least;
+            // The logarithm of a probability is at most 0, but for rounding.
+            if !(scale >= 0.0 && least.is_finite() && most < 1.0) {
+                let found = format!("numbers from {least} on in steps of {scale}");
+                let field = format!("distribution {i} of a chunk");
+                return Err(Error::invalid(&self.path, field, "logarithms of probabilities", found));
+            }
+        }
+        Ok(rows)
     }
 }
 

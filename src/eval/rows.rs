@@ -92,6 +92,22 @@ mod tests {
     }
 
     #[test]
+    fn files_of_other_systems_give_the_same_rows() {
+        let expected = vec![json!({"text": "a\nb", "label": "1"}), json!({"text": "c", "label": "0"})];
+        for (name, text) in [
+            ("x.jsonl", "{\"text\": \"a\\nb\", \"label\": \"1\"}\n{\"text\": \"c\", \"label\": \"0\"}\n"),
+            ("x.json", "[\n{\"text\": \"a\\nb\", \"label\": \"1\"},\n{\"text\": \"c\", \"label\": \"0\"}]\n"),
+            ("x.csv", "text,label\n\"a\nb\",1\nc,0\n"),
+            ("x.tsv", "text\tlabel\n\"a\nb\"\t1\nc\t0\n"),
+        ] {
+            let dos = text.replace('\n', "\r\n");
+            for form in [text.to_owned(), dos.clone(), format!("\u{feff}{text}"), format!("\u{feff}{dos}")] {
+                assert_eq!(values(name, &form).unwrap(), expected, "{form:?}");
+            }
+        }
+    }
+
+    #[test]
     fn mistakes_name_the_place() {
         assert!(values("x.jsonl", "{}\n{").unwrap_err().contains("x.jsonl:2: "));
         assert!(values("x.csv", "a,b\n1\n").unwrap_err().contains("x.csv: "));

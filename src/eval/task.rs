@@ -266,7 +266,8 @@ impl<'d> Reader<'d> {
             Ok(items)
         };
         // One thread for all rows: each template and expression would start its own.
-        let no_thread = |e: jinja::Error| Error::Task { place: folder.display().to_string(), why: e.to_string() };
+        let place = files.first().map_or_else(String::new, |file| file.display().to_string());
+        let no_thread = |e: jinja::Error| Error::Task { place, why: e.to_string() };
         jinja::on_deep_stack(read).map_err(no_thread)?
     }
 

@@ -333,9 +333,6 @@ impl Reader<'_> {
         let input = self.named(&key("input"), &INPUTS)?;
         self.check_use(p, &task, input, &labels)?;
         let layers = self.u32s(&key("layers"))?;
-        if layers.is_empty() {
-            return Err(self.invalid(&key("layers"), "one or more", "none"));
-        }
         if !layers.is_sorted_by(|a, b| a < b) || layers.iter().any(|&l| l == 0 || l >= model.shape[0]) {
             let expected = format!("layers between 1 and {}, rising", model.shape[0].saturating_sub(1));
             return Err(self.invalid(&key("layers"), expected, format!("{layers:?}")));

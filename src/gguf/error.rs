@@ -77,7 +77,13 @@ pub(crate) fn visible(text: &str) -> String {
     const MOST: usize = 400;
     let mut shown = String::new();
     for c in text.chars().take(MOST) {
-        if c.is_control() { shown.extend(c.escape_debug()) } else { shown.push(c) }
+        match c {
+            '\n' => shown.push_str("\\n"),
+            '\r' => shown.push_str("\\r"),
+            '\t' => shown.push_str("\\t"),
+            c if c.is_control() => shown.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => shown.push(c),
+        }
     }
     if text.chars().nth(MOST).is_some() {
         shown.push_str(" ...");

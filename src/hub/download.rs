@@ -64,7 +64,7 @@ pub fn pull(hub: &Hub, spec: &Spec, revision: &str, watch: &mut Watch) -> Result
 /// Where the answer is none, or offers nothing for the spec.
 pub fn names_in_answer(answer: &str, spec: &Spec) -> Result<Vec<String>, Error> {
     let wrong = |(expected, found)| Error::Answer { url: spec.to_string(), expected, found };
-    let listing = read_listing(answer).map_err(wrong)?;
+    let listing = read_listing(answer.as_bytes()).map_err(wrong)?;
     Ok(chosen(&listing, spec)?.into_iter().map(|file| file.offer.name.clone()).collect())
 }
 

@@ -77,10 +77,7 @@ pub enum Error {
         expected: String,
     },
     /// Keys and values for which there is no memory.
-    #[error(
-        "keys and values of {n_ctx} tokens: {source}\n\
-         hint: a smaller context (-c) or other types of the cache (-ctk, -ctv) take less"
-    )]
+    #[error("keys and values of {n_ctx} tokens: {source}")]
     CacheMemory {
         /// The context.
         n_ctx: usize,

@@ -78,15 +78,20 @@ impl Tokenizer {
             Special::Plain => &self.plain,
         };
         let mut ids = Vec::with_capacity(text.len() / 3);
-        let mut at_start = true;
+        self.encode_with(stages, text, &mut ids);
+        ids
+    }
+
+    /// Adds the ids of a text to those of what stands before it.
+    fn encode_with(&self, stages: &Stages, text: &str, ids: &mut Vec<TokenId>) {
+        let mut at_start = ids.is_empty();
         stages.raw.split(text, &mut |part| {
             match part {
                 Part::Token(id) => ids.push(id),
-                Part::Text(text) => self.encode_part(text, &stages.normal, at_start, &mut ids),
+                Part::Text(text) => self.encode_part(text, &stages.normal, at_start, ids),
             }
             at_start = false;
         });
-        ids
     }
 
     /// The ids of what is between special tokens.
@@ -120,23 +125,32 @@ impl Tokenizer {
     /// and nowhere in what somebody typed.
     pub fn encode_rendered(&self, rendered: &Rendered) -> Vec<TokenId> {
         let (mut ids, mut text) = (Vec::new(), String::new());
+        // Whether the token before takes the white space behind it, which may be somebody's.
+        let mut takes_space = false;
+        let add = |text: &mut String, part: &str, takes_space: bool| {
+            text.push_str(if takes_space && text.is_empty() { part.trim_start() } else { part });
+        };
         for (run, typed) in rendered.runs() {
             if typed {
-                text.push_str(run);
+                add(&mut text, run, takes_space);
                 continue;
             }
             self.parsed.split(run, &mut |part| match part {
-                Part::Text(part) => text.push_str(part),
+                Part::Text(part) => add(&mut text, part, takes_space),
                 // Text on both sides of a token of this kind is one text: it is found again there.
-                Part::Token(id) if self.vocab.kind(id) == Kind::UserDefined => text.push_str(self.vocab.text(id)),
+                Part::Token(id) if self.vocab.kind(id) == Kind::UserDefined => {
+                    add(&mut text, self.vocab.text(id), takes_space);
+                }
                 Part::Token(id) => {
-                    ids.append(&mut self.encode(&text, Special::Plain));
+                    let (before, behind) = self.parsed.takes_space(id);
+                    self.encode_with(&self.plain, if before { text.trim_end() } else { &text }, &mut ids);
                     text.clear();
                     ids.push(id);
+                    takes_space = behind;
                 }
             });
         }
-        ids.append(&mut self.encode(&text, Special::Plain));
+        self.encode_with(&self.plain, &text, &mut ids);
         ids
     }
 
@@ -293,6 +307,19 @@ struct Stages {
 }
 
 impl Stages {
+    /// Whether a token takes the white space before it, and behind it.
+    fn takes_space(&self, id: TokenId) -> (bool, bool) {
+        self.raw.takes_space(id).or_else(|| self.normal.takes_space(id)).unwrap_or_default()
+    }
+
+    /// Hands every part of a text to `sink`: what is text for both kinds of tokens is text.
+    fn split<'t>(&self, text: &'t str, sink: &mut dyn FnMut(Part<'t>)) {
+        self.raw.split(text, &mut |part| match part {
+            Part::Text(text) => self.normal.split(text, sink),
+            token => sink(token),
+        });
+    }
+
     fn new(
         meta: &Metadata,
         vocab: &Vocab,

@@ -118,7 +118,10 @@ pub(super) struct Matcher {
 }
 
 impl Matcher {
-    pub(super) fn new<T: AsRef<[u8]>>(meta: &Metadata, mut tokens: Vec<(TokenId, Around, T)>) -> Result<Matcher, Error> {
+    pub(super) fn new<T: AsRef<[u8]>>(
+        meta: &Metadata,
+        mut tokens: Vec<(TokenId, Around, T)>,
+    ) -> Result<Matcher, Error> {
         tokens.retain(|(_, _, text)| !text.as_ref().is_empty());
         let tokens = keep_findable(meta, tokens);
         let Some(longest) = tokens.iter().map(|(_, _, text)| text.as_ref().len()).max() else {
@@ -136,6 +139,12 @@ impl Matcher {
             automaton: Some(automaton),
             tokens: tokens.into_iter().map(|(id, around, _)| (id, around)).collect(),
         })
+    }
+
+    /// Whether a token takes the white space before it, and behind it; `None` for one that is not looked for here.
+    pub(super) fn takes_space(&self, id: TokenId) -> Option<(bool, bool)> {
+        let around = self.tokens.iter().find(|(known, _)| *known == id);
+        around.map(|(_, around)| (around.lstrip, around.rstrip))
     }
 
     /// Hands every part of the text to `sink`, in order. White space that a token takes is in no part.

@@ -36,7 +36,7 @@ pub(super) enum Prefix {
     Always,
     /// The same, but only what the whole text starts with: `first`.
     First,
-    /// Every part, and so does what is between user-defined tokens.
+    /// Every part, whatever it starts with; between user-defined tokens in it, as `Always`.
     Last,
 }
 
@@ -97,24 +97,24 @@ impl Spm {
         if text.is_empty() {
             return;
         }
-        let mut at_start = at_start;
+        let mut is_first = true;
         tokens.split(&self.normal(text), &mut |part| {
             match part {
                 Part::Token(id) => out.push(id),
-                Part::Text(text) => self.encode_words(vocab, &self.prefixed(text, at_start), out),
+                Part::Text(text) => self.encode_words(vocab, &self.prefixed(text, at_start, is_first), out),
             }
-            at_start = false;
+            is_first = false;
         });
     }
 
-    /// What is between user-defined tokens, as it is merged.
-    fn prefixed(&self, text: &str, at_start: bool) -> String {
+    /// What is between user-defined tokens, as it is merged; `is_first` says that it is what the part starts with.
+    fn prefixed(&self, text: &str, at_start: bool, is_first: bool) -> String {
         let has_space = text.starts_with([' ', '\u{2581}']);
         let gets_one = match self.prefix {
             Prefix::Never | Prefix::Every => false,
             Prefix::Always => !has_space,
-            Prefix::First => at_start && !has_space,
-            Prefix::Last => true,
+            Prefix::First => at_start && is_first && !has_space,
+            Prefix::Last => is_first || !has_space,
         };
         format!("{}{}", if gets_one { SPACE } else { "" }, escaped(text))
     }

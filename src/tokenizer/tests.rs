@@ -117,7 +117,6 @@ fn unknown_rules_are_noticed() {
 
 #[test]
 fn contradictions_are_refused() {
-    let strings = |s: &[&str]| s.iter().map(|s| s.to_string()).collect::<Vec<_>>();
     let cases = [
         (with(bpe_meta(), keys::MODEL, "t5"), "`gpt2` (byte-level BPE) or `llama`"),
         (with(bpe_meta(), keys::TOKENS, Vec::<String>::new()), "found 0 tokens"),

@@ -92,7 +92,7 @@ impl Conversation {
         });
         let known = known.count();
         self.pieces.truncate(known);
-        let rest = rendered.from(at);
+        let rest = rendered.after(at);
         if !rest.as_str().is_empty() {
             let new = tokenizer.encode_rendered(&rest);
             // Ids can only be joined where a special token parts the text: everywhere else a word, or the space that

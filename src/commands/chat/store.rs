@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::conversation::Conversation;
 use crate::commands::chain;
 use crate::commands::output::{Inputs, write_whole};
+use crate::files;
 use crate::model::Model;
 use crate::session::Session;
-use crate::{files, text};
+use crate::text;
 
 /// What a saved conversation and its state became.
 pub(super) struct Loaded {

@@ -31,7 +31,7 @@ pub(super) enum Prefix {
     Always,
     /// Before the first part, unless it starts with one.
     First,
-    /// Before every part and every piece of it between added tokens, whatever it starts with.
+    /// Before every part, whatever it starts with, but after tokens that want normal text are found.
     Last,
 }
 

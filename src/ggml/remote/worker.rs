@@ -67,7 +67,7 @@ struct Kept {
 }
 
 impl Worker {
-    /// The worker at `host:port`: the one that this process is connected to already, since it serves one connection at a
+    /// The worker at `host:port`: the one that this process is connected to already, since ggml's serves one connection at a
     /// time, or a new one.
     pub(in crate::ggml) fn connect(endpoint: &str, token: Option<Token>) -> Result<Arc<Worker>, Error> {
         static KNOWN: Mutex<BTreeMap<String, Weak<Worker>>> = Mutex::new(BTreeMap::new());

@@ -12,10 +12,6 @@ pub(super) struct Given {
 }
 
 impl Given {
-    pub(super) fn of(positional: Vec<Value>) -> Given {
-        Given { positional, named: Vec::new() }
-    }
-
     /// Meets these parameters by place and name, any of which may be left out.
     pub(super) fn bind<const N: usize>(self, who: &str, params: [&str; N]) -> Result<Bound<N>> {
         if self.positional.len() > N {

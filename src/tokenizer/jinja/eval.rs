@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::args::Given;
 use super::ast::{Args, Body, CompareOp, Expr, ExprKind, For, Post, PostKind, Stmt, StmtKind, Target};
-use super::text::{Builder, Text};
+use super::text::Builder;
 use super::value::{Dict, Loop, MacroValue, Object, Scope, Seq, Value};
 use super::{Error, Result, access, filters, meter, methods, ops, predicates, repr};
 

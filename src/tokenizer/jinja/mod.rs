@@ -160,7 +160,7 @@ impl Rendered {
     }
 
     /// The text from a byte on.
-    pub fn from(&self, at: usize) -> Rendered {
+    pub fn after(&self, at: usize) -> Rendered {
         let typed = self.typed.iter().filter(|range| range.end > at);
         let typed = typed.map(|range| range.start.max(at) - at..range.end - at).collect();
         Rendered { text: self.text[at..].to_owned(), typed }

@@ -165,7 +165,7 @@ fn what_somebody_typed_stays_known() {
 #[test]
 fn a_rendered_text_is_cut_with_its_parts() {
     let rendered = Rendered { text: "<s>hi</s>yo".to_owned(), typed: vec![3..5, 9..11] };
-    let rest = rendered.from(4);
+    let rest = rendered.after(4);
     assert_eq!(rest.runs().collect::<Vec<_>>(), [("i", true), ("</s>", false), ("yo", true)]);
     assert_eq!(Rendered::from("a".to_owned()).runs().collect::<Vec<_>>(), [("a", false)]);
     assert_eq!(Rendered::default().runs().count(), 0);

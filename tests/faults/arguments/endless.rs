@@ -8,13 +8,24 @@ use super::Place;
 use crate::watched::run_within;
 
 /// Everything that reads a file that a user names, with `FILE` for it.
-const READERS: [&str; 6] = [
+const READERS: [&str; 17] = [
     "inspect FILE",
     "tokenize -m FILE -p hi",
+    "tokenize -m m.gguf -f FILE",
+    "tokenize -m m.gguf --decode -f FILE",
+    "run MODEL -f FILE -n 1",
+    "run MODEL --batch FILE -n 1",
+    "logits MODEL --batch FILE",
+    "run MODEL -p hi -n 1 --layers @FILE",
     "run MODEL -p hi -n 1 --exit-file FILE",
+    "perplexity MODEL -f FILE -c 16",
     "perplexity MODEL --kl-divergence --kl-divergence-base FILE",
     "imatrix --in-file FILE -o i.gguf",
     "quantize --imatrix FILE m.gguf q.gguf Q8_0 1",
+    "quantize --tensor-type-file FILE m.gguf q.gguf Q8_0 1",
+    "layers scan MODEL -f FILE",
+    "layers scan MODEL -f t.txt --tokens 16 --window 8 --resume FILE",
+    "eval MODEL --exit FILE --task FILE",
 ];
 
 #[test]

@@ -117,7 +117,7 @@ fn a_paste_during_an_answer_is_one_input() {
 #[test]
 fn a_stopped_answer_sends_nothing_off_that_waits() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut session = start(chat(folder.path(), &demo_model(), &["-n", "400"]));
+    let mut session = start(chat(folder.path(), &demo_model(), &["-n", "200"]));
     session.send_line("Write a long story about a dragon and a castle.").expect("typed");
     session.exp_regex("(?s)castle\\..*[a-z]{3}").expect("the answer begins");
     type_in(&mut session, "first\rsecond\r");
@@ -126,10 +126,7 @@ fn a_stopped_answer_sends_nothing_off_that_waits() {
     session.exp_string("(stopped)").expect("it stops");
     session.exp_string("second").expect("what waited");
     type_in(&mut session, "!\r");
-    session.exp_regex("(?s)second!.*[a-z]{3}").expect("an answer");
-    session.send_control('c').expect("typed");
-    session.exp_string("(stopped)").expect("it stops");
-    session.exp_string(PROMPT).expect("a prompt");
+    session.exp_regex("(?s)!.*\n.*[a-z]{3}.*> ").expect("an answer and a prompt");
     assert_eq!(saved(&mut session, folder.path())[1..], ["first\nsecond!"]);
 }
 

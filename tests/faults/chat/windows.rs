@@ -66,11 +66,9 @@ fn a_chat_reads_them_too() {
         run(chat(&place, &model, &[]).current_dir(&place), &form).with(0, &["(n-predict = 2)"]);
         assert_eq!(said(&place.join("talk.json")), ["hi"]);
         let saved = fs::read_to_string(place.join("talk.json")).expect("saved");
-        for (j, form) in forms(&saved).into_iter().enumerate() {
+        for form in forms(&saved) {
             fs::write(place.join("talk.json"), form).expect("written");
-            let ended = run(chat(&place, &model, &[]).current_dir(&place), b"/load talk\n");
-            ended.with(0, &["(loaded 2 messages, "]);
-            assert!(j < 4);
+            run(chat(&place, &model, &[]).current_dir(&place), b"/load talk\n").with(0, &["(loaded 2 messages, "]);
         }
     }
 }
@@ -88,7 +86,7 @@ fn a_checkpoint_converts_alike() {
                 let name = path.file_name().expect("a name");
                 let bytes = fs::read(&path).expect("read");
                 let bytes = match path.extension().is_some_and(|e| e == "json") {
-                    true => forms(&String::from_utf8(bytes).expect("text")).swap_remove_at(form),
+                    true => forms(&String::from_utf8(bytes).expect("text"))[form].clone(),
                     false => bytes,
                 };
                 fs::write(checkpoint.join(name), bytes).expect("written");
@@ -100,16 +98,6 @@ fn a_checkpoint_converts_alike() {
         })
         .collect();
     assert!(written.iter().all(|bytes| *bytes == written[0]));
-}
-
-trait SwapRemoveAt<T> {
-    fn swap_remove_at(self, at: usize) -> T;
-}
-
-impl<T, const N: usize> SwapRemoveAt<T> for [T; N] {
-    fn swap_remove_at(self, at: usize) -> T {
-        self.into_iter().nth(at).expect("one of them")
-    }
 }
 
 #[test]

@@ -157,9 +157,9 @@ fn more_threads_than_cores_are_not_started() {
     let folder = Made::new().write();
     folder.convert(&["--outtype", "f32"]).with(0, &[]);
     let (input, output) = (folder.output().display().to_string(), folder.file("q.gguf").display().to_string());
-    for threads in ["100000", "18446744073709551615"] {
+    for threads in ["100000", "2147483647"] {
         let arguments = ["quantize", &input, &output, "Q8_0", threads];
-        watched::run(&mut crate::common::curtail(&arguments), b"").with(0, &["threads work, one per logical core"]);
+        watched::run(&mut crate::common::curtail(&arguments), b"").with(0, &["NTHREADS: expected at most", "taking "]);
     }
 }
 

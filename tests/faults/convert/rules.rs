@@ -22,7 +22,7 @@ fn made(base: &Json, changes: &Json) -> Made {
     let of_model = made.tokenizer["model"]["vocab"].as_object().expect("an object").len();
     made.resize(of_model + 2);
     made.tokenizer_config = json!({});
-    made
+    made.with("bos_token_id", Json::Null).with("eos_token_id", Json::Null)
 }
 
 #[test]
@@ -51,8 +51,10 @@ fn keys_of_our_own_are_written_only_where_they_are_needed() {
         let made = made(&golden["bases"][case["base"].as_str().expect("a name")], &case["changes"]);
         let (meta, _) = made.write().converted(&[]);
         let own: Vec<&str> = meta.iter().map(|(key, _)| key).filter(|key| key.starts_with("curtail.")).collect();
+        // The order in which tokens are looked for matters only to a normalizer, for their texts do not meet.
         let plain = ["never, none", "replace, none", "bytes, none", "normal bytes, none"];
-        assert_eq!(own.is_empty(), plain.contains(&name) || name == "bytes, one normalized", "{name}: {own:?}");
+        let in_order = ["never, one normalized", "bytes, one normalized"];
+        assert_eq!(own.is_empty(), plain.contains(&name) || in_order.contains(&name), "{name}: {own:?}");
     }
 }
 

@@ -42,6 +42,7 @@ fn reason(key: &str, name: &str) -> Option<&'static str> {
     let is_text = matches!(name, "no text" | "a text");
     match key.rsplit('.').next().unwrap_or(key) {
         "rows" | "shots" if is_u32 => Some("only told, or compared with the task's own"),
+        "layers" if name == "no numbers" => Some("where no look pays, training leaves none"),
         "types" if is_text => Some("another quantization: a warning"),
         "task" if is_text && key != "exit.1.task" => Some("a task that others may not have"),
         "source" if is_text => Some("its words are the command line's, which reads them"),
@@ -90,8 +91,11 @@ fn every_key_is_checked() {
     }
 }
 
+/// Makes a tensor wrong.
+type Change = fn(&mut TinyTensor);
+
 /// What a tensor is replaced by; whether it may stand for another reason than that it is well.
-fn changed(name: &str) -> Vec<(&'static str, fn(&mut TinyTensor), bool)> {
+fn changed(name: &str) -> Vec<(&'static str, Change, bool)> {
     fn fill(tensor: &mut TinyTensor, value: f32) {
         tensor.bytes = value.to_le_bytes().repeat(tensor.bytes.len() / 4);
     }

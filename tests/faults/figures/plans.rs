@@ -26,7 +26,8 @@ fn no_number_is_too_large_to_be_refused() {
         ("--layers", &many, 2, "expected at most 4096 steps"),
         ("--layers", &file, 1, "expected at most 8192 items, found more"),
         ("--draft", "skip:4294967296", 2, "expected a layer below 4, found 4294967296"),
-        ("--draft", "layer:4294967296", 2, "expected 1 to 3"),
+        ("--draft", "layer:4294967296", 2, "expected a whole number from 1"),
+        ("--draft", "layer:4", 2, "expected 1 to 3"),
         ("--draft", "skip:0-4294967296:attn", 2, "expected a layer below 4"),
     ] {
         let limited = "ulimit -v 2000000; exec \"$0\" \"$@\""; // 2 GB of addresses

@@ -43,6 +43,25 @@ fn a_weight_that_is_no_number_is_named_by_whoever_reads_the_model() {
 }
 
 #[test]
+fn stored_distributions_that_are_none_are_refused() {
+    let model = OnDisk::new(&Tiny::new());
+    let (text, base) = (text(&model), model.beside("base.bin"));
+    let base_name = base.to_str().expect("UTF-8");
+    let flags = ["perplexity", "-f", &text, "-c", "16", "--chunks", "2", "--kl-divergence-base", base_name];
+    command(&model, &flags).with(0, &[]);
+    let compare = [&flags[..], &["--kl-divergence"]].concat();
+    command(&model, &compare).with(0, &[]);
+    let whole = fs::read(&base).expect("read");
+    let first_row = 20 + 4 * 2 * 16;
+    for (at, x) in [(0, f32::NAN), (0, f32::INFINITY), (0, -1.0), (4, f32::NAN), (4, f32::NEG_INFINITY), (4, 50.0)] {
+        let mut bytes = whole.clone();
+        bytes[first_row + at..first_row + at + 4].copy_from_slice(&x.to_le_bytes());
+        fs::write(&base, bytes).expect("written");
+        command(&model, &compare).with(1, &["chunk 0", "base.bin", "distribution 0", "expected logarithms"]);
+    }
+}
+
+#[test]
 fn a_norm_that_is_no_number_is_refused_when_it_is_loaded() {
     for name in ["blk.0.attn_norm.weight", "output_norm.weight"] {
         let model = OnDisk::new(&with_number(name, 7, f32::NAN));

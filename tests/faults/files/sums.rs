@@ -50,7 +50,10 @@ fn any_value_of_a_key_is_an_answer_or_an_error_with_its_name() {
     for key in ["general.type", "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"] {
         for value in &values {
             write(&path, key, Some(value.clone()), &[1.0; N_EMBD], &[2.0]);
-            let merged = eval::Imatrix::open(&path).and_then(|imatrix| imatrix.save(&out).map(|()| imatrix.n_chunks()));
+            let merged = match eval::Imatrix::open(&path) {
+                Ok(imatrix) => imatrix.save(&out).map(|()| imatrix.n_chunks()),
+                Err(error) => Err(error),
+            };
             let read = quantize::Imatrix::open(&path).map(|imatrix| imatrix.n_chunks());
             for message in [merged.err().map(|e| e.to_string()), read.err().map(|e| e.to_string())].iter().flatten() {
                 assert!(message.contains(key) && message.contains("odd.gguf"), "{key}: {message}");

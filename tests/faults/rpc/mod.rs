@@ -9,6 +9,8 @@ mod workers;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::common::curtail;
 
@@ -16,6 +18,7 @@ use crate::common::curtail;
 pub(super) struct Served {
     child: Child,
     pub(super) address: String,
+    told: Arc<Mutex<Vec<String>>>,
 }
 
 impl Served {
@@ -25,8 +28,27 @@ impl Served {
         let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
         let line = lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("serving "))).expect("it serves");
         let address = line.expect("text").rsplit(' ').next().expect("an address").to_owned();
-        std::thread::spawn(move || lines.for_each(drop)); // so that the pipe never fills
-        Served { child, address }
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let all = told.clone();
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).for_each(|line| all.lock().expect("no panic").push(line))
+        });
+        Served { child, address, told }
+    }
+
+    /// What the worker says of a client that left, or was sent away.
+    pub(super) fn said_of(&self, client: &str) -> String {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(5) {
+            let told = self.told.lock().expect("no panic");
+            let end = told.iter().find(|line| line.starts_with(client) && !line.ends_with(" came"));
+            if let Some(line) = end {
+                return line.clone();
+            }
+            drop(told);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("nothing is said of {client}");
     }
 
     /// Fails if the worker has ended.

@@ -134,6 +134,9 @@ impl Maker {
         let gated = self.node(op::SCALE, &[&gated], &[float(2.0)], [n / 2, t, 1, 1]);
         let both = self.node(op::CONCAT, &[&gated, &gated], &[0], [n, t, 1, 1]);
         let sum = self.node(op::ADD, &[&both, &y], &[], [n, t, 1, 1]);
+        let own = 1000 + self.tensors.len() as u64;
+        let converted = self.place(F16, [n, t, 1, 1]).node(op::CPY, &[sum.id, own], &[]);
+        self.add(converted);
         let half = self.place(F16, [n, t, 1, 1]);
         self.tensors.push(half.clone());
         self.shown(op::CPY, &[&sum, &half], &[], &half, half.clone());

@@ -1,6 +1,6 @@
 //! A client of ggml's RPC protocol that says anything.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -201,9 +201,12 @@ impl Client {
         self.ask(GET_TENSOR, &body(&[&tensor.raw().0, &[0; 8], &len]))
     }
 
-    /// Whether the worker has closed the connection.
+    /// Whether the worker has closed the connection; to say nothing is not enough.
     pub(super) fn is_closed(&mut self) -> bool {
-        !matches!(self.ask(DEVICE_COUNT, &[]), Ok(answer) if answer == [1, 0, 0, 0])
+        match self.ask(DEVICE_COUNT, &[]) {
+            Ok(_) => false,
+            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        }
     }
 }
 

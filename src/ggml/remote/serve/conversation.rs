@@ -166,6 +166,10 @@ impl<'s, R: Read, W: Write> Conversation<'s, R, W> {
     fn set(&mut self, len: u64) -> Result<(), Parting> {
         const HEADER: usize = TENSOR_BYTES + 9;
         let bytes = len.checked_sub(HEADER as u64).ok_or_else(|| wrong(format!("a message of {len} bytes")))?;
+        let most = self.activity.held.load(Ordering::Relaxed);
+        if bytes > most as u64 {
+            return Err(wrong(format!("expected up to {most} bytes for the buffers that there are, found {bytes}")));
+        }
         let header = self.channel.exactly::<HEADER>()?;
         let mut fields = Fields::new(&header);
         let tensor = fields.tensor()?;
@@ -234,6 +238,9 @@ impl<'s, R: Read, W: Write> Conversation<'s, R, W> {
     }
 
     fn compute(&mut self, len: u64) -> Result<(), Parting> {
+        // Twice: as it comes, and taken apart.
+        let taken = usize::try_from(len).unwrap_or(usize::MAX).min(MOST_OF_GRAPH).saturating_mul(2);
+        let charge = self.server.budget.take(taken).ok_or_else(|| wrong("a graph for which there is no memory"))?;
         let body = self.channel.body(len, MOST_OF_GRAPH)?;
         let message = graph::parse(&body)?;
         drop(body);
@@ -241,6 +248,7 @@ impl<'s, R: Read, W: Write> Conversation<'s, R, W> {
         let station = self.server.station(index)?;
         self.graphs[index as usize] = None; // its memory is free for the next
         let graph = Graph::new(message, &station.device, &self.buffers, &self.server.budget)?;
+        drop(charge);
         self.graphs[index as usize] = Some(graph);
         self.run(index)
     }

@@ -64,7 +64,7 @@ impl Graph {
         buffers: &Buffers,
         budget: &Arc<Budget>,
     ) -> Result<Graph, Parting> {
-        let plan = Plan::new(&message, device, buffers)?;
+        let plan = Plan::new(&message, Ground { index: message.device, device, buffers })?;
         let size = plan.tensors() * TENSOR_BYTES;
         let charge = budget.take(size).ok_or_else(|| wrong("a graph for which there is no memory"))?;
         if device.is_cpu() && plan.scratch(device.n_threads()) > budget.left() {
@@ -93,17 +93,37 @@ const TENSOR_BYTES: usize = 1024;
 
 impl Indices {
     fn check(&self, buffers: &Buffers) -> Result<(), Parting> {
-        let mut bytes = vec![0; self.place.bytes];
-        buffers.read(self.place, &mut bytes)?;
+        const PIECE: usize = 1 << 16;
+        let mut piece = vec![0; PIECE.min(self.place.bytes)];
+        for start in (0..self.place.bytes).step_by(PIECE) {
+            let bytes = PIECE.min(self.place.bytes - start);
+            let piece = &mut piece[..bytes];
+            buffers.read(Place { offset: self.place.offset + start, bytes, ..self.place }, piece)?;
+            if !self.are_inside(piece) {
+                return Err(wrong(format!("a row that is none of the {} there are", self.limit)));
+            }
+        }
+        Ok(())
+    }
+
+    fn are_inside(&self, bytes: &[u8]) -> bool {
         let is_inside = |i: i64| usize::try_from(i).is_ok_and(|i| i < self.limit);
-        let all = match self.dtype {
+        match self.dtype {
             DType::I32 => {
                 bytes.chunks_exact(4).all(|b| is_inside(i32::from_le_bytes(b.try_into().expect("four")).into()))
             }
             _ => bytes.chunks_exact(8).all(|b| is_inside(i64::from_le_bytes(b.try_into().expect("eight")))),
-        };
-        if all { Ok(()) } else { Err(wrong(format!("a row that is none of the {} there are", self.limit))) }
+        }
     }
+}
+
+/// Where a graph is to run.
+#[derive(Clone, Copy)]
+struct Ground<'a> {
+    /// The device, by its number and itself.
+    index: u32,
+    device: &'a Device,
+    buffers: &'a Buffers,
 }
 
 /// A checked graph, not made yet.
@@ -120,7 +140,7 @@ struct Plan<'m> {
 }
 
 impl<'m> Plan<'m> {
-    fn new(message: &'m DescribedGraph, device: &Device, buffers: &Buffers) -> Result<Plan<'m>, Parting> {
+    fn new(message: &'m DescribedGraph, ground: Ground<'_>) -> Result<Plan<'m>, Parting> {
         let tensors = &message.tensors;
         let mut by_id = HashMap::with_capacity(tensors.len());
         for (i, tensor) in tensors.iter().enumerate() {
@@ -131,12 +151,12 @@ impl<'m> Plan<'m> {
         let n = tensors.len();
         let (known, is_node) = (vec![None; n], vec![false; n]);
         let mut plan = Plan { tensors, known, by_id, nodes: Vec::new(), is_node, indices: Vec::new() };
-        plan.take_nodes(&message.nodes, message.device, device, buffers)?;
+        plan.take_nodes(&message.nodes, ground)?;
         Ok(plan)
     }
 
     /// Checks the nodes in their order.
-    fn take_nodes(&mut self, ids: &[u64], index: u32, device: &Device, buffers: &Buffers) -> Result<(), Parting> {
+    fn take_nodes(&mut self, ids: &[u64], ground: Ground<'_>) -> Result<(), Parting> {
         // Where each node stands: a source of an earlier one must not be computed later, nor by itself.
         let mut order = vec![None; self.tensors.len()];
         for (at, id) in ids.iter().enumerate() {
@@ -149,7 +169,7 @@ impl<'m> Plan<'m> {
         for (at, id) in ids.iter().enumerate() {
             let i = self.find(*id)?;
             let said = |why: Parting| why.of(|| format!("node {at} ({})", name(tensors[i].op)));
-            let runs = self.take_node(i, at, &order, index, device, buffers);
+            let runs = self.take_node(i, at, &order, ground);
             if !runs.map_err(said)? {
                 continue;
             }
@@ -175,25 +195,19 @@ impl<'m> Plan<'m> {
     }
 
     /// Checks one node: whether there is anything to compute.
-    fn take_node(
-        &mut self,
-        i: usize,
-        at: usize,
-        order: &[Option<usize>],
-        index: u32,
-        device: &Device,
-        buffers: &Buffers,
-    ) -> Result<bool, Parting> {
+    fn take_node(&mut self, i: usize, at: usize, order: &[Option<usize>], ground: Ground<'_>) -> Result<bool, Parting> {
         let tensor = &self.tensors[i];
         let mut has_empty = false;
-        for &id in tensor.src.iter().filter(|&&id| id != 0) {
+        for (k, &id) in tensor.src.iter().enumerate().filter(|(_, id)| **id != 0) {
             let source = self.find(id)?;
-            if order[source].is_some_and(|place| place >= at) {
+            // ggml's conversions name their result as what they copy into.
+            let is_own = (tensor.op, k, source) == (ggml_op::GGML_OP_CPY.0, 1, i);
+            if !is_own && order[source].is_some_and(|place| place >= at) {
                 return Err(wrong("it reads what is computed later"));
             }
-            has_empty |= self.know(source, index, device, buffers)?.shape.is_empty();
+            has_empty |= self.know(source, ground)?.shape.is_empty();
         }
-        let known = self.know(i, index, device, buffers)?;
+        let known = self.know(i, ground)?;
         let runs = tensor.flags & FLAG_COMPUTE != 0;
         if !runs || known.shape.is_empty() || tensor.op == ggml_op::GGML_OP_NONE.0 {
             return Ok(false);
@@ -210,15 +224,15 @@ impl<'m> Plan<'m> {
     }
 
     /// What is known of a tensor, once it was found sound by itself.
-    fn know(&mut self, i: usize, index: u32, device: &Device, buffers: &Buffers) -> Result<Known, Parting> {
+    fn know(&mut self, i: usize, ground: Ground<'_>) -> Result<Known, Parting> {
         if let Some(known) = self.known[i] {
             return Ok(known);
         }
         let tensor = &self.tensors[i];
-        let known = sound(tensor, index, device, buffers)?;
+        let known = sound(tensor, ground)?;
         if let Some(root) = self.root(tensor)? {
             // A root is no view, so this ends.
-            let of = self.know(root, index, device, buffers)?;
+            let of = self.know(root, ground)?;
             let offset = usize::try_from(tensor.view_offs).ok().and_then(|offset| of.place.offset.checked_add(offset));
             let (inside, of) = (known.place, of.place);
             let fits = Some(inside.offset) == offset
@@ -324,7 +338,10 @@ impl<'m> Plan<'m> {
     /// Makes a tensor the node that it is.
     fn make_node(&self, i: usize, tensor: Tensor<'_>, made: &HashMap<usize, Tensor<'_>>) {
         let described = &self.tensors[i];
-        let find = |id: u64| self.by_id.get(&id).and_then(|i| made.get(i));
+        let find = |id: u64| match self.by_id.get(&id) {
+            Some(&own) if own == i => Some(&tensor),
+            other => made.get(other?),
+        };
         // SAFETY: the tensor was just made; sources lie in its context, and were made before.
         unsafe {
             let t = &mut *tensor.as_ptr();
@@ -343,7 +360,8 @@ impl<'m> Plan<'m> {
 }
 
 /// Finds a tensor sound by itself: shape, strides, and a place inside a buffer of this device.
-fn sound(tensor: &Described, index: u32, device: &Device, buffers: &Buffers) -> Result<Known, Parting> {
+fn sound(tensor: &Described, ground: Ground<'_>) -> Result<Known, Parting> {
+    let Ground { index, device, buffers } = ground;
     let shape = Shape::of(tensor)?;
     if shape.is_empty() {
         return Ok(Known { shape, place: Place { handle: 0, device: index, offset: 0, bytes: 0 }, room: 0 });

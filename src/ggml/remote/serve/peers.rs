@@ -20,6 +20,9 @@ const MOST: usize = 64;
 /// Within this a client has said who it is.
 const GREETING: Duration = Duration::from_secs(10);
 
+/// A client that has said nothing for so long gives way: it connects again, and sends all anew.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+
 /// A client that has begun a message, or is being answered, does not stop for so long.
 const STANDSTILL: Duration = Duration::from_secs(60);
 
@@ -45,16 +48,17 @@ pub(super) struct Guest<'p> {
 }
 
 impl Peers {
-    /// A seat for a connection. Where all are taken, the one that has been silent the longest and holds no memory goes.
+    /// A seat for a connection. Where all are taken, one that holds no memory or was forgotten gives way: the one that has been
+    /// silent the longest.
     pub(super) fn admit(&self, stream: &TcpStream) -> Option<Guest<'_>> {
         let stream = stream.try_clone().ok()?;
         let mut seats = self.lock();
         if seats.taken.len() >= MOST {
-            let holds_nothing = |seat: &Seat| seat.activity.held.load(Ordering::Relaxed) == 0;
-            let silent = seats.taken.iter().filter(|(_, seat)| holds_nothing(seat));
+            let may_go =
+                |seat: &Seat| seat.activity.held.load(Ordering::Relaxed) == 0 || seat.activity.idle() > FORGOTTEN;
+            let silent = seats.taken.iter().filter(|(_, seat)| may_go(seat));
             let (&number, _) = silent.max_by_key(|(_, seat)| seat.activity.idle())?;
-            // Its thread finds the end of the connection. One that is lost already has nothing to be shut.
-            seats.taken.remove(&number).map(|seat| seat.stream.shutdown(Shutdown::Both));
+            seats.taken.remove(&number).iter().for_each(Seat::end);
         }
         let (number, activity) = (seats.next, Arc::new(Activity::new()));
         seats.next += 1;
@@ -67,6 +71,14 @@ impl Peers {
     }
 }
 
+impl Seat {
+    /// Ends the connection, for whoever holds it: its thread finds the end of it, and so does the client.
+    fn end(&self) {
+        // One that is lost already has nothing to be shut.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
 impl Guest<'_> {
     pub(super) fn activity(&self) -> &Activity {
         &self.activity
@@ -76,8 +88,7 @@ impl Guest<'_> {
 impl Drop for Guest<'_> {
     fn drop(&mut self) {
         let seat = self.peers.lock().taken.remove(&self.number);
-        // The other half is the thread's; without this the client would wait for it.
-        seat.map(|seat| seat.stream.shutdown(Shutdown::Both));
+        seat.iter().for_each(Seat::end);
     }
 }
 

@@ -65,13 +65,13 @@ impl Shape {
             end = Some(reach).filter(|&end| is_apart && end <= MOST_BYTES)?;
         }
         self.bytes = end;
-        for i in 0..4 {
+        for (i, &stride) in nb.iter().enumerate() {
             let dense = match i {
                 0 => unit,
                 1 => self.nb[0].checked_mul(counts[0])?,
                 _ => self.nb[i - 1].checked_mul(self.ne[i - 1])?,
             };
-            self.nb[i] = if counts[i] > 1 { nb[i] } else { dense };
+            self.nb[i] = if counts[i] > 1 { stride } else { dense };
         }
         Some(())
     }
