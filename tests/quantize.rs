@@ -156,7 +156,8 @@ fn a_full_disk_leaves_nothing_behind() {
 
 #[test]
 fn an_interruption_leaves_nothing_behind() {
-    for signals in [&["INT"][..], &["TERM"], &["INT", "INT", "TERM"]] {
+    // 128 and the signal; of several that come at once any may be the one that ends it.
+    for (signals, codes) in [(&["INT"][..], &[130][..]), (&["TERM"], &[143]), (&["INT", "INT", "TERM"], &[130, 143])] {
         let folder = tempfile::tempdir().expect("a folder");
         let mut child = curtail(&["quantize", "--allow-requantize", &demo_model(), "out.gguf", "IQ4_NL", "1"])
             .current_dir(folder.path())
@@ -173,7 +174,8 @@ fn an_interruption_leaves_nothing_behind() {
             let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status();
             assert!(sent.expect("a shell").success(), "{signal}: it had ended");
         }
-        assert_eq!(child.wait().expect("it ends").code(), Some(130), "{signals:?}");
+        let code = child.wait().expect("it ends").code();
+        assert!(code.is_some_and(|code| codes.contains(&code)), "{signals:?}: {code:?}");
         assert!(names(folder.path()).is_empty(), "{signals:?}: {:?}", names(folder.path()));
     }
 }
