@@ -26,8 +26,16 @@ const N_TOKENS: usize = 8;
 /// have no other kernels.
 const N_LAYER: u32 = 6;
 
-/// What 8-bit activations cost at most. A wrong block, scale or sign costs more than 1.
-const MOST: f64 = 0.05;
+/// What 8-bit activations cost at most: the largest measured is 0.004 (docs/file-types.md). A wrong block, scale or sign costs
+/// more than 1.
+fn most(file_type: FileType) -> f64 {
+    match file_type {
+        FileType::F32 | FileType::F16 | FileType::BF16 => 2e-4,
+        // What is left of a model that was not trained for three or four values is noise, and noise amplifies.
+        FileType::TQ1_0 | FileType::TQ2_0 | FileType::Q1_0 | FileType::Q2_0 => 0.3,
+        _ => 0.01,
+    }
+}
 
 const MODEL: &str = "CURTAIL_TEST_MODEL";
 const LOGITS: &str = "CURTAIL_TEST_LOGITS";
@@ -37,7 +45,6 @@ fn passage() -> &'static str {
 }
 
 #[test]
-#[ignore = "takes minutes, and its bound is not measured yet: cargo test --release --test file_types every_file_type -- --ignored"]
 fn every_file_type_computes_what_its_weights_say() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let imatrix = folder.path().join("imatrix.gguf");
@@ -87,7 +94,7 @@ fn one_type(file_type: FileType, model: &str, imatrix: &str, folder: &Path) -> (
         match logits(&quantized, isa.name(), &path(".logits")) {
             Ok(found) => {
                 let divergence = divergence(&expected, &found);
-                all_small &= divergence.is_finite() && divergence < MOST;
+                all_small &= divergence < most(file_type);
                 line += &format!(" {isa} {divergence:.6}");
             }
             Err(why) => {

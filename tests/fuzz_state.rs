@@ -267,7 +267,11 @@ fn states() {
         match &result {
             Ok(()) if rng.random_ratio(1, 16) && !session.tokens().is_empty() => {
                 let n = session.tokens().len();
-                session.step(&mut Sampler::greedy()).expect("room for a token");
+                match session.step(&mut Sampler::greedy()) {
+                    // Keys and values may hold any bits: what is no number is said, not sampled from.
+                    Err(curtail::session::Error::NotFinite { .. }) => return "no numbers".to_owned(),
+                    result => _ = result.expect("room for a token"),
+                }
                 assert_eq!(session.tokens().len(), n + 1);
             }
             Ok(()) => assert!(session.tokens().len() < 32),
@@ -291,7 +295,13 @@ fn bases() {
         if let Ok(base) = &mut result {
             let (mut log_probs, n) = (Vec::new(), base.chunks().len());
             for _ in 0..n {
-                let rows = base.next_chunk().expect("as many as the header says");
+                let rows = match base.next_chunk() {
+                    Ok(rows) => rows,
+                    Err(error) => {
+                        assert!(error.to_string().contains("logarithms of probabilities"), "{error}");
+                        return class::<(), _>(&Err(error));
+                    }
+                };
                 (0..rows.len()).for_each(|row| _ = rows.unpack(row, &mut log_probs));
             }
         }

@@ -43,17 +43,26 @@ STATISTICS = {
 def main():
     args = parse_args()
     tools = Tools(args)
-    golden = {
-        "demo": demo(tools, args.model),
-        "other": divergence(tools.store(BASE_MODEL, FOLDER / "base.kld"), OTHER_MODEL),
-        "same": divergence(tools, BASE_MODEL),
-    }
+    if args.level:
+        # The stored distributions are input of the test, and stay those of the first machine.
+        write_golden(statistics(tools, args.model), f"golden.{args.level}.json")
+        return
+    tools.store(BASE_MODEL, FOLDER / "base.kld")
+    golden = statistics(tools, args.model)
     tools.llama("llama-imatrix", "-m", BASE_MODEL, *TINY_TEXT, *EXACT, "-o", FOLDER / "imatrix.gguf")
-    (FOLDER / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
-    print(f"demo model: llama.cpp {golden['demo']}")
+    write_golden(golden, "golden.json")
     with tempfile.TemporaryDirectory() as work:
         compare_bases(tools, Path(work), golden)
         compare_matrices(tools, Path(work), args.model)
+
+
+def statistics(tools, model):
+    return {"demo": demo(tools, model), "other": divergence(tools, OTHER_MODEL), "same": divergence(tools, BASE_MODEL)}
+
+
+def write_golden(golden, name):
+    (FOLDER / name).write_text(json.dumps(golden, indent=1) + "\n")
+    print(f"demo model: llama.cpp {golden['demo']}")
 
 
 def parse_args():
@@ -61,6 +70,7 @@ def parse_args():
     parser.add_argument("--tools", type=Path, required=True, help="folder with llama-perplexity and llama-imatrix")
     parser.add_argument("--curtail", type=Path, default=ROOT / "target/release/curtail")
     parser.add_argument("--model", type=Path, default=ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("--level", choices=["avx2"], help="write the statistics of a lower level of instructions, and no other file")
     parser.add_argument("-t", "--threads", type=int, default=os.cpu_count())
     return parser.parse_args()
 
@@ -77,7 +87,6 @@ class Tools:
 
     def store(self, model, path):
         self.llama("llama-perplexity", "-m", model, *TINY_TEXT, *EXACT, "--kl-divergence-base", path)
-        return self
 
 
 def checked(command):

@@ -156,7 +156,7 @@ impl BaseFile {
             let most = scale * f32::from(u16::MAX) + least;
             // The logarithm of a probability is at most 0, but for rounding.
             if !(scale >= 0.0 && least.is_finite() && most < 1.0) {
-                let found = format!("numbers from {least} on in steps of {scale}");
+                let found = format!("numbers from {least:?} on in steps of {scale:?}");
                 let field = format!("distribution {i} of a chunk");
                 return Err(Error::invalid(&self.path, field, "logarithms of probabilities", found));
             }

@@ -3,8 +3,10 @@
 
 pub(crate) mod golden;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use curtail::ggml::Isa;
 
 /// The path of the demo model, in a folder of its own: beside the model in `models/` there may be an exit file, which would
 /// change what the commands do. Its absence is a failure: a test that skips shows nothing.
@@ -17,6 +19,13 @@ pub(crate) fn demo_model() -> String {
     let made = std::os::unix::fs::symlink(&model, &link);
     assert!(link.exists(), "{}: {made:?}", link.display());
     link.to_str().expect("UTF-8").to_owned()
+}
+
+/// What llama.cpp gave with the instructions of a level: it adds up in another order for each, and at a near tie that decides.
+/// The files named without a level were made with AVX-512.
+pub(crate) fn golden_of(isa: Isa, name: &str, extension: &str) -> PathBuf {
+    let level = if isa >= Isa::Avx512 { "" } else { ".avx2" };
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/{name}{level}.{extension}"))
 }
 
 /// The program under test.

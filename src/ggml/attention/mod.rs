@@ -7,6 +7,8 @@
 //! rows.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 
 use std::ops::Range;
@@ -55,7 +57,24 @@ impl Heads {
     /// Whether [`Ops::attention`] has a kernel for them on this processor.
     pub fn has_kernel(&self, type_k: DType, type_v: DType) -> bool {
         let fits = self.head_dim_k.is_multiple_of(STEP) && self.head_dim_v.is_multiple_of(LANES);
-        fits && type_k == DType::F16 && type_v == DType::F16 && was_compiled_with("avx512f")
+        fits && type_k == DType::F16 && type_v == DType::F16 && Lanes::in_use().is_some()
+    }
+}
+
+/// How many lanes ggml's sums have at the level of instructions in use, which ours have to have too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lanes {
+    Eight,
+    Sixteen,
+}
+
+impl Lanes {
+    /// None where there is no kernel.
+    fn in_use() -> Option<Lanes> {
+        if was_compiled_with("avx512f") {
+            return Some(Lanes::Sixteen);
+        }
+        ["avx2", "fma", "f16c"].into_iter().all(was_compiled_with).then_some(Lanes::Eight)
     }
 }
 
@@ -106,15 +125,16 @@ impl Node for Attention {
         let t = run.dst.ne[1] as usize;
         let n_tiles = t.div_ceil(TILE);
         let mut scratch = Scratch::take();
+        let lanes = Lanes::in_use().expect("`Ops::attention` asks for a kernel first");
         // Later rows see more: tiles alternate between the threads.
         for unit in run.alternate(self.heads.n_head * n_tiles) {
             let (tile, head) = (unit / self.heads.n_head, unit % self.heads.n_head);
             let rows = tile * TILE..t.min((tile + 1) * TILE);
             match (rows.len(), self.order) {
-                (TILE, Order::Token) => self.tile::<TILE, 4>(run, head, rows.start, &mut scratch),
-                (TILE, Order::Prompt) => self.tile::<TILE, 1>(run, head, rows.start, &mut scratch),
-                (_, Order::Token) => rows.for_each(|row| self.tile::<1, 4>(run, head, row, &mut scratch)),
-                (_, Order::Prompt) => rows.for_each(|row| self.tile::<1, 1>(run, head, row, &mut scratch)),
+                (TILE, Order::Token) => self.tile::<TILE, 4>(lanes, run, head, rows.start, &mut scratch),
+                (TILE, Order::Prompt) => self.tile::<TILE, 1>(lanes, run, head, rows.start, &mut scratch),
+                (_, Order::Token) => rows.for_each(|row| self.tile::<1, 4>(lanes, run, head, row, &mut scratch)),
+                (_, Order::Prompt) => rows.for_each(|row| self.tile::<1, 1>(lanes, run, head, row, &mut scratch)),
             }
         }
     }
@@ -125,6 +145,7 @@ impl Attention {
     /// Rows `first..first + R` of one head.
     fn tile<const R: usize, const CHAINS: usize>(
         &self,
+        lanes: Lanes,
         run: &NodeRun<'_>,
         head: usize,
         first: usize,
@@ -151,14 +172,18 @@ impl Attention {
             for (r, query) in queries.chunks_exact_mut(head_dim_k).enumerate() {
                 let at = q.data.cast::<u8>().add(head * q.nb[1] + (first + r) * q.nb[2]).cast();
                 query.copy_from_slice(std::slice::from_raw_parts(at, head_dim_k));
-                avx512::round_to_f16(query);
+                round_to_f16(lanes, query);
             }
             let keys = k.data.cast::<u8>().add(kv_head * head_dim_k * 2);
-            avx512::scores::<R, CHAINS>(queries, keys.cast(), k.nb[1] / 2, n_seen, &skip, weights, n_weights);
+            let scores = match lanes {
+                Lanes::Eight => avx2::scores::<R, CHAINS>,
+                Lanes::Sixteen => avx512::scores::<R, CHAINS>,
+            };
+            scores(queries, keys.cast(), k.nb[1] / 2, n_seen, &skip, weights, n_weights);
             for ((weights, &seen), hole) in weights.chunks_exact_mut(n_weights).zip(&seen).zip(holes) {
                 // As if there were no hole: so the scores add up as they do alone.
                 weights.copy_within(hole.end..seen, hole.start);
-                soft_max(weights, seen - hole.len(), scale);
+                soft_max(lanes, weights, seen - hole.len(), scale);
                 weights.copy_within(hole.start..seen - hole.len(), hole.end);
                 weights[hole].fill(0.0);
             }
@@ -167,20 +192,24 @@ impl Attention {
                 let at = run.dst.data.cast::<u8>().add((first + r) * run.dst.nb[1]).cast::<f32>();
                 at.add(head * head_dim_v + d).copy_from_nonoverlapping(sixteen.as_ptr(), LANES);
             };
-            avx512::mix::<R, CHAINS>(weights, n_weights, &skip, values.cast(), v.nb[1] / 2, head_dim_v, &mut mixed);
+            let mix = match lanes {
+                Lanes::Eight => avx2::mix::<R, CHAINS>,
+                Lanes::Sixteen => avx512::mix::<R, CHAINS>,
+            };
+            mix(weights, n_weights, &skip, values.cast(), v.nb[1] / 2, head_dim_v, &mut mixed);
         }
     }
 }
 
 /// softmax of the first `seen` scores times `scale`, rounded to f16; the rest becomes zero.
 #[cfg(target_arch = "x86_64")]
-fn soft_max(scores: &mut [f32], seen: usize, scale: f32) {
+fn soft_max(lanes: Lanes, scores: &mut [f32], seen: usize, scale: f32) {
     let mut max = f32::NEG_INFINITY;
     for score in &mut scores[..seen] {
         *score *= scale;
         max = max.max(*score);
     }
-    // ggml takes sixteen at a time.
+    // ggml takes eight or sixteen at a time.
     let n = seen.next_multiple_of(LANES);
     scores[seen..n].fill(f32::NEG_INFINITY);
     scores[n..].fill(0.0);
@@ -190,8 +219,20 @@ fn soft_max(scores: &mut [f32], seen: usize, scale: f32) {
     let sum = unsafe { (functions().ggml_vec_soft_max_f32)(n as i32, at, at, max) };
     let factor = (1.0 / sum) as f32;
     scores.iter_mut().for_each(|weight| *weight *= factor);
-    // SAFETY: a kernel was chosen, so the processor has its instructions.
-    unsafe { avx512::round_to_f16(scores) };
+    round_to_f16(lanes, scores);
+}
+
+/// Rounds to f16 and back; the length is a multiple of sixteen.
+#[cfg(target_arch = "x86_64")]
+fn round_to_f16(lanes: Lanes, values: &mut [f32]) {
+    assert!(values.len().is_multiple_of(LANES));
+    // SAFETY: the level in use has as many lanes, so the processor has the instructions; the length was checked.
+    unsafe {
+        match lanes {
+            Lanes::Eight => avx2::round_to_f16(values),
+            Lanes::Sixteen => avx512::round_to_f16(values),
+        }
+    }
 }
 
 #[cfg(test)]
