@@ -122,8 +122,8 @@ fn questions_side_by_side_leave_at_their_own_depth_with_what_they_get_alone() {
         for (i, question) in questions.iter().enumerate() {
             let alone = ask(&mut session(&path, n_batch), prefix, &[question], &cuts, &stops[i..=i]);
             assert_eq!(together[i].0, stops[i].min(30));
-            // Below AVX-512 attention has no kernel of ours, and ggml's adds up by where rows lie in the cache.
-            match isa() >= Isa::Avx512 {
+            // Without AVX2 attention has no kernel of ours, and ggml's adds up by where rows lie in the cache.
+            match isa() >= Isa::Avx2 {
                 true => assert!(together[i] == alone[0], "question {i} in batches of {n_batch}"),
                 false => assert_close(&seen(&together[i]), &seen(&alone[0])),
             }
