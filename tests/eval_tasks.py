@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains early stops for the demo model's tasks, measures them beside full depth, and prints the README's table.
+"""Trains early stops for the demo model's tasks, measures them beside full depth, and prints the table of docs/src/results/answers.md.
 
 Usage: eval_tasks.py [--curtail target/release/curtail] [--model FILE] [--out FOLDER]. Takes about half an hour on two cores.
 """

@@ -10,7 +10,7 @@ use super::{LoadArgs, TemplateArgs};
 /// `train-exit`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-A task is a TOML file beside its rows (README, Tasks); `self` needs none. The file written holds a policy for each task, and the model's \
+A task is a TOML file beside its rows (docs/src/guide/answers.md); `self` needs none. The file written holds a policy for each task, and the model's \
 fingerprint; `eval --exit` uses it.
 
 --preset adainfer is the paper's setting: top probability and gap over the whole vocabulary, a support vector machine, \

@@ -82,7 +82,7 @@ pub(super) fn fit_classes(x: &[&[f32]], y: &[usize], alpha: f64) -> Result<Probe
     Ok(probe)
 }
 
-/// A fit ends when its gradient, per row, is shorter than this: a hundredth of it changes no figure of the README.
+/// A fit ends when its gradient, per row, is shorter than this: a hundredth of it changes no figure of docs/src/results.
 const TOLERANCE: f64 = 1e-4;
 
 /// The reading of logits; of equals the first wins.
