@@ -264,7 +264,7 @@ fn choices_open_answers_and_own_answers_stop_early_too() {
         assert!(row["accuracy_dense"].as_f64().expect("a number") >= 0.6, "{row}");
         assert!(row["agreement"].as_f64().expect("a number") >= 0.9, "{row}");
     }
-    let own = ["train-exit", "--task", "self", "-o", exit, "--from-layer", "27", "--rows", "60", "--prompts", "24"];
+    let own = ["train-exit", "--task", "self", "-o", exit, "--from-layer", "27", "--rows", "60", "--prompts", "8"];
     let own = run(&[&own, &common[..]].concat());
     assert!(own.status.success(), "{}", String::from_utf8_lossy(&own.stderr));
     let measured = run(&[&["eval", "--task", &open, "--exit", exit, "--json"][..], &common].concat());

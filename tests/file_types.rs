@@ -24,7 +24,7 @@ const N_TOKENS: usize = 8;
 
 /// Layers of the demo model that are kept: the searches of the smallest types take a minute for all thirty, and more layers
 /// have no other kernels.
-const N_LAYER: u32 = 6;
+const N_LAYER: u32 = 3;
 
 /// What 8-bit activations cost at most: the largest measured is 0.004 (docs/file-types.md). A wrong block, scale or sign costs
 /// more than 1.

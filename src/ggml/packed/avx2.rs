@@ -30,11 +30,13 @@ pub(super) unsafe fn multiply_columns(
             let mut i = 0;
             while i < products.len() {
                 let rest = &mut products[i..];
+                // Once is enough. Lines are read four apart, which the processor does not foresee.
+                let fetches = i == 0 && first == 0;
                 if rest.len() >= 2 {
-                    columns::<2>(group, n_blocks, [row(i), row(i + 1)], first, rest);
+                    columns::<2>(group, n_blocks, [row(i), row(i + 1)], first, fetches, rest);
                     i += 2;
                 } else {
-                    columns::<1>(group, n_blocks, [row(i)], first, rest);
+                    columns::<1>(group, n_blocks, [row(i)], first, fetches, rest);
                     i += 1;
                 }
             }
@@ -61,11 +63,13 @@ pub(super) unsafe fn multiply_blocks(
             let mut i = 0;
             while i < products.len() {
                 let rest = &mut products[i..];
+                // Once is enough. Lines are read four apart, which the processor does not foresee.
+                let fetches = i == 0 && first == 0;
                 if rest.len() >= TILE {
-                    blocks::<TILE>(group, n_blocks, std::array::from_fn(|k| row(i + k)), first, rest);
+                    blocks::<TILE>(group, n_blocks, std::array::from_fn(|k| row(i + k)), first, fetches, rest);
                     i += TILE;
                 } else {
-                    blocks::<1>(group, n_blocks, [row(i)], first, rest);
+                    blocks::<1>(group, n_blocks, [row(i)], first, fetches, rest);
                     i += 1;
                 }
             }
@@ -103,7 +107,7 @@ unsafe fn twos(weights: __m256i, row: Row, ib: usize, c: usize) -> __m256i {
     }
 }
 
-/// Rows `first..first + 8` of the group by `T` rows of activations.
+/// Rows `first..first + 8` of the group by `T` rows of activations; asks for the next group meanwhile if it `fetches`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn columns<const T: usize>(
@@ -111,6 +115,7 @@ unsafe fn columns<const T: usize>(
     n_blocks: usize,
     rows: [Row; T],
     first: usize,
+    fetches: bool,
     products: &mut [[f32; GROUP]],
 ) {
     // SAFETY: every block lies inside the group and the rows.
@@ -122,6 +127,9 @@ unsafe fn columns<const T: usize>(
             let mut low_sums = [_mm256_setzero_ps(); T];
             let mut high_sums = [_mm256_setzero_ps(); T];
             for ib in 0..n_blocks {
+                if c == 0 && fetches {
+                    group.fetch_next(ib);
+                }
                 let scales = halves(group.scales.add(ib * GROUP + first));
                 let (low, high) = pair(group, ib, c, first);
                 for t in 0..T {
@@ -150,7 +158,7 @@ unsafe fn columns<const T: usize>(
     }
 }
 
-/// Rows `first..first + 8` of the group by `T` rows of activations.
+/// Rows `first..first + 8` of the group by `T` rows of activations; asks for the next group meanwhile if it `fetches`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn blocks<const T: usize>(
@@ -158,6 +166,7 @@ unsafe fn blocks<const T: usize>(
     n_blocks: usize,
     rows: [Row; T],
     first: usize,
+    fetches: bool,
     products: &mut [[f32; GROUP]],
 ) {
     // SAFETY: every block lies inside the group and the rows.
@@ -165,6 +174,9 @@ unsafe fn blocks<const T: usize>(
         let ones = _mm256_set1_epi16(1);
         let mut sums = [_mm256_setzero_ps(); T];
         for ib in 0..n_blocks {
+            if fetches {
+                group.fetch_next(ib);
+            }
             let scales = halves(group.scales.add(ib * GROUP + first));
             let weights: [(__m256i, __m256i); 4] = std::array::from_fn(|c| pair(group, ib, c, first));
             for t in 0..T {
