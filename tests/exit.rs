@@ -315,7 +315,8 @@ fn an_exit_file_is_trained_used_and_refused() {
     let (model, task) = (demo_model(), task(folder.path()));
     let (task, exit) = (task.to_str().expect("UTF-8"), folder.path().join("demo.exit.gguf"));
     let exit = exit.to_str().expect("UTF-8");
-    let train = ["train-exit", "-m", &model, "-t", "1", "--task", task, "-o", exit, "--from-layer", "20"];
+    let common = ["train-exit", "-m", &model, "-t", "1", "--task", task, "--rows", "60"];
+    let train = [&common[..], &["-o", exit, "--from-layer", "20"]].concat();
     let trained = run(&train);
     assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
     assert!(
@@ -327,14 +328,15 @@ fn an_exit_file_is_trained_used_and_refused() {
 
     let page = folder.path().join("report.html");
     let page = page.to_str().expect("UTF-8");
-    let eval = ["eval", "-m", &model, "-t", "1", "--task", task, "--exit", exit, "--json", "--report", page];
-    let beside = run(&["eval", "-m", &model, "-t", "1", "--task", task, "--exit", exit, "--json", "--parallel", "7"]);
+    let eval = ["eval", "-m", &model, "-t", "1", "--task", task, "--exit", exit, "--json"];
+    let eighteen = [&eval[..], &["--rows", "18"]].concat();
+    let beside = run(&[&eighteen[..], &["--parallel", "7"]].concat());
     let beside: Value = serde_json::from_slice(&beside.stdout).expect("JSON");
-    let measured = run(&eval);
+    let measured = run(&[&eighteen[..], &["--report", page]].concat());
     assert!(measured.status.success(), "{}", String::from_utf8_lossy(&measured.stderr));
     let rows: Value = serde_json::from_slice(&measured.stdout).expect("JSON");
     let row = &rows[0];
-    assert_eq!((&row["task"], &row["n"], &row["n_layer"]), (&json!("kind"), &json!(36), &json!(30)));
+    assert_eq!((&row["task"], &row["n"], &row["n_layer"]), (&json!("kind"), &json!(18), &json!(30)));
     assert!(row["agreement"].as_f64().expect("a number") >= 0.9, "{row}");
     assert!(row["mean_layers"].as_f64().expect("a number") < 30.0, "{row}");
     for field in ["accuracy_dense", "accuracy_exit", "accuracy_skip", "agreement", "mean_layers", "var_layers"] {
@@ -346,7 +348,7 @@ fn an_exit_file_is_trained_used_and_refused() {
 
     // Fewer layers, an early stop and another file beside full depth; the other file is the same here.
     let ways = ["--layers", "~21:attn,~22", "--beside", &model, "--rows", "12"];
-    let both = run(&[&eval[..9], &["--json"], &ways[..]].concat());
+    let both = run(&[&eval[..], &ways[..]].concat());
     assert!(both.status.success(), "{}", String::from_utf8_lossy(&both.stderr));
     let rows: Value = serde_json::from_slice(&both.stdout).expect("JSON");
     let ways = rows[0]["ways"].as_array().expect("all ways");
@@ -367,21 +369,7 @@ fn an_exit_file_is_trained_used_and_refused() {
     // Fitted to a plan, and used with it: policies count the model's layers.
     let pruned = folder.path().join("pruned.exit.gguf");
     let pruned = pruned.to_str().expect("UTF-8");
-    let fit = [
-        "train-exit",
-        "-m",
-        &model,
-        "-t",
-        "1",
-        "--task",
-        task,
-        "-o",
-        pruned,
-        "--layers",
-        "~10-12",
-        "--from-layer",
-        "20",
-    ];
+    let fit = [&common[..], &["-o", pruned, "--layers", "~10-12", "--from-layer", "20"]].concat();
     assert!(run(&fit).status.success());
     let measured = [
         "eval", "-m", &model, "-t", "1", "--task", task, "--exit", pruned, "--json", "--rows", "12", "--layers",
@@ -397,8 +385,7 @@ fn an_exit_file_is_trained_used_and_refused() {
     for how in
         [&["--input", "labels", "--lens"][..], &["--preset", "adainfer"], &["--target", "truth", "--rule", "crf"]]
     {
-        let train = ["train-exit", "-m", &model, "-t", "1", "--task", task, "-o", lens, "--from-layer", "26"];
-        let trained = run(&[&train, how].concat());
+        let trained = run(&[&common[..], &["-o", lens, "--from-layer", "26"], how].concat());
         assert!(trained.status.success(), "{how:?}: {}", String::from_utf8_lossy(&trained.stderr));
         let measured =
             run(&["eval", "-m", &model, "-t", "1", "--task", task, "--exit", lens, "--json", "--rows", "12"]);
