@@ -26,7 +26,7 @@ const N_TOKENS: usize = 8;
 /// have no other kernels.
 const N_LAYER: u32 = 3;
 
-/// What 8-bit activations cost at most: the largest measured is 0.004 (docs/file-types.md). A wrong block, scale or sign costs
+/// What 8-bit activations cost at most: the largest measured is 0.004 (docs/src/results/file-types.md). A wrong block, scale or sign costs
 /// more than 1.
 fn most(file_type: FileType) -> f64 {
     match file_type {
