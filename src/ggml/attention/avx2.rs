@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::{LANES, STEP};
+use crate::ggml::packed::avx2::halves;
 
 /// Floats per register.
 const WIDTH: usize = 8;
@@ -23,13 +24,6 @@ pub(super) unsafe fn round_to_f16(values: &mut [f32]) {
             _mm256_storeu_ps(eight.as_mut_ptr(), _mm256_cvtph_ps(half));
         }
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn halves(at: *const u16) -> __m256 {
-    // SAFETY: eight halves lie there.
-    unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
 }
 
 /// Joins the partial sums of a dot product: four as `GGML_F32x8_REDUCE` does.

@@ -93,7 +93,8 @@ impl<'g> Ops<'g> {
         sees: Tensor<'g>,
         order: Order,
     ) -> Tensor<'g> {
-        assert!(heads.has_kernel(k.dtype(), v.dtype()), "attention: no kernel for {heads:?} on {k:?} and {v:?}");
+        let lanes = Lanes::in_use().filter(|_| heads.has_kernel(k.dtype(), v.dtype()));
+        let lanes = lanes.unwrap_or_else(|| panic!("attention: no kernel for {heads:?} on {k:?} and {v:?}"));
         let t = sees.shape()[1];
         assert_eq!(q.shape(), [heads.head_dim_k, heads.n_head, t, 1], "attention: queries {q:?}");
         assert!(q.dtype() == DType::F32 && q.strides()[0] == size_of::<f32>(), "attention: queries {q:?}");
@@ -102,13 +103,14 @@ impl<'g> Ops<'g> {
         assert_eq!(v.shape()[..2], [k.shape()[1], heads.head_dim_v * heads.n_head_kv], "attention: values {v:?}");
         assert!(k.shape()[1].is_multiple_of(STEP) && heads.n_head.is_multiple_of(heads.n_head_kv));
         let shape = [heads.head_dim_v * heads.n_head, t];
-        self.node(DType::F32, shape, &[q, k, v, sees], Attention { heads: *heads, order })
+        self.node(DType::F32, shape, &[q, k, v, sees], Attention { heads: *heads, order, lanes })
     }
 }
 
 struct Attention {
     heads: Heads,
     order: Order,
+    lanes: Lanes,
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -125,16 +127,15 @@ impl Node for Attention {
         let t = run.dst.ne[1] as usize;
         let n_tiles = t.div_ceil(TILE);
         let mut scratch = Scratch::take();
-        let lanes = Lanes::in_use().expect("`Ops::attention` asks for a kernel first");
         // Later rows see more: tiles alternate between the threads.
         for unit in run.alternate(self.heads.n_head * n_tiles) {
             let (tile, head) = (unit / self.heads.n_head, unit % self.heads.n_head);
             let rows = tile * TILE..t.min((tile + 1) * TILE);
             match (rows.len(), self.order) {
-                (TILE, Order::Token) => self.tile::<TILE, 4>(lanes, run, head, rows.start, &mut scratch),
-                (TILE, Order::Prompt) => self.tile::<TILE, 1>(lanes, run, head, rows.start, &mut scratch),
-                (_, Order::Token) => rows.for_each(|row| self.tile::<1, 4>(lanes, run, head, row, &mut scratch)),
-                (_, Order::Prompt) => rows.for_each(|row| self.tile::<1, 1>(lanes, run, head, row, &mut scratch)),
+                (TILE, Order::Token) => self.tile::<TILE, 4>(run, head, rows.start, &mut scratch),
+                (TILE, Order::Prompt) => self.tile::<TILE, 1>(run, head, rows.start, &mut scratch),
+                (_, Order::Token) => rows.for_each(|row| self.tile::<1, 4>(run, head, row, &mut scratch)),
+                (_, Order::Prompt) => rows.for_each(|row| self.tile::<1, 1>(run, head, row, &mut scratch)),
             }
         }
     }
@@ -145,13 +146,13 @@ impl Attention {
     /// Rows `first..first + R` of one head.
     fn tile<const R: usize, const CHAINS: usize>(
         &self,
-        lanes: Lanes,
         run: &NodeRun<'_>,
         head: usize,
         first: usize,
         scratch: &mut Scratch,
     ) {
         let Heads { n_head, n_head_kv, head_dim_k, head_dim_v, scale } = self.heads;
+        let lanes = self.lanes;
         let kv_head = head / (n_head / n_head_kv);
         let [q, k, v, sees] = [0, 1, 2, 3].map(|i| run.source(i));
         // SAFETY: the graph runs this node after its sources, whose shapes `Ops::attention` checked; the rows seen are rows

@@ -75,9 +75,13 @@ pub(super) unsafe fn multiply_blocks(
     }
 }
 
+/// Eight halves, made floats.
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C, and eight halves lie at `at`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn halves(at: *const u16) -> __m256 {
+pub(in crate::ggml) unsafe fn halves(at: *const u16) -> __m256 {
     // SAFETY: eight halves lie there.
     unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
 }

@@ -11,7 +11,7 @@
 //! column c in its low half and column c + 4 in its high half; with 8 bits columns follow each other, 128 added.
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
