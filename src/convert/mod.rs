@@ -36,6 +36,7 @@ use target::{Output, file_type, place};
 use vocab::Vocab;
 
 use crate::dtype::DType;
+use crate::files;
 use crate::gguf::{Metadata, TensorInfo, Writer};
 
 /// What the user may choose.
@@ -75,7 +76,7 @@ impl Plan {
         }
         let folder = path.canonicalize().map_err(|e| Error::io(path, "open", e))?;
         if !folder.is_dir() {
-            let found = folder.metadata().map_or("something else", |facts| read::words(&facts));
+            let found = folder.metadata().map_or("something else", |facts| files::kind(&facts));
             return Err(Error::invalid(path, "checkpoint", "a folder, or a file of llama2.c", found));
         }
         let config = Document::need(folder.join("config.json"), Kind::Settings)?;

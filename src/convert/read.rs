@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::Error;
+use crate::files;
 
 /// Kinds of files by the most that one of them may hold. The largest known of each kind has a tenth of it or less.
 #[derive(Clone, Copy, Debug)]
@@ -58,30 +59,8 @@ pub(super) fn bytes_if_any(path: &Path, kind: Kind) -> Result<Option<Vec<u8>>, E
 /// Opens a file. What it is, is asked before: opening a pipe would wait for someone who writes.
 pub(super) fn open(path: &Path) -> Result<fs::File, Error> {
     let facts = fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
-    check_regular(path, &facts)?;
-    let file = fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
-    Ok(file)
-}
-
-fn check_regular(path: &Path, facts: &fs::Metadata) -> Result<(), Error> {
-    match facts.is_file() {
-        true => Ok(()),
-        false => Err(Error::invalid(path, "kind of file", "a regular file", words(facts))),
+    if !facts.is_file() {
+        return Err(Error::invalid(path, "kind of file", "a regular file", files::kind(&facts)));
     }
-}
-
-/// What something is that is no regular file.
-pub(super) fn words(facts: &fs::Metadata) -> &'static str {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::FileTypeExt;
-        let kind = facts.file_type();
-        if kind.is_fifo() {
-            return "a pipe";
-        }
-        if kind.is_char_device() || kind.is_block_device() {
-            return "a device";
-        }
-    }
-    if facts.is_dir() { "a directory" } else { "something else" }
+    fs::File::open(path).map_err(|e| Error::io(path, "open", e))
 }

@@ -8,6 +8,7 @@ mod chat;
 pub(crate) mod jinja;
 mod named;
 mod pre;
+mod spaces;
 mod special;
 mod spm;
 mod stream;
@@ -15,6 +16,7 @@ mod vocab;
 
 pub use chat::{ChatTemplate, Message};
 pub use jinja::Rendered;
+pub(crate) use spaces::{Prefix, SPACE};
 pub use stream::TextStream;
 
 use crate::gguf::{self, Metadata};
@@ -202,7 +204,7 @@ impl Tokenizer {
     /// A stream for text that goes on after these ids.
     pub fn stream_after(&self, ids: &[TokenId]) -> TextStream<'_> {
         let starts = match &self.algorithm {
-            Algorithm::Spm(spm) if spm.prefix == spm::Prefix::First => ids.iter().all(|&id| self.is_control(id)),
+            Algorithm::Spm(spm) if spm.prefix == Prefix::First => ids.iter().all(|&id| self.is_control(id)),
             _ => ids.last().is_none_or(|&id| self.is_control(id)),
         };
         TextStream::new(self, starts && self.has_space_prefix())
@@ -295,7 +297,7 @@ impl Tokenizer {
     }
 
     fn has_space_prefix(&self) -> bool {
-        matches!(&self.algorithm, Algorithm::Spm(spm) if spm.prefix != spm::Prefix::Never)
+        matches!(&self.algorithm, Algorithm::Spm(spm) if spm.prefix != Prefix::Never)
     }
 }
 
@@ -356,31 +358,31 @@ enum Algorithm {
 const BPE: &str = "gpt2";
 const SPM: &str = "llama";
 
-mod keys {
-    pub(super) const MODEL: &str = "tokenizer.ggml.model";
-    pub(super) const PRE: &str = "tokenizer.ggml.pre";
-    pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
-    pub(super) const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
-    pub(super) const SCORES: &str = "tokenizer.ggml.scores";
-    pub(super) const MERGES: &str = "tokenizer.ggml.merges";
-    pub(super) const BOS: &str = "tokenizer.ggml.bos_token_id";
-    pub(super) const EOS: &str = "tokenizer.ggml.eos_token_id";
-    pub(super) const EOT: &str = "tokenizer.ggml.eot_token_id";
-    pub(super) const EOM: &str = "tokenizer.ggml.eom_token_id";
-    pub(super) const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
-    pub(super) const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
-    pub(super) const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
-    pub(super) const SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
-    pub(super) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+pub(crate) mod keys {
+    pub(crate) const MODEL: &str = "tokenizer.ggml.model";
+    pub(crate) const PRE: &str = "tokenizer.ggml.pre";
+    pub(crate) const TOKENS: &str = "tokenizer.ggml.tokens";
+    pub(crate) const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
+    pub(crate) const SCORES: &str = "tokenizer.ggml.scores";
+    pub(crate) const MERGES: &str = "tokenizer.ggml.merges";
+    pub(crate) const BOS: &str = "tokenizer.ggml.bos_token_id";
+    pub(crate) const EOS: &str = "tokenizer.ggml.eos_token_id";
+    pub(crate) const EOT: &str = "tokenizer.ggml.eot_token_id";
+    pub(crate) const EOM: &str = "tokenizer.ggml.eom_token_id";
+    pub(crate) const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
+    pub(crate) const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+    pub(crate) const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
+    pub(crate) const SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
+    pub(crate) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
     // This program's own, for what GGUF has no keys for: `convert` writes them, other programs pass over them.
-    pub(super) const PREFIX_SCHEME: &str = "curtail.tokenizer.prefix_scheme";
-    pub(super) const MARKS_FIRST: &str = "curtail.tokenizer.marks_first";
-    pub(super) const SPLIT_WORDS: &str = "curtail.tokenizer.split_words";
-    pub(super) const SPLIT_USER_DEFINED: &str = "curtail.tokenizer.split_user_defined";
-    pub(super) const LSTRIP: &str = "curtail.tokenizer.lstrip";
-    pub(super) const RSTRIP: &str = "curtail.tokenizer.rstrip";
-    pub(super) const SINGLE_WORD: &str = "curtail.tokenizer.single_word";
-    pub(super) const NORMALIZED: &str = "curtail.tokenizer.normalized";
+    pub(crate) const PREFIX_SCHEME: &str = "curtail.tokenizer.prefix_scheme";
+    pub(crate) const MARKS_FIRST: &str = "curtail.tokenizer.marks_first";
+    pub(crate) const SPLIT_WORDS: &str = "curtail.tokenizer.split_words";
+    pub(crate) const SPLIT_USER_DEFINED: &str = "curtail.tokenizer.split_user_defined";
+    pub(crate) const LSTRIP: &str = "curtail.tokenizer.lstrip";
+    pub(crate) const RSTRIP: &str = "curtail.tokenizer.rstrip";
+    pub(crate) const SINGLE_WORD: &str = "curtail.tokenizer.single_word";
+    pub(crate) const NORMALIZED: &str = "curtail.tokenizer.normalized";
 }
 
 impl Error {

@@ -4,13 +4,11 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
+use super::spaces::{Prefix, SPACE};
 use super::special::{Matcher, Part};
 use super::vocab::{Kind, Vocab};
 use super::{Error, TokenId, keys};
 use crate::gguf::Metadata;
-
-/// What a space is in the vocabulary.
-const SPACE: &str = "\u{2581}";
 
 /// The rules of one file.
 pub(super) struct Spm {
@@ -23,37 +21,6 @@ pub(super) struct Spm {
     marks_first: bool,
     /// Whether no merge crosses the beginning of a word.
     split_words: bool,
-}
-
-/// Where text starts with a space that it does not have. Text is cut at special tokens first.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Prefix {
-    Never,
-    /// Every part does, whatever it starts with: GGUF's rule.
-    Every,
-    /// Every part that does not start with a space: Hugging Face's `always`. This one and the next two come after
-    /// user-defined tokens are found.
-    Always,
-    /// The same, but only what the whole text starts with: `first`.
-    First,
-    /// Every part, whatever it starts with; between user-defined tokens in it, as `Always`.
-    Last,
-}
-
-impl Prefix {
-    fn from_gguf(meta: &Metadata) -> Result<Prefix, Error> {
-        match (meta.bool(keys::SPACE_PREFIX)?.unwrap_or(true), meta.str(keys::PREFIX_SCHEME)?) {
-            (false, _) => Ok(Prefix::Never),
-            (true, None) => Ok(Prefix::Every),
-            (true, Some("always")) => Ok(Prefix::Always),
-            (true, Some("first")) => Ok(Prefix::First),
-            (true, Some("last")) => Ok(Prefix::Last),
-            (true, Some(other)) => {
-                let expected = "`always`, `first` or `last`";
-                Err(Error::invalid(meta, keys::PREFIX_SCHEME, expected, format!("`{other}`")))
-            }
-        }
-    }
 }
 
 impl Spm {

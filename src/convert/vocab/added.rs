@@ -7,6 +7,7 @@ use super::super::json::{Document, Object, shown};
 use super::super::read::Kind as FileKind;
 use super::{Error, Kind, Tokens, Vocab, need_id};
 use crate::gguf::Metadata;
+use crate::tokenizer::keys;
 
 /// A token beside the vocabulary proper.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -116,13 +117,13 @@ pub(super) fn write_surroundings(added: &[Added], tokens: &Tokens, normal: Norma
     let mut put = |key: &str, flag: &dyn Fn(&Added) -> bool| {
         let ids: Vec<u32> = added.iter().filter(|added| flag(added)).map(|added| added.id as u32).collect();
         if !ids.is_empty() {
-            meta.insert(format!("curtail.tokenizer.{key}"), ids);
+            meta.insert(key, ids);
         }
     };
-    put("lstrip", &|added| added.lstrip);
-    put("rstrip", &|added| added.rstrip);
-    put("single_word", &|added| added.single_word);
-    put("normalized", &|added| added.normalized && order_matters);
+    put(keys::LSTRIP, &|added| added.lstrip);
+    put(keys::RSTRIP, &|added| added.rstrip);
+    put(keys::SINGLE_WORD, &|added| added.single_word);
+    put(keys::NORMALIZED, &|added| added.normalized && order_matters);
 }
 
 /// Whether user-defined tokens of a SentencePiece vocabulary must be cut out of a text before it gets its first space.

@@ -8,6 +8,7 @@ use super::added::{Added, Normal, check_model, write_surroundings};
 use super::tokens::{LeftOut, Tokens, Why};
 use super::{Error, FileKind, Kind, Vocab, need_id, pre};
 use crate::gguf::Metadata;
+use crate::tokenizer::keys;
 
 impl Vocab<'_> {
     /// Writes tokens and merges; they are also returned, for roles to be found in.
@@ -33,7 +34,7 @@ impl Vocab<'_> {
         let normal = if normalizer.is_some() { Normal::Changed } else { Normal::Same };
         write_surroundings(&added, &tokens, normal, meta);
         if self.puts_space() {
-            meta.insert("curtail.tokenizer.prefix_scheme", "always");
+            meta.insert(keys::PREFIX_SCHEME, "always");
         }
         Ok(tokens)
     }

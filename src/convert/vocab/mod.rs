@@ -19,7 +19,7 @@ use super::Error;
 use super::json::{Document, Object};
 use super::read::{self, Kind as FileKind};
 use crate::gguf::Metadata;
-use crate::tokenizer::{ChatTemplate, Tokenizer};
+use crate::tokenizer::{ChatTemplate, Prefix, Tokenizer, keys};
 use added::{Added, Normal};
 use rules::Spaces;
 use special::{Files, Special};
@@ -179,7 +179,7 @@ impl<'a> Vocab<'a> {
                 self.remark_first_space(&model);
                 added::write_surroundings(&added, &tokens, Normal::Same, meta);
                 if added::must_split(&added, false) {
-                    meta.insert("curtail.tokenizer.split_user_defined", true);
+                    meta.insert(keys::SPLIT_USER_DEFINED, true);
                 }
             }
         }
@@ -202,11 +202,11 @@ impl<'a> Vocab<'a> {
 
     /// Writes what a `tokenizer.json` does to spaces, and what must be around its added tokens.
     fn write_spaces(&mut self, spaces: Spaces, tokens: &Tokens, added: &[Added], meta: &mut Metadata) {
-        let has_prefix = spaces.prefix != rules::Prefix::Never;
+        let has_prefix = spaces.prefix != Prefix::Never;
         let normal = if spaces.normalizes { Normal::Changed } else { Normal::Same };
         added::write_surroundings(added, tokens, normal, meta);
         if added::must_split(added, has_prefix) {
-            meta.insert("curtail.tokenizer.split_user_defined", true);
+            meta.insert(keys::SPLIT_USER_DEFINED, true);
         }
         let crosses = |text: &String| text.chars().skip(1).any(|c| c == '\u{2581}');
         spaces.write(tokens.texts().iter().any(crosses), meta, self.notices);

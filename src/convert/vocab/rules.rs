@@ -5,9 +5,7 @@ use serde_json::Value;
 
 use super::super::json::Object;
 use crate::gguf::Metadata;
-
-/// What a space is in the vocabulary.
-const SPACE: &str = "\u{2581}";
+use crate::tokenizer::{Prefix, SPACE, keys};
 
 /// What happens to the spaces of a text.
 #[derive(Debug, PartialEq)]
@@ -19,20 +17,6 @@ pub(super) struct Spaces {
     pub(super) normalizes: bool,
     /// What GGUF cannot say.
     unknown: Vec<String>,
-}
-
-/// Where a text gets a space that it does not have. It is cut at added tokens first.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Prefix {
-    Never,
-    /// Before every part: GGUF's rule.
-    Every,
-    /// Before every part that does not start with one.
-    Always,
-    /// Before the first part, unless it starts with one.
-    First,
-    /// Before every part, whatever it starts with, but after tokens that want normal text are found.
-    Last,
 }
 
 impl Spaces {
@@ -83,26 +67,13 @@ impl Spaces {
 
     /// Writes the rules, and says those that it cannot write. `crosses` tells whether a token goes over the beginning of a word.
     pub(super) fn write(self, crosses: bool, meta: &mut Metadata, notices: &mut Vec<String>) {
-        const KEY: &str = "tokenizer.ggml.add_space_prefix";
-        let (add, scheme) = match self.prefix {
-            Prefix::Never => (false, None),
-            Prefix::Every => (true, None),
-            Prefix::Always => (true, Some("always")),
-            Prefix::First => (true, Some("first")),
-            Prefix::Last => (true, Some("last")),
-        };
-        if !add || meta.get(KEY).is_some() {
-            meta.insert(KEY, add); // where it is not said it is done
-        }
-        if let Some(scheme) = scheme {
-            meta.insert("curtail.tokenizer.prefix_scheme", scheme);
-        }
+        self.prefix.write(meta);
         // Without a normalizer spaces are marked after all added tokens are found.
-        if !self.normalizes && meta.get("curtail.tokenizer.normalized").is_some() {
-            meta.insert("curtail.tokenizer.marks_first", false);
+        if !self.normalizes && meta.get(keys::NORMALIZED).is_some() {
+            meta.insert(keys::MARKS_FIRST, false);
         }
         if self.split && crosses {
-            meta.insert("curtail.tokenizer.split_words", true);
+            meta.insert(keys::SPLIT_WORDS, true);
         }
         for what in self.unknown {
             notices.push(format!("the tokenizer's {what} is left out, GGUF has no key for it: token ids may differ"));
