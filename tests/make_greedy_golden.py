@@ -39,7 +39,7 @@ def main():
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("level", choices=["avx2", "avx512"], help="the instructions that llama.cpp was built for")
+    parser.add_argument("level", choices=["avx2"], help="the instructions that llama.cpp was built for; the reference itself is of AVX-512")
     parser.add_argument("--build", type=Path, required=True, help="the folder that llama.cpp was built in")
     parser.add_argument("--source", type=Path, required=True, help="the folder with llama.cpp's source")
     parser.add_argument("--model", type=Path, default=ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
