@@ -329,14 +329,14 @@ fn an_exit_file_is_trained_used_and_refused() {
     let page = folder.path().join("report.html");
     let page = page.to_str().expect("UTF-8");
     let eval = ["eval", "-m", &model, "-t", "1", "--task", task, "--exit", exit, "--json"];
-    let eighteen = [&eval[..], &["--rows", "18"]].concat();
-    let beside = run(&[&eighteen[..], &["--parallel", "7"]].concat());
+    let nine = [&eval[..], &["--rows", "9"]].concat();
+    let beside = run(&[&nine[..], &["--parallel", "7"]].concat());
     let beside: Value = serde_json::from_slice(&beside.stdout).expect("JSON");
-    let measured = run(&[&eighteen[..], &["--report", page]].concat());
+    let measured = run(&[&nine[..], &["--report", page]].concat());
     assert!(measured.status.success(), "{}", String::from_utf8_lossy(&measured.stderr));
     let rows: Value = serde_json::from_slice(&measured.stdout).expect("JSON");
     let row = &rows[0];
-    assert_eq!((&row["task"], &row["n"], &row["n_layer"]), (&json!("kind"), &json!(18), &json!(30)));
+    assert_eq!((&row["task"], &row["n"], &row["n_layer"]), (&json!("kind"), &json!(9), &json!(30)));
     assert!(row["agreement"].as_f64().expect("a number") >= 0.9, "{row}");
     assert!(row["mean_layers"].as_f64().expect("a number") < 30.0, "{row}");
     for field in ["accuracy_dense", "accuracy_exit", "accuracy_skip", "agreement", "mean_layers", "var_layers"] {
@@ -347,7 +347,7 @@ fn an_exit_file_is_trained_used_and_refused() {
     assert!(page.matches("<svg").count() == 3 && page.contains("Layers per answer"));
 
     // Fewer layers, an early stop and another file beside full depth; the other file is the same here.
-    let ways = ["--layers", "~21:attn,~22", "--beside", &model, "--rows", "12"];
+    let ways = ["--layers", "~21:attn,~22", "--beside", &model, "--rows", "6"];
     let both = run(&[&eval[..], &ways[..]].concat());
     assert!(both.status.success(), "{}", String::from_utf8_lossy(&both.stderr));
     let rows: Value = serde_json::from_slice(&both.stdout).expect("JSON");
@@ -372,7 +372,7 @@ fn an_exit_file_is_trained_used_and_refused() {
     let fit = [&common[..], &["-o", pruned, "--layers", "~10-12", "--from-layer", "20"]].concat();
     assert!(run(&fit).status.success());
     let measured = [
-        "eval", "-m", &model, "-t", "1", "--task", task, "--exit", pruned, "--json", "--rows", "12", "--layers",
+        "eval", "-m", &model, "-t", "1", "--task", task, "--exit", pruned, "--json", "--rows", "6", "--layers",
         "~10-12",
     ];
     let rows: Value = serde_json::from_slice(&run(&measured).stdout).expect("JSON");
@@ -387,8 +387,7 @@ fn an_exit_file_is_trained_used_and_refused() {
     {
         let trained = run(&[&common[..], &["-o", lens, "--from-layer", "26"], how].concat());
         assert!(trained.status.success(), "{how:?}: {}", String::from_utf8_lossy(&trained.stderr));
-        let measured =
-            run(&["eval", "-m", &model, "-t", "1", "--task", task, "--exit", lens, "--json", "--rows", "12"]);
+        let measured = run(&["eval", "-m", &model, "-t", "1", "--task", task, "--exit", lens, "--json", "--rows", "6"]);
         let rows: Value = serde_json::from_slice(&measured.stdout).expect("JSON");
         assert!(rows[0]["agreement"].as_f64().expect("a number") >= 0.75, "{how:?}: {rows}");
     }
