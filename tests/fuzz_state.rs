@@ -320,7 +320,10 @@ fn imatrices() {
         assert_named(&own, &path);
         if let Ok(mut own) = own {
             own.merge(own.clone(), &path).expect("sums of the same shapes");
-            own.save(&path).expect("what was read can be written");
+            // Twice a large sum can be more than f32 holds; nothing else may keep what was read from being written.
+            if let Err(error) = own.save(&path) {
+                assert!(error.to_string().contains("finite numbers that fit in f32"), "{error}");
+            }
         }
         class(&result)
     });
