@@ -83,7 +83,9 @@ fn bind(ggml: &Path, out: &Path) {
         .generate_comments(false)
         .allowlist_function("ggml_(init|free|used_mem|get_mem_buffer|version|log_set)")
         .allowlist_function("ggml_(new_tensor|set_name|get_name|set_input|set_output|nbytes|tensor_overhead)")
-        .allowlist_function("ggml_(add|mul|mul_mat|norm|rms_norm|swiglu|swiglu_split|relu|gelu_erf)")
+        .allowlist_function(
+            "ggml_(add|mul|mul_mat|norm|rms_norm|swiglu|swiglu_split|geglu|geglu_split|relu|gelu_erf|scale|tanh)",
+        )
         .allowlist_function("ggml_(rope_ext|get_rows|set_rows|cpy)")
         .allowlist_function(
             "ggml_(soft_max_ext|flash_attn_ext|view_3d|reshape_2d|permute|transpose|cont|cast|concat|prec_set_acc)",
@@ -101,7 +103,7 @@ fn bind(ggml: &Path, out: &Path) {
         .allowlist_function("ggml_backend_dev_(supports_op|name|description|memory|init|buffer_type)")
         .allowlist_function("ggml_(op_alloc_size_may_expand|op_desc)")
         .allowlist_type("ggml_backend_dev_get_extra_bufts_t")
-        .allowlist_var("GGML_ROPE_TYPE_NORMAL|GGML_MAX_(DIMS|SRC|NAME|OP_PARAMS)|RPC_PROTO_MAJOR_VERSION");
+        .allowlist_var("GGML_ROPE_TYPE_(NORMAL|NEOX)|GGML_MAX_(DIMS|SRC|NAME|OP_PARAMS)|RPC_PROTO_MAJOR_VERSION");
     // The libclang wheel carries no builtin headers (stddef.h ...); the C compiler's own serve, searched last.
     if let Some(include) = compiler_include_dir() {
         builder = builder.clang_args(["-idirafter", &include]);

@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use super::engine::tell_remarks;
 use crate::dtype::DType;
 use crate::gguf::{Array, File, Metadata, TensorInfo, Value};
-use crate::model::SUPPORTED_ARCHITECTURES;
+use crate::model::Arch;
 
 /// Prints what the file at `path` holds.
 ///
@@ -80,10 +80,10 @@ fn table(file: &File) -> String {
     let total = total(file.tensors());
     let mut text = String::new();
     let architecture = match file.metadata().get("general.architecture") {
-        Some(Value::String(s)) if SUPPORTED_ARCHITECTURES.contains(&s.as_str()) => s.clone(),
+        Some(Value::String(s)) if Arch::of(s).is_some() => s.clone(),
         Some(Value::String(s)) => {
             let named = shorten(&s.escape_debug().to_string());
-            format!("{named} (not one of those that run: {})", SUPPORTED_ARCHITECTURES.join(", "))
+            format!("{named} (not one of those that run: {})", Arch::names().join(", "))
         }
         _ => "not named".into(),
     };

@@ -1,8 +1,10 @@
 //! Owns weight matrices and the multiplication by them, with what comes right before and after it: where the weight is
 //! packed, norm, bias, residual and activation are part of the one node, so that threads meet once instead of up to six times.
 
-use std::f32::consts::FRAC_1_SQRT_2;
-use std::sync::Arc;
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+use std::sync::{Arc, LazyLock};
+
+use half::f16;
 
 use super::context::Tensor;
 use super::cpu::functions;
@@ -36,12 +38,21 @@ pub struct Around<'g> {
 /// A function between two multiplications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
-    /// silu(gate) * up, of products whose first half is the gate.
+    /// silu(gate) * up, of products whose first half is the gate (arXiv 2002.05202).
     Swiglu,
+    /// The same with GELU, approximated by tanh, in the place of SiLU.
+    Geglu,
     /// max(x, 0).
     Relu,
-    /// x / 2 * (1 + erf(x / sqrt(2))).
+    /// x / 2 * (1 + erf(x / sqrt(2))) (arXiv 1606.08415).
     Gelu,
+}
+
+impl Activation {
+    /// Whether half of what it takes multiplies the other half.
+    pub fn is_gated(self) -> bool {
+        matches!(self, Activation::Swiglu | Activation::Geglu)
+    }
 }
 
 /// Up to this many rows every thread prepares the activations by itself, which is quicker than to wait for another.
@@ -53,6 +64,11 @@ const ROWS: usize = 64;
 impl Weight {
     pub(super) fn new(stored: Stored, packing: Option<Packing>) -> Weight {
         Weight { stored, packing }
+    }
+
+    /// A tensor as a matrix to multiply by, in the layout that it has.
+    pub fn plain(stored: Stored) -> Weight {
+        Weight::new(stored, None)
     }
 
     /// The tensor and how it is packed, if it is.
@@ -78,7 +94,7 @@ impl Weight {
 
 impl<'g> Ops<'g> {
     /// The products of `weight` \[n_in, n_out\] with `x` f32 \[n_in, t\], and what is done around it: f32 \[n_out, t\],
-    /// or \[n_out / 2, t\] with SwiGLU.
+    /// or \[n_out / 2, t\] with a gated activation.
     #[track_caller]
     pub fn linear(&self, weight: &'g Weight, x: Tensor<'g>, around: Around<'g>) -> Tensor<'g> {
         self.observe(weight, x, around);
@@ -100,12 +116,7 @@ impl<'g> Ops<'g> {
 
     fn after(&self, y: Tensor<'g>, around: Around<'g>) -> Tensor<'g> {
         let y = around.bias.map_or(y, |bias| self.add(y, bias));
-        let y = match around.activation {
-            None => y,
-            Some(Activation::Swiglu) => self.swiglu(y),
-            Some(Activation::Relu) => self.relu(y),
-            Some(Activation::Gelu) => self.gelu(y),
-        };
+        let y = around.activation.map_or(y, |activation| self.activation(activation, y));
         around.residual.map_or(y, |residual| self.add(y, residual))
     }
 
@@ -141,7 +152,7 @@ impl<'g> Ops<'g> {
 }
 
 fn is_gated(around: Around<'_>) -> bool {
-    around.activation == Some(Activation::Swiglu)
+    around.activation.is_some_and(Activation::is_gated)
 }
 
 /// The sources of a node in the making.
@@ -232,7 +243,7 @@ impl Node for Multiply {
         // SAFETY: as above.
         let packed = unsafe { bytes(run.source(0)) };
         let group = |g: usize| &packed[g * self.packing.group_bytes()..][..self.packing.group_bytes()];
-        let is_gated = self.activation == Some(Activation::Swiglu);
+        let is_gated = self.activation.is_some_and(Activation::is_gated);
         let n_units = if is_gated { self.packing.n_groups() / 2 } else { self.packing.n_groups() };
         let mut products = [[0.0; GROUP]; ROWS];
         let mut gated = [[0.0; GROUP]; ROWS];
@@ -263,7 +274,7 @@ impl Multiply {
             if let Some(bias) = self.bias {
                 let bias = row(run.source(bias), 0);
                 add(products, &bias[first..]);
-                if self.activation == Some(Activation::Swiglu) {
+                if self.activation.is_some_and(Activation::is_gated) {
                     add(gated, &bias[n_dst + first..]);
                 }
             }
@@ -280,6 +291,7 @@ impl Multiply {
                         gated.as_ptr(),
                     );
                 }
+                Some(Activation::Geglu) => products.iter_mut().zip(gated).for_each(|(y, up)| *y = gelu_tanh(*y) * *up),
                 Some(Activation::Relu) => products.iter_mut().for_each(|y| *y = if *y > 0.0 { *y } else { 0.0 }),
                 Some(Activation::Gelu) => {
                     products.iter_mut().for_each(|y| *y = 0.5 * *y * (1.0 + erff(*y * FRAC_1_SQRT_2)));
@@ -301,9 +313,29 @@ fn add(products: &mut [f32; GROUP], other: &[f32]) {
     products.iter_mut().zip(other).for_each(|(y, x)| *y += x);
 }
 
+/// GELU approximated by tanh, rounded as ggml rounds it: it looks values up by their f16.
+fn gelu_tanh(x: f32) -> f32 {
+    static TABLE: LazyLock<Vec<f16>> = LazyLock::new(|| {
+        let of = |x: f32| 0.5 * x * (1.0 + tanh(FRAC_2_SQRT_PI * FRAC_1_SQRT_2 * x * (1.0 + 0.044715 * x * x)));
+        (0..=u16::MAX).map(|bits| f16::from_f32(of(f16::from_bits(bits).to_f32()))).collect()
+    });
+    match x {
+        _ if x <= -10.0 => 0.0,
+        _ if x >= 10.0 => x,
+        _ => TABLE[usize::from(f16::from_f32(x).to_bits())].to_f32(),
+    }
+}
+
+fn tanh(x: f32) -> f32 {
+    // SAFETY: a function of a number.
+    unsafe { tanhf(x) }
+}
+
 unsafe extern "C" {
     /// The error function of the C library, which ggml calls too.
     fn erff(x: f32) -> f32;
+    /// Its hyperbolic tangent.
+    fn tanhf(x: f32) -> f32;
 }
 
 #[cfg(test)]
@@ -338,18 +370,20 @@ mod tests {
         for n_rows in [1, 2, OWN_ROWS, OWN_ROWS + 1, ROWS + 3] {
             let data = weights(&mut rng);
             let mut builder = StoreBuilder::new(8);
-            builder.add_plain("plain", DType::Q4_1, &[N_IN, N_OUT], &data).unwrap();
-            let plain = builder.as_weight(0);
+            let plain = Weight::plain(builder.add_plain("plain", DType::Q4_1, &[N_IN, N_OUT], &data).unwrap());
             let packed = builder.add_weight("packed", DType::Q4_1, [N_IN, N_OUT], &[&data]).unwrap();
-            builder.add_plain("norm", DType::F32, &[N_IN], &floats(N_IN, &mut rng)).unwrap();
-            builder.add_plain("bias", DType::F32, &[N_OUT], &floats(N_OUT, &mut rng)).unwrap();
-            builder.add_plain("x", DType::F32, &[N_IN, n_rows], &floats(N_IN * n_rows, &mut rng)).unwrap();
-            builder.add_plain("h", DType::F32, &[N_OUT, n_rows], &floats(N_OUT * n_rows, &mut rng)).unwrap();
-            builder.add_plain("g", DType::F32, &[N_OUT / 2, n_rows], &floats(N_OUT / 2 * n_rows, &mut rng)).unwrap();
-            builder.add_plain("norm's bias", DType::F32, &[N_IN], &floats(N_IN, &mut rng)).unwrap();
-            let stored = builder.finish();
-            let (plain, packed) = (plain.get(&stored), packed.get(&stored));
-            let [norm, bias, x, h, g, x_bias] = [2, 3, 4, 5, 6, 7].map(|i| stored[i].t());
+            let mut tensor = |name, shape: &[usize]| {
+                builder.add_plain(name, DType::F32, shape, &floats(shape.iter().product(), &mut rng)).unwrap()
+            };
+            let stored = [
+                tensor("norm", &[N_IN]),
+                tensor("bias", &[N_OUT]),
+                tensor("x", &[N_IN, n_rows]),
+                tensor("h", &[N_OUT, n_rows]),
+                tensor("g", &[N_OUT / 2, n_rows]),
+                tensor("norm's bias", &[N_IN]),
+            ];
+            let [norm, bias, x, h, g, x_bias] = stored.each_ref().map(Stored::t);
             let mut runner: Runner<usize, (Slot, Slot)> = Runner::new(Device::cpu(2).unwrap());
             let rms = Norm::Rms { weight: norm, eps: 1e-5 };
             let all = Around { norm: Some(rms), bias: Some(bias), residual: Some(h), activation: None };
@@ -360,6 +394,7 @@ mod tests {
                 all,
                 Around { activation: Some(Activation::Swiglu), residual: Some(g), ..all },
                 Around { activation: Some(Activation::Swiglu), ..Around::default() },
+                Around { activation: Some(Activation::Geglu), residual: Some(g), ..all },
                 layer,
                 Around { norm: Some(Norm::Layer { weight: norm, bias: None, eps: 1e-3 }), ..Around::default() },
                 Around { activation: Some(Activation::Relu), ..layer },

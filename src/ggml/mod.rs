@@ -33,13 +33,13 @@ pub use graph::{Builder, Computed, Run, Runner, Slot};
 pub use linear::{Activation, Around, Weight};
 pub use norm::Norm;
 pub use observe::Observed;
-pub use ops::{Ops, Rope};
+pub use ops::{Ops, Pairs, Rope};
 pub use remote::{Event, Parting, Server, Token};
 pub use rows::{
     RowsError, can_dequantize, can_multiply, can_quantize_to, dequantize_into, is_valid, needs_importance,
     prepare_quantize, quantize_rows,
 };
-pub use store::{Content, PendingWeight, Store, StoreBuilder, Stored};
+pub use store::{Content, Store, StoreBuilder, Stored};
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::Once;

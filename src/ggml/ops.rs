@@ -1,14 +1,27 @@
 //! Owns the operations that build a graph. Every shape is checked here, under the caller's line: ggml would abort.
 
+use super::attention::Heads;
 use super::context::{Context, Tensor};
+use super::linear::Activation;
 use super::node::Nodes;
 use super::observe::Watch;
 use super::sys;
 use crate::dtype::DType;
 
+/// Which elements of a head are rotated together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairs {
+    /// Each with its neighbour, as in Llama's GGUF files.
+    Adjacent,
+    /// Each with that half the rotated elements on, as in GPT-NeoX.
+    Halves,
+}
+
 /// Parameters of rotary position embedding, as ggml computes it (YaRN, arXiv 2309.00071, contains the plain kind).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rope {
+    /// Which elements are rotated together.
+    pub pairs: Pairs,
     /// Leading elements of a head that are rotated.
     pub n_dims: usize,
     /// Base of the frequencies.
@@ -107,34 +120,50 @@ impl<'g> Ops<'g> {
         self.adopt(unsafe { sys::ggml_mul(self.room(), a.as_ptr(), b.as_ptr()) })
     }
 
-    /// SwiGLU (arXiv 2002.05202): rows of `x` hold gate, then up; the result is silu(gate) * up.
+    /// `x` times a number.
     #[track_caller]
-    pub fn swiglu(&self, x: Tensor<'g>) -> Tensor<'g> {
-        assert!(x.shape()[0].is_multiple_of(2), "swiglu: {x:?} has no two halves");
-        // SAFETY: the tensor is alive and its rows split evenly.
-        self.adopt(unsafe { sys::ggml_swiglu(self.room(), x.as_ptr()) })
-    }
-
-    /// SwiGLU with gate and up apart.
-    #[track_caller]
-    pub fn swiglu_split(&self, gate: Tensor<'g>, up: Tensor<'g>) -> Tensor<'g> {
-        assert_eq!(gate.shape(), up.shape(), "swiglu_split: gate and up differ");
-        // SAFETY: both tensors are alive and of one shape.
-        self.adopt(unsafe { sys::ggml_swiglu_split(self.room(), gate.as_ptr(), up.as_ptr()) })
-    }
-
-    /// max(x, 0).
-    #[track_caller]
-    pub fn relu(&self, x: Tensor<'g>) -> Tensor<'g> {
+    pub fn scale(&self, x: Tensor<'g>, factor: f32) -> Tensor<'g> {
         // SAFETY: the tensor is alive.
-        self.adopt(unsafe { sys::ggml_relu(self.room(), x.as_ptr()) })
+        self.adopt(unsafe { sys::ggml_scale(self.room(), x.as_ptr(), factor) })
     }
 
-    /// GELU (arXiv 1606.08415), by the error function: x / 2 * (1 + erf(x / sqrt(2))).
+    /// `cap * tanh(x / cap)`: values near `cap` at most (arXiv 2408.00118).
+    pub fn softcap(&self, x: Tensor<'g>, cap: f32) -> Tensor<'g> {
+        // SAFETY: the tensor is alive.
+        let bent = self.adopt(unsafe { sys::ggml_tanh(self.room(), self.scale(x, 1.0 / cap).as_ptr()) });
+        self.scale(bent, cap)
+    }
+
+    /// An activation. Rows of `x` hold gate, then up, where it is a gated one.
     #[track_caller]
-    pub fn gelu(&self, x: Tensor<'g>) -> Tensor<'g> {
-        // SAFETY: the tensor is alive. `ggml_gelu` would be the approximation by tanh, from a table in f16.
-        self.adopt(unsafe { sys::ggml_gelu_erf(self.room(), x.as_ptr()) })
+    pub fn activation(&self, activation: Activation, x: Tensor<'g>) -> Tensor<'g> {
+        assert!(!activation.is_gated() || x.shape()[0].is_multiple_of(2), "{activation:?}: {x:?} has no two halves");
+        let (room, x) = (self.room(), x.as_ptr());
+        // SAFETY: the tensor is alive, and its rows split evenly where they have to. `ggml_gelu` would be the approximation by
+        // tanh, from a table in f16.
+        self.adopt(unsafe {
+            match activation {
+                Activation::Swiglu => sys::ggml_swiglu(room, x),
+                Activation::Geglu => sys::ggml_geglu(room, x),
+                Activation::Relu => sys::ggml_relu(room, x),
+                Activation::Gelu => sys::ggml_gelu_erf(room, x),
+            }
+        })
+    }
+
+    /// A gated activation with gate and up apart.
+    #[track_caller]
+    pub fn gated(&self, activation: Activation, gate: Tensor<'g>, up: Tensor<'g>) -> Tensor<'g> {
+        assert_eq!(gate.shape(), up.shape(), "{activation:?}: gate and up differ");
+        let (room, gate, up) = (self.room(), gate.as_ptr(), up.as_ptr());
+        // SAFETY: both tensors are alive and of one shape.
+        self.adopt(unsafe {
+            match activation {
+                Activation::Swiglu => sys::ggml_swiglu_split(room, gate, up),
+                Activation::Geglu => sys::ggml_geglu_split(room, gate, up),
+                Activation::Relu | Activation::Gelu => panic!("{activation:?} has no gate"),
+            }
+        })
     }
 
     /// Rotary embedding of `x` \[head, n_head, t\] at `positions` i32 \[t\]; `factors` f32 \[n_dims / 2\] divide the
@@ -149,6 +178,10 @@ impl<'g> Ops<'g> {
             "rope: {factors:?}"
         );
         let factors = factors.map_or(std::ptr::null_mut(), Tensor::as_ptr);
+        let pairs = match rope.pairs {
+            Pairs::Adjacent => sys::GGML_ROPE_TYPE_NORMAL,
+            Pairs::Halves => sys::GGML_ROPE_TYPE_NEOX,
+        } as i32;
         // SAFETY: the tensors are alive and their shapes were just checked.
         self.adopt(unsafe {
             sys::ggml_rope_ext(
@@ -157,7 +190,7 @@ impl<'g> Ops<'g> {
                 positions.as_ptr(),
                 factors,
                 rope.n_dims as i32,
-                sys::GGML_ROPE_TYPE_NORMAL as i32,
+                pairs,
                 rope.n_ctx_orig as i32,
                 rope.freq_base,
                 rope.freq_scale,
@@ -216,19 +249,26 @@ impl<'g> Ops<'g> {
     /// softmax(q k^T * scale + mask) v in one operation. `q` \[head, t, n_head\], `k` and `v` \[head, n_kv, n_head_kv\],
     /// `mask` f16 \[n_kv, t\]; the result is \[head_v, n_head, t\].
     #[track_caller]
-    pub fn flash_attn(&self, q: Tensor<'g>, k: Tensor<'g>, v: Tensor<'g>, mask: Tensor<'g>, scale: f32) -> Tensor<'g> {
+    pub fn flash_attn(
+        &self,
+        q: Tensor<'g>,
+        k: Tensor<'g>,
+        v: Tensor<'g>,
+        mask: Tensor<'g>,
+        heads: &Heads,
+    ) -> Tensor<'g> {
         let (qs, ks, vs, ms) = (q.shape(), k.shape(), v.shape(), mask.shape());
         assert!(qs[0] == ks[0] && qs[2].is_multiple_of(ks[2]) && vs[1..] == ks[1..], "flash_attn: {q:?} {k:?} {v:?}");
         assert!(mask.dtype() == DType::F16 && ms[0] == ks[1] && ms[1] >= qs[1], "flash_attn: mask {mask:?}");
         if self.row_by_row && qs[1] > 1 {
             let alone = Ops { row_by_row: false, ..*self };
-            let row = |i| alone.flash_attn(self.row_of(q, i), k, v, self.row_of(mask, i), scale);
+            let row = |i| alone.flash_attn(self.row_of(q, i), k, v, self.row_of(mask, i), heads);
             return self.join(2, (0..qs[1]).map(row));
         }
+        let (scale, softcap) = (heads.scale, heads.softcap.unwrap_or(0.0));
+        let [q, k, v, mask] = [q, k, v, mask].map(Tensor::as_ptr);
         // SAFETY: the tensors are alive and their shapes were just checked.
-        add_up_in_f32(self.adopt(unsafe {
-            sys::ggml_flash_attn_ext(self.room(), q.as_ptr(), k.as_ptr(), v.as_ptr(), mask.as_ptr(), scale, 0.0, 0.0)
-        }))
+        add_up_in_f32(self.adopt(unsafe { sys::ggml_flash_attn_ext(self.room(), q, k, v, mask, scale, 0.0, softcap) }))
     }
 
     /// The same elements in another shape; `a` is contiguous.

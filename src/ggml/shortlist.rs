@@ -25,8 +25,7 @@ impl Weight {
         }
         let mut builder = StoreBuilder::new(1);
         let copy = quantize(COPY, dtype, data, packing.n_in());
-        let pending = builder.add_weight("output (low-bit)", COPY, shape, &[&copy])?;
-        Ok(Some(pending.get(&builder.finish())))
+        Ok(Some(builder.add_weight("output (low-bit)", COPY, shape, &[&copy])?))
     }
 }
 
@@ -175,18 +174,16 @@ mod tests {
         for (n_rows, is_layer) in [(1, false), (3, false), (7, false), (2, true)] {
             let mut builder = StoreBuilder::new(3);
             let weight = builder.add_weight("w", DType::Q8_0, [N_IN, N_OUT], &[&data]).unwrap();
-            builder.add_plain("norm", DType::F32, &[N_IN], &floats(N_IN, &mut rng)).unwrap();
-            builder.add_plain("x", DType::F32, &[N_IN, n_rows], &floats(N_IN * n_rows, &mut rng)).unwrap();
-            let stored = builder.finish();
-            let weight = weight.get(&stored);
+            let norm_weight = builder.add_plain("norm", DType::F32, &[N_IN], &floats(N_IN, &mut rng)).unwrap();
+            let x = builder.add_plain("x", DType::F32, &[N_IN, n_rows], &floats(N_IN * n_rows, &mut rng)).unwrap();
             let Some(sketch) = weight.sketch(DType::Q8_0, &data).unwrap() else { return }; // no kernel here
-            let (weight_of_norm, x, eps) = (stored[1].t(), stored[2].t(), 1e-5);
+            let (weight_of_norm, x, eps) = (norm_weight.t(), x.t(), 1e-5);
             let norm = match is_layer {
                 false => Norm::Rms { weight: weight_of_norm, eps },
                 true => Norm::Layer { weight: weight_of_norm, bias: Some(weight_of_norm), eps },
             };
             let mut runner: Runner<usize, (Slot, Slot)> = Runner::new(Device::cpu(2).unwrap());
-            let run = runner.prepare(0, 20, &[stored[0].store(), sketch.store()], |b| {
+            let run = runner.prepare(0, 20, &[weight.store(), sketch.store()], |b| {
                 let whole = b.ops.linear(&weight, x, Around { norm: Some(norm), ..Around::default() });
                 (b.output(whole), b.output(b.ops.shortlist(&weight, &sketch, x, Some(norm), 12)))
             });

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use memmap2::MmapMut;
 
@@ -13,17 +13,22 @@ use super::packed::Packing;
 use super::{Device, Error, backend, sys};
 use crate::dtype::DType;
 
-/// Tensors with data, shared by everything that reads them. Made by a [`StoreBuilder`].
+/// Tensors with data, shared by everything that reads them. Filled by a [`StoreBuilder`].
 pub struct Store {
     ctx: Context,
-    tensors: Vec<NonNull<sys::ggml_tensor>>,
-    _buffers: Vec<Buffer>,
-    _mapped: Vec<Arc<dyn Any + Send + Sync>>,
-    _arenas: Vec<MmapMut>,
+    /// Never read, only kept: what tensors lie in. It grows while a [`StoreBuilder`] adds tensors.
+    memory: Mutex<Memory>,
 }
 
-// SAFETY: the tensor list is fixed; data is written through `StoreBuilder` before the store is shared, or by whoever
-// alone runs graphs on it (a session, which is `&mut` while it does).
+#[derive(Default)]
+struct Memory {
+    buffers: Vec<Buffer>,
+    mapped: Vec<Arc<dyn Any + Send + Sync>>,
+    arenas: Vec<MmapMut>,
+}
+
+// SAFETY: a tensor's data is written by the `StoreBuilder` before the tensor is handed out, or by whoever alone runs graphs on
+// it (a session, which is `&mut` while it does). The builder alone adds to the context, which others only compare with.
 unsafe impl Send for Store {}
 // SAFETY: see above.
 unsafe impl Sync for Store {}
@@ -32,14 +37,19 @@ unsafe impl Sync for Store {}
 #[derive(Clone)]
 pub struct Stored {
     store: Arc<Store>,
-    index: usize,
+    raw: NonNull<sys::ggml_tensor>,
 }
+
+// SAFETY: the description of a tensor does not change once it is handed out; its data follows the rules of `Store`.
+unsafe impl Send for Stored {}
+// SAFETY: see above.
+unsafe impl Sync for Stored {}
 
 impl Stored {
     /// The handle, for use in graphs.
     pub fn t(&self) -> Tensor<'_> {
         // SAFETY: the tensor lies in the store's context, which `self` keeps alive.
-        unsafe { Tensor::from_raw(self.store.tensors[self.index]) }
+        unsafe { Tensor::from_raw(self.raw) }
     }
 
     /// The store that holds the data.
@@ -81,26 +91,12 @@ impl Store {
     }
 }
 
-/// Stands for a weight until its store is finished.
-#[derive(Clone, Copy)]
-pub struct PendingWeight {
-    index: usize,
-    packing: Option<Packing>,
-}
-
-impl PendingWeight {
-    /// The weight, once [`StoreBuilder::finish`] has given the tensors of its store.
-    pub fn get(&self, stored: &[Stored]) -> Weight {
-        Weight::new(stored[self.index].clone(), self.packing)
-    }
-}
-
 /// Hands out bytes piece by piece, as often as they are asked for.
 pub type Content = Arc<dyn Fn(&mut dyn FnMut(&[u8])) + Send + Sync>;
 
-/// Collects tensors, then allocates them all.
+/// Adds tensors to a store, each with its data or with room for it.
 pub struct StoreBuilder {
-    store: Store,
+    store: Arc<Store>,
     /// Where tensors go, if not into this process's memory.
     device: Option<Arc<Device>>,
     /// Bytes left in the last arena.
@@ -111,14 +107,8 @@ impl StoreBuilder {
     /// A store with room for `n_tensors` tensors.
     pub fn new(n_tensors: usize) -> StoreBuilder {
         super::init();
-        let store = Store {
-            ctx: Context::new(n_tensors),
-            tensors: Vec::new(),
-            _buffers: Vec::new(),
-            _mapped: Vec::new(),
-            _arenas: Vec::new(),
-        };
-        StoreBuilder { store, device: None, room: 0 }
+        let store = Store { ctx: Context::new(n_tensors), memory: Mutex::default() };
+        StoreBuilder { store: Arc::new(store), device: None, room: 0 }
     }
 
     /// Tensors from now on lie in a device's memory.
@@ -138,7 +128,7 @@ impl StoreBuilder {
         dtype: DType,
         shape: &[usize],
         content: Content,
-    ) -> Result<PendingWeight, Error> {
+    ) -> Result<Stored, Error> {
         let raw = self.allocate(name, dtype, shape, self.buffer_type())?;
         match self.device.clone() {
             Some(device) => {
@@ -151,27 +141,34 @@ impl StoreBuilder {
                 set(raw, &bytes);
             }
         }
-        Ok(self.as_weight(self.store.tensors.len() - 1))
+        Ok(self.stored(raw))
     }
 
-    /// A tensor whose data stays where it is, inside `owner`. False if ggml cannot use it there (its alignment);
+    /// A tensor whose data stays where it is, inside `owner`. `None` if ggml cannot use it there (its alignment);
     /// nothing is added then.
-    pub fn add_mapped<O, F>(&mut self, name: &str, dtype: DType, shape: &[usize], owner: &Arc<O>, data: F) -> bool
+    pub fn add_mapped<O, F>(
+        &mut self,
+        name: &str,
+        dtype: DType,
+        shape: &[usize],
+        owner: &Arc<O>,
+        data: F,
+    ) -> Option<Stored>
     where
         O: Any + Send + Sync,
         F: FnOnce(&O) -> &[u8],
     {
         let bytes = data(owner);
         if !(bytes.as_ptr() as usize).is_multiple_of(sys_alignment()) {
-            return false;
+            return None;
         }
-        let tensor = self.tensor(name, dtype, shape);
-        assert_eq!(bytes.len(), tensor.nbytes(), "{name}: data and shape differ");
-        let raw = tensor.as_ptr();
+        let raw = self.tensor(name, dtype, shape);
+        let tensor = self.stored(raw);
+        assert_eq!(bytes.len(), tensor.t().nbytes(), "{name}: data and shape differ");
         // ggml reads the bytes only, so that they may belong to a file.
         self.attach(raw, bytes.as_ptr().cast_mut(), bytes.len());
-        self.store._mapped.push(owner.clone());
-        true
+        self.memory().mapped.push(owner.clone());
+        Some(tensor)
     }
 
     /// A matrix to multiply by, its rows in `parts` one after the other. Where the processor has a faster layout for such
@@ -182,30 +179,23 @@ impl StoreBuilder {
         dtype: DType,
         shape: [usize; 2],
         parts: &[&[u8]],
-    ) -> Result<PendingWeight, Error> {
-        let packing = Packing::of(dtype, shape);
-        if let Some(packing) = packing {
+    ) -> Result<Weight, Error> {
+        if let Some(packing) = Packing::of(dtype, shape) {
             let shape = [packing.group_bytes(), packing.n_groups()];
-            let raw = self.tensor(name, DType::I8, &shape).as_ptr();
-            let place = self.place(shape.iter().product())?;
-            packing.pack(parts, place);
-            let (start, len) = (place.as_mut_ptr(), place.len());
+            let raw = self.tensor(name, DType::I8, &shape);
+            let (start, len) = self.place(shape.iter().product())?;
+            // SAFETY: the place is this tensor's alone, and lives as long as the store.
+            packing.pack(parts, unsafe { std::slice::from_raw_parts_mut(start, len) });
             self.attach(raw, start, len);
-        } else {
-            let buft = backend::repack_buffer_type(dtype, shape).unwrap_or_else(backend::default_buffer_type);
-            let raw = self.allocate(name, dtype, &shape, buft)?;
-            match parts {
-                [one] => set(raw, one),
-                parts => set(raw, &parts.concat()),
-            }
+            return Ok(Weight::new(self.stored(raw), Some(packing)));
         }
-        Ok(PendingWeight { index: self.store.tensors.len() - 1, packing })
-    }
-
-    /// A tensor already added, by its place in the order, as a matrix to multiply by.
-    pub fn as_weight(&self, index: usize) -> PendingWeight {
-        assert!(index < self.store.tensors.len(), "tensor {index} is not there yet");
-        PendingWeight { index, packing: None }
+        let buft = backend::repack_buffer_type(dtype, shape).unwrap_or_else(backend::default_buffer_type);
+        let raw = self.allocate(name, dtype, &shape, buft)?;
+        match parts {
+            [one] => set(raw, one),
+            parts => set(raw, &parts.concat()),
+        }
+        Ok(Weight::plain(self.stored(raw)))
     }
 
     /// Whether [`StoreBuilder::add_weight`] would store such a weight in a faster layout.
@@ -219,66 +209,70 @@ impl StoreBuilder {
     }
 
     /// A tensor readable by every operation, with this content.
-    pub fn add_plain(&mut self, name: &str, dtype: DType, shape: &[usize], data: &[u8]) -> Result<(), Error> {
+    pub fn add_plain(&mut self, name: &str, dtype: DType, shape: &[usize], data: &[u8]) -> Result<Stored, Error> {
         if !self.is_host() {
             let data = data.to_vec();
-            return self.add_content(name, dtype, shape, Arc::new(move |sink| sink(&data))).map(drop);
+            return self.add_content(name, dtype, shape, Arc::new(move |sink| sink(&data)));
         }
         let raw = self.allocate(name, dtype, shape, backend::default_buffer_type())?;
         set(raw, data);
-        Ok(())
+        Ok(self.stored(raw))
     }
 
     /// A tensor whose content is not defined yet; on a device that is not the CPU it begins as zeros.
-    pub fn add_empty(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Result<(), Error> {
+    pub fn add_empty(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Result<Stored, Error> {
         let raw = self.allocate(name, dtype, shape, self.buffer_type())?;
         if let Some(device) = &self.device {
             // SAFETY: the tensor was just allocated.
             unsafe { sys::ggml_backend_tensor_memset(raw.as_ptr(), 0, 0, sys::ggml_nbytes(raw.as_ptr())) };
             device.check()?;
         }
-        Ok(())
+        Ok(self.stored(raw))
     }
 
     fn buffer_type(&self) -> sys::ggml_backend_buffer_type_t {
         self.device.as_ref().map_or_else(backend::default_buffer_type, |device| device.buffer_type())
     }
 
-    /// The finished store: its tensors in the order they were added.
-    pub fn finish(self) -> Vec<Stored> {
-        let store = Arc::new(self.store);
-        (0..store.tensors.len()).map(|index| Stored { store: store.clone(), index }).collect()
+    /// The handle of a tensor that has its memory.
+    fn stored(&self, raw: NonNull<sys::ggml_tensor>) -> Stored {
+        Stored { store: self.store.clone(), raw }
     }
 
-    /// Gives a tensor memory that the store keeps in `_mapped` or `_arenas`.
-    fn attach(&mut self, raw: *mut sys::ggml_tensor, start: *mut u8, len: usize) {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.store.memory.lock().expect("nothing panics while it is held")
+    }
+
+    /// Gives a tensor memory that the store keeps mapped or in an arena.
+    fn attach(&mut self, raw: NonNull<sys::ggml_tensor>, start: *mut u8, len: usize) {
         // SAFETY: the memory has the tensor's size and lives as long as the store.
         unsafe {
             let buffer = sys::ggml_backend_cpu_buffer_from_ptr(start.cast(), len);
             let buffer = Buffer(NonNull::new(buffer).expect("ggml wraps memory"));
-            sys::ggml_backend_tensor_alloc(buffer.0.as_ptr(), raw, start.cast());
-            self.store._buffers.push(buffer);
+            sys::ggml_backend_tensor_alloc(buffer.0.as_ptr(), raw.as_ptr(), start.cast());
+            self.memory().buffers.push(buffer);
         }
     }
 
     /// Memory for a packed weight, in large pages where the system has them: weights are read from end to end for every
     /// token, and each page costs a look-up.
-    fn place(&mut self, bytes: usize) -> Result<&mut [u8], Error> {
+    fn place(&mut self, bytes: usize) -> Result<(*mut u8, usize), Error> {
         /// Untouched memory costs nothing, so a small model may leave most of it.
         const ARENA_BYTES: usize = 256 << 20;
         let step = bytes.next_multiple_of(sys_alignment());
+        let mut memory = self.store.memory.lock().expect("nothing panics while it is held");
         if self.room < step {
             let len = step.max(ARENA_BYTES);
             let arena = MmapMut::map_anon(len).map_err(|_| out_of_memory(None, "packed weights", len))?;
             #[cfg(target_os = "linux")]
             let _ = arena.advise(memmap2::Advice::HugePage); // a system without them is slower, no more
-            self.store._arenas.push(arena);
+            memory.arenas.push(arena);
             self.room = len;
         }
-        let arena = self.store._arenas.last_mut().expect("just made if there was none");
+        let arena = memory.arenas.last_mut().expect("just made if there was none");
         let start = arena.len() - self.room;
         self.room -= step;
-        Ok(&mut arena[start..start + bytes])
+        Ok((arena[start..start + bytes].as_mut_ptr(), bytes))
     }
 
     fn allocate(
@@ -288,7 +282,8 @@ impl StoreBuilder {
         shape: &[usize],
         buft: sys::ggml_backend_buffer_type_t,
     ) -> Result<NonNull<sys::ggml_tensor>, Error> {
-        let raw = self.tensor(name, dtype, shape).as_ptr();
+        let tensor = self.tensor(name, dtype, shape);
+        let raw = tensor.as_ptr();
         // SAFETY: the buffer type is static; the new buffer has the size it asks for this tensor, which starts at its
         // base, and the store keeps it as long as the tensor.
         unsafe {
@@ -302,16 +297,14 @@ impl StoreBuilder {
             let buffer = buffer?;
             let base = sys::ggml_backend_buffer_get_base(buffer.0.as_ptr());
             sys::ggml_backend_tensor_alloc(buffer.0.as_ptr(), raw, base);
-            self.store._buffers.push(buffer);
+            self.memory().buffers.push(buffer);
         }
-        Ok(NonNull::new(raw).expect("a tensor handle is never null"))
+        Ok(tensor)
     }
 
-    fn tensor(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Tensor<'_> {
+    fn tensor(&mut self, name: &str, dtype: DType, shape: &[usize]) -> NonNull<sys::ggml_tensor> {
         let raw = self.store.ctx.tensor(dtype, shape).named(name, None).as_ptr();
-        self.store.tensors.push(NonNull::new(raw).expect("a tensor handle is never null"));
-        // SAFETY: the tensor was just made in the store's context.
-        unsafe { Tensor::from_raw(NonNull::new_unchecked(raw)) }
+        NonNull::new(raw).expect("a tensor handle is never null")
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the architectures share: attention over the cache, and multiplication by matrices that lie together.
 
 use super::weights::{Linear, Stack};
-use super::{Cache, Config, LayerStep, Rows};
+use super::{Cache, Config, LayerStep, Rows, Seen};
 use crate::ggml::{Around, Builder, Norm, Tensor};
 
 /// Queries, keys and values of some rows.
@@ -14,9 +14,6 @@ pub(super) struct Qkv<'g> {
     /// \[n_embd_v, t\]
     pub(super) v: Tensor<'g>,
 }
-
-/// A norm to come before a multiplication.
-pub(super) type Before<'g> = Option<Norm<Tensor<'g>>>;
 
 /// Attention of rows over the cache, to which their keys and values are added first: what the heads found,
 /// \[n_head * head_v, t\].
@@ -31,19 +28,24 @@ pub(super) fn attend<'g>(
     let Qkv { q, k, v } = qkv;
     cache.write(g, step, rows, k, v);
     let (heads, t) = (config.heads(), v.shape()[1]);
-    if let Some(sees) = rows.sees {
+    let Seen { sees, mask } = if config.has_window(step.il) { rows.in_window } else { rows.all };
+    if let Some(sees) = sees {
         let (k, v) = cache.for_kernel(step, &heads).expect("the session asked for a kernel");
         return g.ops.attention(&heads, q, k, v, sees, rows.order).named("kqv_out", step.il);
     }
-    let (mask, scale) = (rows.mask.expect("without a kernel there is a mask"), heads.scale);
+    let mask = mask.expect("without a kernel there is a mask");
     let q = g.ops.swap_1_2(q); // [head, t, n_head]
     let n_kv = mask.shape()[0];
     let (k, v) = (cache.keys(g, config, step, n_kv), cache.values(g, config, step, n_kv));
     let mixed = if cache.transposes_values(step) {
-        let weights = g.ops.soft_max(g.ops.mul_mat_f32(k, q), mask, scale); // [n_kv, t, n_head]
+        let scores = g.ops.mul_mat_f32(k, q); // [n_kv, t, n_head]
+        let weights = match heads.softcap {
+            Some(cap) => g.ops.soft_max(g.ops.softcap(g.ops.scale(scores, heads.scale), cap), mask, 1.0),
+            None => g.ops.soft_max(scores, mask, heads.scale),
+        };
         g.ops.contiguous(g.ops.swap_1_2(g.ops.mul_mat(v, weights))) // [head_v, n_head, t]
     } else {
-        g.ops.flash_attn(q, k, v, mask, scale) // [head_v, n_head, t]
+        g.ops.flash_attn(q, k, v, mask, &heads) // [head_v, n_head, t]
     };
     g.ops.reshape(mixed, [config.n_head * config.head_dim_v, t]).named("kqv_out", step.il)
 }
@@ -54,7 +56,12 @@ pub(super) fn linear<'g>(g: &Builder<'g>, linear: &'g Linear, x: Tensor<'g>, aro
 }
 
 /// The products of each part of a stack.
-pub(super) fn stack<'g>(g: &Builder<'g>, stack: &'g Stack, x: Tensor<'g>, norm: Before<'g>) -> Vec<Tensor<'g>> {
+pub(super) fn stack<'g>(
+    g: &Builder<'g>,
+    stack: &'g Stack,
+    x: Tensor<'g>,
+    norm: Option<Norm<Tensor<'g>>>,
+) -> Vec<Tensor<'g>> {
     let (x, norm) = match norm {
         // One norm for all parts, unless each has it inside.
         Some(norm) if stack.parts.iter().any(|(part, _)| !part.weight.is_fused()) => (g.ops.norm(x, norm), None),
@@ -87,4 +94,10 @@ pub(super) fn columns_of<'g>(g: &Builder<'g>, parts: &[Tensor<'g>], first: usize
 pub(super) fn heads<'g>(g: &Builder<'g>, x: Tensor<'g>, first: usize, n_head: usize, head: usize) -> Tensor<'g> {
     let f32s = size_of::<f32>();
     g.ops.view(x, [head, n_head, x.shape()[1]], [head * f32s, x.strides()[1]], first * f32s)
+}
+
+/// Adjacent heads \[head, n_head, t\] as rows \[head * n_head, t\].
+pub(super) fn flat<'g>(g: &Builder<'g>, x: Tensor<'g>) -> Tensor<'g> {
+    let [head, n_head, t, _] = x.shape();
+    g.ops.view(x, [head * n_head, t, 1], [x.strides()[2], x.strides()[2] * t], 0)
 }

@@ -54,16 +54,14 @@ impl Cache {
             }
         }
         let mut builder = StoreBuilder::new(2 * with_rows.len());
-        let mut layouts = Vec::new();
+        let (mut k, mut v, mut layouts) = (Vec::new(), Vec::new(), Vec::new());
         for (il, _) in &with_rows {
             let device = &placement.devices()[placement.of_layer(*il)];
             layouts.push(layout(device));
             builder.place_on(device);
-            builder.add_empty(&format!("cache_k-{il}"), type_k, &[config.n_embd_k(), n_rows])?;
-            builder.add_empty(&format!("cache_v-{il}"), type_v, &shape_v(layout(device)))?;
+            k.push(builder.add_empty(&format!("cache_k-{il}"), type_k, &[config.n_embd_k(), n_rows])?);
+            v.push(builder.add_empty(&format!("cache_v-{il}"), type_v, &shape_v(layout(device)))?);
         }
-        let stored = builder.finish();
-        let (k, v) = stored.chunks_exact(2).map(|kv| (kv[0].clone(), kv[1].clone())).unzip();
         let (n_embd_v, layout_on_cpu, types) = (config.n_embd_v(), layout(placement.cpu()), [type_k, type_v]);
         Ok(Cache { steps: with_rows, k, v, layouts, layout_on_cpu, types, n_embd_v, n_rows, n_clear: 0 })
     }

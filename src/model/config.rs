@@ -1,17 +1,15 @@
 //! Owns the numbers that describe a model, read from GGUF metadata. Refuses what the forward pass cannot run.
 
 use super::Error;
+use super::arch::{Arch, NormKind, Norms, Positions, Softcaps};
 use super::readout::FinalNorm;
-use crate::ggml::{Activation, Heads, Rope};
+use crate::ggml::{Activation, Heads, Pairs, Rope};
 use crate::gguf::{File, Metadata, Value};
 
 /// Positions are i32 in ggml, and some are rounded up.
 pub(crate) const MAX_POSITIONS: usize = (1 << 31) - (1 << 16);
 
-/// Architectures that run, as `general.architecture` names them.
-pub const SUPPORTED_ARCHITECTURES: &[&str] = &["llama", "opt"];
-
-/// The shape of a model.
+/// The shape of a model, and what its layers compute: what its architecture says, with what the file says of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `general.architecture`.
@@ -36,32 +34,39 @@ pub struct Config {
     pub n_vocab: usize,
     /// Context the model was trained with, in tokens.
     pub n_ctx_train: usize,
+    /// Which norm.
+    pub norm: NormKind,
     /// Epsilon of the norms.
     pub norm_eps: f32,
-    /// What only one architecture has.
-    pub family: Family,
-}
-
-/// What the architectures do not share.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Family {
-    /// Llama, with its rotary position embedding.
-    Llama(Rope),
-    /// OPT.
-    Opt(OptConfig),
-}
-
-/// The forms in which OPT comes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OptConfig {
-    /// Width of the token embeddings: narrower than the hidden state in opt-350m.
-    pub n_embd_word: usize,
-    /// Of the feed-forward network: ReLU, or GELU in Galactica.
-    pub activation: Activation,
-    /// Whether a norm comes before each half of a layer, not behind it as in opt-350m.
-    pub norm_first: bool,
+    /// Where the norms of a layer stand.
+    pub norms: Norms,
     /// Whether there is a norm before the output head.
     pub has_output_norm: bool,
+    /// How queries and keys are rotated; `None` where positions are learned.
+    pub rope: Option<Rope>,
+    /// Of the feed-forward network.
+    pub activation: Activation,
+    /// Width of the token embeddings: narrower than the hidden state in opt-350m.
+    pub n_embd_word: usize,
+    /// What embeddings are multiplied by.
+    pub embedding_scale: Option<f32>,
+    /// Layers that see the last positions only.
+    pub window: Option<Window>,
+    /// What attention's scores are multiplied by.
+    pub attention_scale: f32,
+    /// Bounds on attention's scores and on logits.
+    pub softcaps: Option<Softcaps>,
+}
+
+/// Layers that see a window only.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// Positions that a row sees, its own included.
+    pub size: usize,
+    /// Layers of a pattern; the last of each sees everything.
+    pub period: usize,
+    /// How queries and keys are rotated in a layer with a window.
+    pub rope: Rope,
 }
 
 impl Config {
@@ -69,15 +74,15 @@ impl Config {
     pub fn from_gguf(file: &File) -> Result<Config, Error> {
         let meta = file.metadata();
         let architecture = meta.need_str("general.architecture")?;
-        if !SUPPORTED_ARCHITECTURES.contains(&architecture) {
+        let Some(arch) = Arch::of(architecture) else {
             return Err(Error::unsupported(
                 file,
                 "general.architecture",
-                format!("one of {}", SUPPORTED_ARCHITECTURES.join(", ")),
+                format!("one of {}", Arch::names().join(", ")),
                 format!("`{architecture}`"),
             ));
-        }
-        Keys { file, meta, architecture }.config()
+        };
+        Keys { file, meta, arch }.config()
     }
 
     /// The shapes of attention.
@@ -87,42 +92,48 @@ impl Config {
             n_head_kv: self.n_head_kv,
             head_dim_k: self.head_dim_k,
             head_dim_v: self.head_dim_v,
-            scale: 1.0 / (self.head_dim_k as f32).sqrt(),
+            scale: self.attention_scale,
+            softcap: self.softcaps.map(|caps| caps.attention),
         }
     }
 
     /// Tokens of context that the model can take at most: where it has learned each position, as many as it has learned.
     pub fn n_ctx_max(&self) -> Option<usize> {
-        match self.family {
-            Family::Llama(_) => None,
-            Family::Opt(_) => Some(self.n_ctx_train),
+        self.rope.is_none().then_some(self.n_ctx_train)
+    }
+
+    /// Whether a layer sees a window only.
+    pub fn has_window(&self, il: usize) -> bool {
+        self.window.as_ref().is_some_and(|window| !(il + 1).is_multiple_of(window.period))
+    }
+
+    /// How a layer rotates queries and keys.
+    pub(super) fn rope_of(&self, il: usize) -> Option<&Rope> {
+        match &self.window {
+            Some(window) if self.has_window(il) => Some(&window.rope),
+            _ => self.rope.as_ref(),
         }
     }
 
     /// The norm before the output head.
     pub fn final_norm(&self) -> FinalNorm {
-        match &self.family {
-            Family::Llama(_) => FinalNorm::Rms(self.norm_eps),
-            Family::Opt(opt) if opt.has_output_norm => FinalNorm::Layer(self.norm_eps),
-            Family::Opt(_) => FinalNorm::None,
+        match self.norm {
+            _ if !self.has_output_norm => FinalNorm::None,
+            NormKind::Rms => FinalNorm::Rms(self.norm_eps),
+            NormKind::Layer => FinalNorm::Layer(self.norm_eps),
         }
     }
 
     /// Weights in the matrices of a layer.
     pub fn layer_weights(&self) -> usize {
-        let n_feed_forward = match self.family {
-            Family::Llama(_) => 3, // gate, up, down
-            Family::Opt(_) => 2,
-        };
+        let n_feed_forward = if self.activation.is_gated() { 3 } else { 2 }; // gate, up, down
         self.n_embd * (2 * self.n_embd_q() + self.n_embd_k() + self.n_embd_v() + n_feed_forward * self.n_ff)
     }
 
     /// Weights in the matrices that make logits.
     pub fn head_weights(&self) -> usize {
-        match &self.family {
-            Family::Opt(opt) if opt.n_embd_word != self.n_embd => opt.n_embd_word * (self.n_embd + self.n_vocab),
-            _ => self.n_embd * self.n_vocab,
-        }
+        let n_projection = if self.n_embd_word == self.n_embd { 0 } else { self.n_embd * self.n_embd_word };
+        n_projection + self.n_embd_word * self.n_vocab
     }
 
     /// Width of all query heads together.
@@ -152,7 +163,7 @@ struct Within {
 struct Keys<'f> {
     file: &'f File,
     meta: &'f Metadata,
-    architecture: &'f str,
+    arch: &'static Arch,
 }
 
 impl Keys<'_> {
@@ -166,10 +177,13 @@ impl Keys<'_> {
         let n_head = n_head.ok_or_else(|| self.missing("attention.head_count"))?;
         let head_dim_k = self.head_dim("attention.key_length", n_embd, n_head)?;
         let head_dim_v = self.head_dim("attention.value_length", n_embd, n_head)?;
-        let (norm_eps, family) = self.family(head_dim_k, n_embd)?;
+        let rope = match self.arch.positions {
+            Positions::Rotary(pairs) => Some(self.rope(head_dim_k, pairs)?),
+            Positions::Learned => None,
+        };
         let n_ff = self.size_of_layers("feed_forward_length", n_layer)?;
         let config = Config {
-            architecture: self.architecture.to_owned(),
+            architecture: self.arch.name.to_owned(),
             name: self.name(),
             n_layer,
             n_embd,
@@ -180,8 +194,20 @@ impl Keys<'_> {
             head_dim_v,
             n_vocab: self.n_vocab()?,
             n_ctx_train: self.n_ctx_train()?,
-            norm_eps,
-            family,
+            norm: self.arch.norm,
+            norm_eps: self.norm_eps()?,
+            norms: self.norms()?,
+            has_output_norm: self.has_output_norm(),
+            rope,
+            activation: self.activation()?,
+            n_embd_word: self.n_embd_word(n_embd)?,
+            embedding_scale: self.arch.scales_embeddings.then(|| (n_embd as f32).sqrt()),
+            window: self.window(rope)?,
+            attention_scale: match self.arch.n_layer_scaled_by_width {
+                Some(n) if n == n_layer => 1.0 / (n_embd as f32 / n_head as f32).sqrt(),
+                _ => 1.0 / (head_dim_k as f32).sqrt(),
+            },
+            softcaps: self.softcaps()?,
         };
         if !n_head.is_multiple_of(config.n_head_kv) {
             let expected = format!("a divisor of attention.head_count {n_head}");
@@ -232,40 +258,75 @@ impl Keys<'_> {
         Ok(())
     }
 
-    /// The epsilon of the norms, and what only this architecture has.
-    fn family(&self, head_dim: usize, n_embd: usize) -> Result<(f32, Family), Error> {
+    fn norm_eps(&self) -> Result<f32, Error> {
         const EPSILON: Within = Within { least: 0.0, most: 1.0 };
-        if self.architecture == "opt" {
-            let eps = self.number("attention.layer_norm_epsilon", EPSILON)?.unwrap_or(1e-5);
-            return Ok((eps, Family::Opt(self.opt(n_embd)?)));
+        if self.arch.norm == NormKind::Layer {
+            return Ok(self.number("attention.layer_norm_epsilon", EPSILON)?.unwrap_or(1e-5));
         }
         let key = "attention.layer_norm_rms_epsilon";
         self.meta.need_f32(&self.key(key))?;
-        let eps = self.number(key, EPSILON)?.ok_or_else(|| self.missing(key))?;
-        Ok((eps, Family::Llama(self.rope(head_dim)?)))
+        self.number(key, EPSILON)?.ok_or_else(|| self.missing(key))
     }
 
-    fn opt(&self, n_embd: usize) -> Result<OptConfig, Error> {
-        let activation = match self.meta.str(&self.key("activation"))?.unwrap_or("relu") {
-            "relu" => Activation::Relu,
-            "gelu" => Activation::Gelu,
-            other => return Err(self.invalid("activation", "relu or gelu", format!("`{other}`"))),
-        };
+    /// opt-350m says that its norms come behind each half of a layer.
+    fn norms(&self) -> Result<Norms, Error> {
+        let key = self.key("do_layer_norm_before");
+        let comes_first = !self.arch.varies || self.meta.bool(&key)?.unwrap_or(true);
+        Ok(if comes_first { self.arch.norms } else { Norms::Post })
+    }
+
+    /// Early fine-tuned checkpoints of OPT lack it although they norm first; others must have it.
+    fn has_output_norm(&self) -> bool {
+        !self.arch.varies || self.file.tensor("output_norm.weight").is_some()
+    }
+
+    /// ReLU in OPT, but GELU in Galactica, which says so.
+    fn activation(&self) -> Result<Activation, Error> {
+        if !self.arch.varies {
+            return Ok(self.arch.activation);
+        }
+        match self.meta.str(&self.key("activation"))? {
+            None => Ok(self.arch.activation),
+            Some("relu") => Ok(Activation::Relu),
+            Some("gelu") => Ok(Activation::Gelu),
+            Some(other) => Err(self.invalid("activation", "relu or gelu", format!("`{other}`"))),
+        }
+    }
+
+    fn n_embd_word(&self, n_embd: usize) -> Result<usize, Error> {
+        if !self.arch.varies {
+            return Ok(n_embd);
+        }
         let n_vocab = self.n_vocab()?;
         if let Some(n) = self.optional_size("vocab_size")?.filter(|&n| n != n_vocab) {
             return Err(self.invalid("vocab_size", &format!("the {n_vocab} rows of `token_embd.weight`"), n));
         }
-        Ok(OptConfig {
-            n_embd_word: self.optional_size("word_embed_proj_dim")?.unwrap_or(n_embd),
-            activation,
-            norm_first: self.meta.bool(&self.key("do_layer_norm_before"))?.unwrap_or(true),
-            // Early fine-tuned checkpoints lack it although they norm first.
-            has_output_norm: self.file.tensor("output_norm.weight").is_some(),
-        })
+        Ok(self.optional_size("word_embed_proj_dim")?.unwrap_or(n_embd))
+    }
+
+    fn window(&self, rope: Option<Rope>) -> Result<Option<Window>, Error> {
+        let (Some(windows), Some(rope)) = (self.arch.windows, rope) else { return Ok(None) };
+        let Some(size) = self.optional_size("attention.sliding_window")? else { return Ok(None) };
+        let freq_base = self.freq_base("rope.freq_base_swa")?.unwrap_or(windows.freq_base);
+        Ok(Some(Window {
+            size: self.check_positions("attention.sliding_window", size)?,
+            period: self.optional_size("attention.sliding_window_pattern")?.unwrap_or(windows.period),
+            // Positions are stretched in the layers that see all of them.
+            rope: Rope { freq_base, freq_scale: 1.0, ..rope },
+        }))
+    }
+
+    fn softcaps(&self) -> Result<Option<Softcaps>, Error> {
+        const CAPS: Within = Within { least: 1e-3, most: 1e6 };
+        let Some(usual) = self.arch.softcaps else { return Ok(None) };
+        Ok(Some(Softcaps {
+            attention: self.number("attn_logit_softcapping", CAPS)?.unwrap_or(usual.attention),
+            output: self.number("final_logit_softcapping", CAPS)?.unwrap_or(usual.output),
+        }))
     }
 
     /// llama.cpp's keys for RoPE and its scaling. YaRN: arXiv 2309.00071.
-    fn rope(&self, head_dim: usize) -> Result<Rope, Error> {
+    fn rope(&self, head_dim: usize, pairs: Pairs) -> Result<Rope, Error> {
         let n_dims = self.optional_size("rope.dimension_count")?.unwrap_or(head_dim);
         if n_dims > head_dim || !n_dims.is_multiple_of(2) {
             let expected = format!("an even number up to the head's {head_dim}");
@@ -285,9 +346,9 @@ impl Keys<'_> {
         };
         let within = |least, most| Within { least, most };
         Ok(Rope {
+            pairs,
             n_dims,
-            // The logarithm of the base divides, and angles grow with its inverse: from 1 down there is no rotation to speak of.
-            freq_base: self.number("rope.freq_base", within(1.0 + f32::EPSILON, 1e30))?.unwrap_or(10_000.0),
+            freq_base: self.freq_base("rope.freq_base")?.unwrap_or(10_000.0),
             freq_scale,
             ext_factor,
             attn_factor: self.number("rope.scaling.attn_factor", within(1e-3, 1e3))?.unwrap_or(1.0),
@@ -298,6 +359,11 @@ impl Keys<'_> {
                 None => self.n_ctx_train()?,
             },
         })
+    }
+
+    /// The logarithm of the base divides, and angles grow with its inverse: from 1 down there is no rotation to speak of.
+    fn freq_base(&self, key: &str) -> Result<Option<f32>, Error> {
+        self.number(key, Within { least: 1.0 + f32::EPSILON, most: 1e30 })
     }
 
     /// By how much positions are stretched; 0 stands for not at all.
@@ -398,7 +464,7 @@ impl Keys<'_> {
     }
 
     fn key(&self, key: &str) -> String {
-        format!("{}.{key}", self.architecture)
+        format!("{}.{key}", self.arch.name)
     }
 
     fn invalid(&self, key: &str, expected: &str, found: impl ToString) -> Error {

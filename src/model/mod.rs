@@ -1,20 +1,21 @@
 //! A loaded model: configuration, weights, and the one forward pass, which takes a plan of layers. Owns nothing that
 //! changes after loading; refuses files whose tensors do not have the shape they must have.
 
+mod arch;
 mod attention;
+mod block;
 mod cache;
 mod config;
 mod head;
-mod llama;
-mod opt;
 mod parts;
 mod placement;
 mod readout;
 mod weights;
 
+pub use arch::{ARCHITECTURES, Arch, NormKind, Norms, Positions, Windows};
 pub use cache::{Cache, ValueLayout};
+pub use config::Config;
 pub(crate) use config::MAX_POSITIONS;
-pub use config::{Config, Family, OptConfig, SUPPORTED_ARCHITECTURES};
 pub use placement::Placement;
 pub use readout::{FinalNorm, OutputRow};
 
@@ -26,11 +27,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::ggml::{self, Builder, Device, Order, Store, StoreBuilder, Tensor, Weight};
+use crate::ggml::{self, Builder, Device, Norm, Order, Store, StoreBuilder, Tensor, Weight};
 use crate::gguf::{self, File, TensorInfo};
-use head::Head;
-use llama::Llama;
-use opt::Opt;
+use block::Network;
 
 /// Why a model could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -104,18 +103,21 @@ pub struct Rows<'g> {
     pub cache_rows: Tensor<'g>,
     /// Where each value goes, i64 \[n_embd_v * t\], in a cache that keeps values by column ([`Cache::value_places`]).
     pub value_places: Option<Tensor<'g>>,
-    /// What each row sees, i32 \[3, t\] ([`ggml::Ops::attention`]), where [`Model::masks_by_position`].
-    pub sees: Option<Tensor<'g>>,
-    /// 0 where a row sees a cache row, -inf where not; f16 \[n_kv, t\]. None where there is `sees`.
-    pub mask: Option<Tensor<'g>>,
+    /// What each row sees in layers without a window.
+    pub all: Seen<'g>,
+    /// What each row sees in layers with one.
+    pub in_window: Seen<'g>,
     /// How kernels add up.
     pub order: Order,
 }
 
-/// The weights of one architecture, and what they compute.
-enum Network {
-    Llama(Llama),
-    Opt(Opt),
+/// What rows see of the cache, in one of two forms.
+#[derive(Clone, Copy, Default)]
+pub struct Seen<'g> {
+    /// Ranges of cache rows, i32 \[4, t\] ([`ggml::Ops::attention`]), where [`Model::masks_by_position`].
+    pub sees: Option<Tensor<'g>>,
+    /// 0 where a row sees a cache row, -inf where not; f16 \[n_kv, t\]. None where there is `sees`.
+    pub mask: Option<Tensor<'g>>,
 }
 
 /// A model, immutable after loading; any number of sessions use it.
@@ -145,12 +147,7 @@ impl Model {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Model, Error> {
         let plan = parts::plan(&file, config.n_layer)?;
-        let (network, weights_bytes) = match &config.family {
-            Family::Llama(rope) => Llama::load(&file, &config, *rope, &plan, &placement, progress)
-                .map(|(network, bytes)| (Network::Llama(network), bytes))?,
-            Family::Opt(opt) => Opt::load(&file, &config, opt, &placement, progress)
-                .map(|(network, bytes)| (Network::Opt(network), bytes))?,
-        };
+        let (network, weights_bytes) = Network::load(&file, &config, &plan, &placement, progress)?;
         let mut matrices = file.tensors().iter().filter(|t| t.n_dims == 2);
         let weights_add_up_alike =
             matrices.all(|t| StoreBuilder::adds_rows_up_alike(t.dtype, [t.shape[0], t.shape[1]]));
@@ -198,10 +195,7 @@ impl Model {
 
     /// Holds the data of every weight.
     pub fn store(&self) -> &Arc<Store> {
-        match &self.network {
-            Network::Llama(llama) => llama.store(),
-            Network::Opt(opt) => opt.store(),
-        }
+        self.network.store()
     }
 
     /// Whether attention over this cache needs no mask on the CPU: a kernel tells from the positions what each row sees.
@@ -223,19 +217,12 @@ impl Model {
 
     /// Bound on the tensors of a graph that runs `n_steps` steps, embedding and head included.
     pub fn graph_size(&self, n_steps: usize) -> usize {
-        let per_layer = match &self.network {
-            Network::Llama(_) => llama::TENSORS_PER_LAYER,
-            Network::Opt(_) => opt::TENSORS_PER_LAYER,
-        };
-        n_steps * per_layer + 32
+        n_steps * block::TENSORS_PER_LAYER + 32
     }
 
     /// Embeddings of `tokens` i32 \[t\] at `positions` i32 \[t\]: \[n_embd, t\].
     pub fn embed<'g>(&'g self, g: &Builder<'g>, tokens: Tensor<'g>, positions: Tensor<'g>) -> Tensor<'g> {
-        match &self.network {
-            Network::Llama(llama) => llama.embed(g, tokens),
-            Network::Opt(opt) => opt.embed(g, tokens, positions),
-        }
+        self.network.embed(g, &self.config, tokens, positions)
     }
 
     /// Runs steps on the hidden state `h` \[n_embd, t\].
@@ -247,44 +234,35 @@ impl Model {
         rows: &Rows<'g>,
         h: Tensor<'g>,
     ) -> Tensor<'g> {
-        steps.iter().fold(h, |h, step| match &self.network {
-            Network::Llama(llama) => llama.layer(g, &self.config, step, cache, rows, h),
-            Network::Opt(opt) => opt.layer(g, &self.config, step, cache, rows, h),
-        })
+        steps.iter().fold(h, |h, step| self.network.layer(g, &self.config, step, cache, rows, h))
     }
 
     /// A low-bit copy of the output head, for [`Model::best_of_head`]; `None` where the whole head is as fast. The first call
     /// makes it.
     pub fn sketch(&self) -> Option<&Weight> {
+        if self.config.softcaps.is_some() {
+            return None; // it would lift the others from -inf
+        }
         let head = weights::head_tensor(&self.file)?;
-        self.output_head().sketch(head.dtype, self.file.data(head))
+        self.network.head().sketch(head.dtype, self.file.data(head))
     }
 
     /// The best logits of the hidden states `h` \[n_embd, t\], -inf for the others: \[n_vocab, t\]. `keep` groups of sixteen
     /// neighbouring tokens are exact: those that look best to the low-bit copy `sketch`.
     pub fn best_of_head<'g>(&'g self, g: &Builder<'g>, sketch: &'g Weight, h: Tensor<'g>, keep: usize) -> Tensor<'g> {
         let (h, norm) = self.before_head(g, h);
-        self.output_head().best(g, sketch, h, norm, keep)
+        self.network.head().best(g, sketch, h, norm, keep)
     }
 
     /// Logits of the hidden states `h` \[n_embd, t\]: final norm and output head, \[n_vocab, t\].
     pub fn head<'g>(&'g self, g: &Builder<'g>, h: Tensor<'g>) -> Tensor<'g> {
         let (h, norm) = self.before_head(g, h);
-        self.output_head().logits(g, h, norm)
-    }
-
-    fn output_head(&self) -> &Head {
-        match &self.network {
-            Network::Llama(llama) => llama.head(),
-            Network::Opt(opt) => opt.head(),
-        }
+        let logits = self.network.head().logits(g, h, norm);
+        self.config.softcaps.map_or(logits, |caps| g.ops.softcap(logits, caps.output))
     }
 
     /// What the output head takes, and the norm that is still to come before it.
-    fn before_head<'g>(&'g self, g: &Builder<'g>, h: Tensor<'g>) -> (Tensor<'g>, attention::Before<'g>) {
-        match &self.network {
-            Network::Llama(llama) => llama.before_head(h),
-            Network::Opt(opt) => opt.before_head(g, h),
-        }
+    fn before_head<'g>(&'g self, g: &Builder<'g>, h: Tensor<'g>) -> (Tensor<'g>, Option<Norm<Tensor<'g>>>) {
+        self.network.before_head(g, &self.config, h)
     }
 }

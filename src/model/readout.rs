@@ -1,7 +1,7 @@
 //! What lies between a hidden state and the logits, for those who read states without a graph.
 
 use super::weights::head_tensor;
-use super::{Config, Error, Family};
+use super::{Config, Error};
 use crate::ggml;
 use crate::gguf::{File, TensorInfo};
 
@@ -58,7 +58,7 @@ pub(super) fn output_rows(file: &File, config: &Config, tokens: &[u32]) -> Resul
     let row_bytes = head.bytes / config.n_vocab;
     let row = |&token: &u32| ggml::dequantize(head.dtype, &file.data(head)[token as usize * row_bytes..][..row_bytes]);
     let mut rows: Vec<Vec<f32>> = tokens.iter().map(row).collect();
-    if matches!(&config.family, Family::Opt(opt) if opt.n_embd_word != config.n_embd) {
+    if config.n_embd_word != config.n_embd {
         let map = values(find("token_embd_proj_out.weight")?); // a row [n_embd] for each element of an embedding
         rows.iter_mut().for_each(|row| *row = combined(row, &map, config.n_embd));
     }

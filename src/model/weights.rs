@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Error, Placement};
 use crate::dtype::DType;
-use crate::ggml::{self, Content, PendingWeight, StoreBuilder, Stored, Tensor, Weight};
+use crate::ggml::{self, Content, StoreBuilder, Stored, Tensor, Weight};
 use crate::gguf::{File, TensorInfo};
 
 /// A matrix with its optional bias.
@@ -32,18 +32,10 @@ pub(crate) struct Loader<'p> {
     progress: &'p mut dyn FnMut(usize),
     n_sent: usize,
     /// Vectors that layers share, by device and name.
-    shared: HashMap<(usize, String), Pending>,
+    shared: HashMap<(usize, String), Stored>,
     builder: StoreBuilder,
-    n_loaded: usize,
     weights_bytes: usize,
 }
-
-/// Stands for a tensor until the store is finished: its place in the order of loading.
-#[derive(Clone, Copy)]
-pub(crate) struct Pending(usize);
-
-pub(crate) struct PendingLinear(PendingWeight, Option<Pending>);
-pub(crate) struct PendingStack(Vec<(PendingLinear, usize)>);
 
 /// The rows that make logits: a matrix of their own, or the token embeddings once more (tied).
 pub(crate) fn head_tensor(file: &File) -> Option<&TensorInfo> {
@@ -55,7 +47,7 @@ impl<'p> Loader<'p> {
         // Each device may have its copy of a vector that layers share.
         let builder = StoreBuilder::new(file.tensors().len() + 1 + placement.devices().len());
         let shared = HashMap::new();
-        Loader { file, placement, device: 0, progress, n_sent: 0, shared, builder, n_loaded: 0, weights_bytes: 0 }
+        Loader { file, placement, device: 0, progress, n_sent: 0, shared, builder, weights_bytes: 0 }
     }
 
     /// What is loaded from now on goes to the device of a layer.
@@ -74,10 +66,10 @@ impl<'p> Loader<'p> {
     }
 
     /// What divides the rotary frequencies: several layers read it and a model may lack it; once on each device.
-    pub(crate) fn shared_divisors(&mut self, name: &str, n: usize) -> Result<Option<Pending>, Error> {
+    pub(crate) fn shared_divisors(&mut self, name: &str, n: usize) -> Result<Option<Stored>, Error> {
         let key = (self.device, name.to_owned());
-        if let Some(&loaded) = self.shared.get(&key) {
-            return Ok(Some(loaded));
+        if let Some(loaded) = self.shared.get(&key) {
+            return Ok(Some(loaded.clone()));
         }
         let loaded = self.optional_vector(name, n)?;
         if let Some(info) = self.file.tensor(name) {
@@ -87,53 +79,54 @@ impl<'p> Loader<'p> {
                 return Err(Error::unsupported(&self.file, name, "divisors above 0.001".to_owned(), x.to_string()));
             }
         }
-        self.shared.extend(loaded.map(|loaded| (key, loaded)));
+        self.shared.extend(loaded.clone().map(|loaded| (key, loaded)));
         Ok(loaded)
     }
 
     /// A vector of f32, such as a norm's weight.
-    pub(crate) fn vector(&mut self, name: &str, n: usize) -> Result<Pending, Error> {
+    pub(crate) fn vector(&mut self, name: &str, n: usize) -> Result<Stored, Error> {
         self.optional_vector(name, n)?.ok_or_else(|| Error::missing(&self.file, name))
     }
 
     /// A vector of f32 that a model may lack.
-    pub(crate) fn optional_vector(&mut self, name: &str, n: usize) -> Result<Option<Pending>, Error> {
+    pub(crate) fn optional_vector(&mut self, name: &str, n: usize) -> Result<Option<Stored>, Error> {
         let file = self.file.clone();
         let Some(info) = file.tensor(name) else { return Ok(None) };
         expect_shape(&file, info, &[n])?;
         let values = to_f32(&file, info)?;
-        self.builder.add_plain(name, DType::F32, &[n], &values)?;
+        let vector = self.builder.add_plain(name, DType::F32, &[n], &values)?;
         self.count_sent(values.len());
-        Ok(Some(self.push(info.bytes)))
+        self.weights_bytes += info.bytes;
+        Ok(Some(vector))
     }
 
     /// A matrix whose rows are looked up: it stays in the file's map where it can.
-    pub(crate) fn table(&mut self, name: &str, shape: [usize; 2]) -> Result<Pending, Error> {
+    pub(crate) fn table(&mut self, name: &str, shape: [usize; 2]) -> Result<Stored, Error> {
         let file = self.file.clone();
         let info = file.tensor(name).ok_or_else(|| Error::missing(&file, name))?;
         expect_shape(&file, info, &shape)?;
         expect_type(&file, info, ggml::can_dequantize, "rows can be looked up")?;
-        if !self.builder.add_mapped(name, info.dtype, &shape, &file, |f| f.data(info)) {
-            self.builder.add_plain(name, info.dtype, &shape, file.data(info))?;
+        // Rows are looked up one at a time: a table does not count as read per token.
+        match self.builder.add_mapped(name, info.dtype, &shape, &file, |f| f.data(info)) {
+            Some(table) => Ok(table),
+            None => Ok(self.builder.add_plain(name, info.dtype, &shape, file.data(info))?),
         }
-        // Rows are looked up one at a time: a table is not read per token.
-        Ok(self.push(0))
     }
 
     /// The output head: a matrix of its own, or the token embeddings once more (tied).
-    pub(crate) fn head(&mut self, shape: [usize; 2], token_embd: Pending) -> Result<PendingWeight, Error> {
+    pub(crate) fn head(&mut self, shape: [usize; 2], token_embd: &Stored) -> Result<Weight, Error> {
         let file = self.file.clone();
         let info = head_tensor(&file).ok_or_else(|| Error::missing(&file, "token_embd.weight"))?;
         expect_matrix(&file, info, shape)?;
         if self.builder.is_host() && info.name == "token_embd.weight" && !StoreBuilder::repacks(info.dtype, shape) {
             self.weights_bytes += info.bytes;
-            return Ok(self.builder.as_weight(token_embd.0));
+            return Ok(Weight::plain(token_embd.clone()));
         }
         self.matrix(&info.name, shape)
     }
 
     /// Matrices [n_in, n] with their optional biases that are multiplied by the same vector.
-    pub(crate) fn stack(&mut self, prefix: &str, names: &[(&str, usize)], n_in: usize) -> Result<PendingStack, Error> {
+    pub(crate) fn stack(&mut self, prefix: &str, names: &[(&str, usize)], n_in: usize) -> Result<Stack, Error> {
         let file = self.file.clone();
         let mut infos = Vec::new();
         for &(name, n) in names {
@@ -146,18 +139,19 @@ impl<'p> Loader<'p> {
         for group in infos.chunk_by(|(_, _, a), (_, _, b)| a.dtype == b.dtype) {
             parts.push(self.fused(prefix, group, n_in)?);
         }
-        Ok(PendingStack(parts))
+        Ok(Stack { parts })
     }
 
     /// One matrix with its optional bias.
-    pub(crate) fn linear(&mut self, name: &str, shape: [usize; 2]) -> Result<PendingLinear, Error> {
+    pub(crate) fn linear(&mut self, name: &str, shape: [usize; 2]) -> Result<Linear, Error> {
         let weight = self.matrix(&format!("{name}.weight"), shape)?;
         let bias = self.optional_vector(&format!("{name}.bias"), shape[1])?;
-        Ok(PendingLinear(weight, bias))
+        Ok(Linear { weight, bias })
     }
 
-    pub(crate) fn finish(self) -> (Vec<Stored>, usize) {
-        (self.builder.finish(), self.weights_bytes)
+    /// Bytes of what was loaded that one token reads.
+    pub(crate) fn weights_bytes(&self) -> usize {
+        self.weights_bytes
     }
 
     fn fused(
@@ -165,7 +159,7 @@ impl<'p> Loader<'p> {
         prefix: &str,
         group: &[(&str, usize, &TensorInfo)],
         n_in: usize,
-    ) -> Result<(PendingLinear, usize), Error> {
+    ) -> Result<(Linear, usize), Error> {
         if let [(name, n, _)] = group {
             return Ok((self.linear(&format!("{prefix}.{name}"), [n_in, *n])?, *n));
         }
@@ -179,10 +173,10 @@ impl<'p> Loader<'p> {
         } else {
             self.send(&label, &group.iter().map(|(.., info)| *info).collect::<Vec<_>>(), [n_in, n])?
         };
-        self.push(data.iter().map(|d| d.len()).sum());
+        self.weights_bytes += data.iter().map(|d| d.len()).sum::<usize>();
         group.iter().for_each(|(.., info)| file.release(info)); // copied
         let bias = self.fused_bias(prefix, &name, group)?;
-        Ok((PendingLinear(weight, bias), n))
+        Ok((Linear { weight, bias }, n))
     }
 
     /// The biases of a fused group, zero where one is missing; none if all are.
@@ -191,7 +185,7 @@ impl<'p> Loader<'p> {
         prefix: &str,
         name: &str,
         group: &[(&str, usize, &TensorInfo)],
-    ) -> Result<Option<Pending>, Error> {
+    ) -> Result<Option<Stored>, Error> {
         let file = self.file.clone();
         let (mut values, mut any) = (Vec::new(), false);
         for (name, n, _) in group {
@@ -207,36 +201,32 @@ impl<'p> Loader<'p> {
         if !any {
             return Ok(None);
         }
-        self.builder.add_plain(
-            &format!("{prefix}.{name}.bias"),
-            DType::F32,
-            &[values.len() / size_of::<f32>()],
-            &values,
-        )?;
-        Ok(Some(self.push(values.len())))
+        let shape = [values.len() / size_of::<f32>()];
+        let bias = self.builder.add_plain(&format!("{prefix}.{name}.bias"), DType::F32, &shape, &values)?;
+        self.weights_bytes += values.len();
+        Ok(Some(bias))
     }
 
     /// One matrix.
-    pub(crate) fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<PendingWeight, Error> {
+    pub(crate) fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight, Error> {
         let file = self.file.clone();
         let info = file.tensor(name).ok_or_else(|| Error::missing(&file, name))?;
         expect_matrix(&file, info, shape)?;
         let repacks = StoreBuilder::repacks(info.dtype, shape);
-        let weight = if !self.builder.is_host() {
-            self.send(name, &[info], shape)?
-        } else if !repacks && self.builder.add_mapped(name, info.dtype, &shape, &file, |f| f.data(info)) {
-            self.builder.as_weight(self.n_loaded)
-        } else {
-            let weight = self.builder.add_weight(name, info.dtype, shape, &[file.data(info)])?;
-            file.release(info); // copied
-            weight
-        };
-        self.push(info.bytes);
+        self.weights_bytes += info.bytes;
+        if !self.builder.is_host() {
+            return self.send(name, &[info], shape);
+        }
+        if !repacks && let Some(mapped) = self.builder.add_mapped(name, info.dtype, &shape, &file, |f| f.data(info)) {
+            return Ok(Weight::plain(mapped));
+        }
+        let weight = self.builder.add_weight(name, info.dtype, shape, &[file.data(info)])?;
+        file.release(info); // copied
         Ok(weight)
     }
 
     /// Matrices of one type, one below the other, to a device other than the CPU.
-    fn send(&mut self, label: &str, infos: &[&TensorInfo], shape: [usize; 2]) -> Result<PendingWeight, Error> {
+    fn send(&mut self, label: &str, infos: &[&TensorInfo], shape: [usize; 2]) -> Result<Weight, Error> {
         let (file, names) = (self.file.clone(), infos.iter().map(|info| info.name.clone()).collect::<Vec<_>>());
         let content: Content = Arc::new(move |sink| {
             names.iter().filter_map(|name| file.tensor(name)).for_each(|info| {
@@ -246,7 +236,7 @@ impl<'p> Loader<'p> {
         });
         let weight = self.builder.add_content(label, infos[0].dtype, &shape, content)?;
         self.count_sent(infos.iter().map(|info| info.bytes).sum());
-        Ok(weight)
+        Ok(Weight::plain(weight))
     }
 
     fn count_sent(&mut self, bytes: usize) {
@@ -254,30 +244,6 @@ impl<'p> Loader<'p> {
             self.n_sent += bytes;
             (self.progress)(self.n_sent);
         }
-    }
-
-    fn push(&mut self, bytes: usize) -> Pending {
-        self.weights_bytes += bytes;
-        self.n_loaded += 1;
-        Pending(self.n_loaded - 1)
-    }
-}
-
-impl Pending {
-    pub(crate) fn get(self, stored: &[Stored]) -> Stored {
-        stored[self.0].clone()
-    }
-}
-
-impl PendingLinear {
-    pub(crate) fn get(&self, stored: &[Stored]) -> Linear {
-        Linear { weight: self.0.get(stored), bias: self.1.map(|b| b.get(stored)) }
-    }
-}
-
-impl PendingStack {
-    pub(crate) fn get(&self, stored: &[Stored]) -> Stack {
-        Stack { parts: self.0.iter().map(|(linear, n)| (linear.get(stored), *n)).collect() }
     }
 }
 

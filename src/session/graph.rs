@@ -7,7 +7,7 @@ use super::machine::Row;
 use super::reader::Placed;
 use crate::dtype::DType;
 use crate::ggml::{Builder, Ops, Order, Run, Slot, Stored, Tensor, Weight};
-use crate::model::{Cache, LayerStep, Model, Rows};
+use crate::model::{Cache, LayerStep, Model, Rows, Seen};
 use crate::plan::Half;
 
 /// Which steps run.
@@ -74,6 +74,8 @@ pub(super) struct Slots {
     pub(super) value_places: Option<Slot>,
     pub(super) sees: Option<Slot>,
     pub(super) mask: Option<Slot>,
+    pub(super) window_sees: Option<Slot>,
+    pub(super) window_mask: Option<Slot>,
     pub(super) hidden_from: Option<Slot>,
     pub(super) states: Option<Slot>,
     pub(super) hidden_to: Option<Slot>,
@@ -92,12 +94,15 @@ pub(super) struct Feed {
     /// Where states wait.
     pub(super) places: Vec<usize>,
     pub(super) out_rows: Vec<usize>,
-    /// What [`crate::ggml::Ops::attention`] takes: the hole, and the last row seen.
+    /// What [`crate::ggml::Ops::attention`] takes: the first row seen, the hole, and the last row seen.
     pub(super) sees: Vec<usize>,
+    /// The same in layers with a window.
+    pub(super) window_sees: Vec<usize>,
     /// States from elsewhere, \[n_embd\] each.
     pub(super) states: Vec<f32>,
     pub(super) value_places: Vec<i64>,
     pub(super) mask: Vec<f16>,
+    pub(super) window_mask: Vec<f16>,
 }
 
 impl Feed {
@@ -110,6 +115,7 @@ impl Feed {
             (slots.hidden_from, &self.places),
             (slots.out_rows, &self.out_rows),
             (slots.sees, &self.sees),
+            (slots.window_sees, &self.window_sees),
         ] {
             if let Some(slot) = slot {
                 run.set_i32(slot, &values.iter().map(|&v| v as i32).collect::<Vec<_>>());
@@ -126,17 +132,32 @@ impl Feed {
         if let Some(slot) = slots.value_places {
             run.set_i64(slot, &self.value_places);
         }
-        if let Some(slot) = slots.mask {
-            run.set_f16(slot, &self.mask);
+        for (slot, mask) in [(slots.mask, &self.mask), (slots.window_mask, &self.window_mask)] {
+            if let Some(slot) = slot {
+                run.set_f16(slot, mask);
+            }
         }
     }
 }
 
-/// What each row sees: its own cache row and those before it, but for the hole and what is missing there: \[n_kv\] each.
-pub(super) fn mask<'r>(rows: impl ExactSizeIterator<Item = &'r Row>, missing: &[usize], n_kv: usize) -> Vec<f16> {
+/// The first cache row that a row sees in a window of so many positions.
+pub(super) fn first_seen(row: &Row, window: usize) -> usize {
+    let first_position = (row.position + 1).saturating_sub(window);
+    // Rows before the hole lie at their positions, those behind it so much further on.
+    if first_position <= row.hole.start { first_position } else { first_position + row.hole.len() }
+}
+
+/// What each row sees: its own cache row and those before it in the window, but for the hole and what is missing there:
+/// \[n_kv\] each.
+pub(super) fn mask<'r>(
+    rows: impl ExactSizeIterator<Item = &'r Row>,
+    missing: &[usize],
+    n_kv: usize,
+    window: usize,
+) -> Vec<f16> {
     let mut mask = vec![f16::NEG_INFINITY; rows.len() * n_kv];
     for (seen, row) in mask.chunks_exact_mut(n_kv).zip(rows) {
-        seen[..=row.cache_row].fill(f16::ZERO);
+        seen[first_seen(row, window)..=row.cache_row].fill(f16::ZERO);
         seen[row.hole.clone()].fill(f16::NEG_INFINITY);
         missing.iter().filter(|&&at| at < n_kv).for_each(|&at| seen[at] = f16::NEG_INFINITY);
     }
@@ -146,6 +167,11 @@ pub(super) fn mask<'r>(rows: impl ExactSizeIterator<Item = &'r Row>, missing: &[
 /// Whether the values of steps on one device lie by column.
 pub(super) fn transposes_values(cache: &Cache, steps: &[LayerStep]) -> bool {
     steps.iter().find(|step| step.attention).is_some_and(|step| cache.transposes_values(step))
+}
+
+/// Whether any of these steps sees a window only.
+pub(super) fn has_window(model: &Model, steps: &[LayerStep]) -> bool {
+    steps.iter().any(|step| step.attention && model.config().has_window(step.il))
 }
 
 /// Bound on the tensors of a graph.
@@ -177,9 +203,16 @@ pub(super) fn build<'g>(
     let n_values = model.config().n_embd_v() * n_rows;
     let by_column = transposes_values(cache, &plan[start..end]);
     let value_places = by_column.then(|| input("inp_value_places", DType::I64, &[n_values], &mut slots.value_places));
-    let sees = (n_kv == 0).then(|| input("inp_sees", DType::I32, &[3, n_rows], &mut slots.sees));
-    let mask = (n_kv > 0).then(|| input("inp_mask", DType::F16, &[n_kv, n_rows], &mut slots.mask));
-    let rows = Rows { positions, cache_rows, value_places, sees, mask, order };
+    let seen = |name, sees: &mut Option<Slot>, mask: &mut Option<Slot>| match n_kv {
+        0 => Seen { sees: Some(input(name, DType::I32, &[4, n_rows], sees)), mask: None },
+        n_kv => Seen { sees: None, mask: Some(input(name, DType::F16, &[n_kv, n_rows], mask)) },
+    };
+    let all = seen("inp_seen", &mut slots.sees, &mut slots.mask);
+    let in_window = match has_window(model, &plan[start..end]) {
+        true => seen("inp_seen_in_window", &mut slots.window_sees, &mut slots.window_mask),
+        false => Seen::default(),
+    };
+    let rows = Rows { positions, cache_rows, value_places, all, in_window, order };
 
     let mut h = match from {
         From::Tokens => model.embed(g, input("inp_tokens", DType::I32, &[n_rows], &mut slots.tokens), positions),

@@ -79,6 +79,5 @@ impl Hidden {
 fn hidden_states(n_embd: usize, device: &Arc<Device>, n_places: usize) -> Result<Stored, Error> {
     let mut builder = StoreBuilder::new(1);
     builder.place_on(device);
-    builder.add_empty("hidden", DType::F32, &[n_embd, n_places])?;
-    Ok(builder.finish().remove(0))
+    Ok(builder.add_empty("hidden", DType::F32, &[n_embd, n_places])?)
 }

@@ -7,8 +7,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::graph::{
-    Feed, From, GraphKey, Keep, Plan, Slots, To, build, build_embeddings, build_head, graph_size, mask, sketch,
-    transposes_values,
+    Feed, From, GraphKey, Keep, Plan, Slots, To, build, build_embeddings, build_head, first_seen, graph_size,
+    has_window, mask, sketch, transposes_values,
 };
 use super::hidden::Hidden;
 use super::reader::{Placed, Reader};
@@ -415,10 +415,21 @@ impl Machine {
         let value_places = if by_column { self.cache.value_places(&cache_rows) } else { Vec::new() };
         let mut feed =
             Feed { tokens, positions, cache_rows, places, out_rows, states, value_places, ..Feed::default() };
-        if key.n_kv > 0 {
-            feed.mask = mask(batch.iter().map(|&i| &*rows[i]), missing, key.n_kv);
-        } else {
-            feed.sees = batch.iter().flat_map(|&i| [rows[i].hole.start, rows[i].hole.end, rows[i].cache_row]).collect();
+        let sees = |window: usize| -> Vec<usize> {
+            let ranges = |row: &Row| [first_seen(row, window), row.hole.start, row.hole.end, row.cache_row];
+            batch.iter().flat_map(|&i| ranges(rows[i])).collect()
+        };
+        let mask = |window| mask(batch.iter().map(|&i| &*rows[i]), missing, key.n_kv, window);
+        match key.n_kv {
+            0 => feed.sees = sees(usize::MAX),
+            _ => feed.mask = mask(usize::MAX),
+        }
+        let steps = &steps_of(&self.params, key.plan)[key.start..key.end];
+        if let Some(window) = self.model.config().window.as_ref().filter(|_| has_window(&self.model, steps)) {
+            match key.n_kv {
+                0 => feed.window_sees = sees(window.size),
+                _ => feed.window_mask = mask(window.size),
+            }
         }
         Ok(feed)
     }

@@ -34,11 +34,8 @@ impl Placed {
         let mut builder = StoreBuilder::new(2);
         builder.place_on(on);
         let n_embd = reader.weights.len() / n_out;
-        builder.add_plain("reader.weight", DType::F32, &[n_embd, n_out], &bytes(&reader.weights))?;
-        builder.add_plain("reader.bias", DType::F32, &[n_out], &bytes(&reader.bias))?;
-        let mut stored = builder.finish().into_iter();
-        let mut next = || stored.next().expect("two were added");
-        let (weights, bias) = (next(), next());
+        let weights = builder.add_plain("reader.weight", DType::F32, &[n_embd, n_out], &bytes(&reader.weights))?;
+        let bias = builder.add_plain("reader.bias", DType::F32, &[n_out], &bytes(&reader.bias))?;
         Ok(Placed { depth: reader.depth, device, weights, bias, norm })
     }
 

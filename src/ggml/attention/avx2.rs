@@ -89,13 +89,13 @@ pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
     keys: *const u16,
     stride: usize,
     n_seen: usize,
-    skip: &Range<usize>,
+    skip: &[Range<usize>],
     scores: &mut [f32],
     n_scores: usize,
 ) {
     let head = queries.len() / R;
     debug_assert!(scores.len() == R * n_scores && n_seen.next_multiple_of(WIDTH) <= n_scores);
-    for first in (0..n_seen).step_by(WIDTH).filter(|first| !skip.contains(first)) {
+    for first in (0..n_seen).step_by(WIDTH).filter(|first| !skip.iter().any(|skip| skip.contains(first))) {
         let mut totals: [[MaybeUninit<__m256>; WIDTH]; R] = [[const { MaybeUninit::uninit() }; WIDTH]; R];
         for lane in 0..WIDTH {
             let mut parts = [[_mm256_setzero_ps(); CHAINS]; R];
@@ -130,7 +130,7 @@ pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
 pub(super) unsafe fn mix<const R: usize, const CHAINS: usize>(
     weights: &[f32],
     n_weights: usize,
-    skip: &Range<usize>,
+    skip: &[Range<usize>],
     values: *const u16,
     stride: usize,
     n_columns: usize,
@@ -143,7 +143,7 @@ pub(super) unsafe fn mix<const R: usize, const CHAINS: usize>(
             let mut totals: [[MaybeUninit<__m256>; WIDTH]; R] = [[const { MaybeUninit::uninit() }; WIDTH]; R];
             for lane in 0..WIDTH {
                 let mut parts = [[_mm256_setzero_ps(); CHAINS]; R];
-                for step in (0..n_weights).step_by(STEP).filter(|step| !skip.contains(step)) {
+                for step in (0..n_weights).step_by(STEP).filter(|step| !skip.iter().any(|skip| skip.contains(step))) {
                     // SAFETY: everything lies inside as the caller promised.
                     unsafe {
                         let column = values.add((d + half + lane) * stride);

@@ -75,7 +75,7 @@ pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
     keys: *const u16,
     stride: usize,
     n_seen: usize,
-    skip: &Range<usize>,
+    skip: &[Range<usize>],
     scores: &mut [f32],
     n_scores: usize,
 ) {
@@ -83,7 +83,7 @@ pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
     debug_assert!(scores.len() == R * n_scores && n_seen.next_multiple_of(LANES) <= n_scores);
     // SAFETY: rows beyond the last key read the last key again; all else lies inside as the caller promised.
     unsafe {
-        for first in (0..n_seen).step_by(LANES).filter(|first| !skip.contains(first)) {
+        for first in (0..n_seen).step_by(LANES).filter(|first| !skip.iter().any(|skip| skip.contains(first))) {
             let mut totals: [[MaybeUninit<__m512>; LANES]; R] = [[const { MaybeUninit::uninit() }; LANES]; R];
             for lane in 0..LANES {
                 let key = keys.add((first + lane).min(n_seen - 1) * stride);
@@ -120,7 +120,7 @@ pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
 pub(super) unsafe fn mix<const R: usize, const CHAINS: usize>(
     weights: &[f32],
     n_weights: usize,
-    skip: &Range<usize>,
+    skip: &[Range<usize>],
     values: *const u16,
     stride: usize,
     n_columns: usize,
@@ -134,7 +134,7 @@ pub(super) unsafe fn mix<const R: usize, const CHAINS: usize>(
             for lane in 0..LANES {
                 let column = values.add((d + lane) * stride);
                 let mut parts = [[_mm512_setzero_ps(); CHAINS]; R];
-                for step in (0..n_weights).step_by(STEP).filter(|step| !skip.contains(step)) {
+                for step in (0..n_weights).step_by(STEP).filter(|step| !skip.iter().any(|skip| skip.contains(step))) {
                     for j in 0..4 {
                         let at = step + j * LANES;
                         let v = halves(column.add(at));

@@ -51,6 +51,8 @@ pub struct Heads {
     pub head_dim_v: usize,
     /// Multiplies the scores before the softmax.
     pub scale: f32,
+    /// Bound on the scaled scores, which near it smoothly: `cap * tanh(score / cap)` (arXiv 2408.00118).
+    pub softcap: Option<f32>,
 }
 
 impl Heads {
@@ -80,8 +82,8 @@ impl Lanes {
 
 impl<'g> Ops<'g> {
     /// Attention of the queries `q` f32 \[head_k, n_head, t\] to the cached keys `k` f16 \[head_k * n_head_kv, n\] and values
-    /// `v` f16 \[n, head_v * n_head_kv\] (by column): row i sees the rows up to `sees`\[2, i\]
-    /// except those from `sees`\[0, i\] to before `sees`\[1, i\] (i32 \[3, t\]). The result is \[head_v * n_head, t\]. For
+    /// `v` f16 \[n, head_v * n_head_kv\] (by column): row i sees the rows from `sees`\[0, i\] to
+    /// `sees`\[3, i\], both included, except those from `sees`\[1, i\] to before `sees`\[2, i\] (i32 \[4, t\]). The result is \[head_v * n_head, t\]. For
     /// heads with a kernel only.
     #[track_caller]
     pub fn attention(
@@ -98,7 +100,7 @@ impl<'g> Ops<'g> {
         let t = sees.shape()[1];
         assert_eq!(q.shape(), [heads.head_dim_k, heads.n_head, t, 1], "attention: queries {q:?}");
         assert!(q.dtype() == DType::F32 && q.strides()[0] == size_of::<f32>(), "attention: queries {q:?}");
-        assert_eq!((sees.dtype(), sees.shape()[0]), (DType::I32, 3), "attention: what rows see is three i32 each");
+        assert_eq!((sees.dtype(), sees.shape()[0]), (DType::I32, 4), "attention: what rows see is four i32 each");
         assert_eq!(k.shape()[0], heads.head_dim_k * heads.n_head_kv, "attention: keys {k:?}");
         assert_eq!(v.shape()[..2], [k.shape()[1], heads.head_dim_v * heads.n_head_kv], "attention: values {v:?}");
         assert!(k.shape()[1].is_multiple_of(STEP) && heads.n_head.is_multiple_of(heads.n_head_kv));
@@ -151,21 +153,22 @@ impl Attention {
         first: usize,
         scratch: &mut Scratch,
     ) {
-        let Heads { n_head, n_head_kv, head_dim_k, head_dim_v, scale } = self.heads;
+        let Heads { n_head, n_head_kv, head_dim_k, head_dim_v, .. } = self.heads;
         let lanes = self.lanes;
         let kv_head = head / (n_head / n_head_kv);
         let [q, k, v, sees] = [0, 1, 2, 3].map(|i| run.source(i));
         // SAFETY: the graph runs this node after its sources, whose shapes `Ops::attention` checked; the rows seen are rows
         // of the cache; this thread alone writes these rows of this head.
         unsafe {
-            let sees: &[[i32; 3]] = std::slice::from_raw_parts(sees.data.cast(), sees.ne[1] as usize);
-            let seen: [usize; R] = std::array::from_fn(|r| sees[first + r][2] as usize + 1);
-            let holes: [Range<usize>; R] =
-                std::array::from_fn(|r| sees[first + r][0] as usize..(sees[first + r][1] as usize).min(seen[r]));
+            let sees: &[[i32; 4]] = std::slice::from_raw_parts(sees.data.cast(), sees.ne[1] as usize);
+            let ranges = |r: usize| sees[first + r].map(|at| at as usize);
+            let seen: [usize; R] = std::array::from_fn(|r| ranges(r)[3] + 1);
+            let holes: [Range<usize>; R] = std::array::from_fn(|r| ranges(r)[1]..ranges(r)[2].min(seen[r]));
             // Whole steps that none of the rows sees.
             let hole_start = holes.iter().map(|hole| hole.start).max().unwrap_or(0).next_multiple_of(STEP);
             let hole_end = holes.iter().map(|hole| hole.end).min().unwrap_or(0) / STEP * STEP;
-            let skip = hole_start..hole_end.max(hole_start);
+            let before = (0..R).map(|r| ranges(r)[0]).min().unwrap_or(0) / STEP * STEP;
+            let skip = [0..before, hole_start..hole_end.max(hole_start)];
             let n_seen = seen.iter().copied().max().unwrap_or(0);
             assert!(n_seen <= k.ne[1] as usize, "attention: row {} of {}", n_seen - 1, k.ne[1]);
             let n_weights = n_seen.next_multiple_of(STEP);
@@ -181,10 +184,15 @@ impl Attention {
                 Lanes::Sixteen => avx512::scores::<R, CHAINS>,
             };
             scores(queries, keys.cast(), k.nb[1] / 2, n_seen, &skip, weights, n_weights);
-            for ((weights, &seen), hole) in weights.chunks_exact_mut(n_weights).zip(&seen).zip(holes) {
+            for (r, weights) in weights.chunks_exact_mut(n_weights).enumerate() {
+                let (seen, hole, start) = (seen[r], holes[r].clone(), ranges(r)[0]);
                 // As if there were no hole: so the scores add up as they do alone.
                 weights.copy_within(hole.end..seen, hole.start);
-                soft_max(lanes, weights, seen - hole.len(), scale);
+                // Where a window starts behind the hole, it starts so much earlier without one.
+                let start = if start >= hole.end { start - hole.len() } else { start };
+                self.scale(&mut weights[start..seen - hole.len()]);
+                weights[..start].fill(f32::NEG_INFINITY);
+                soft_max(lanes, weights, seen - hole.len());
                 weights.copy_within(hole.start..seen - hole.len(), hole.end);
                 weights[hole].fill(0.0);
             }
@@ -200,16 +208,22 @@ impl Attention {
             mix(weights, n_weights, &skip, values.cast(), v.nb[1] / 2, head_dim_v, &mut mixed);
         }
     }
+
+    /// Scores as they enter the softmax.
+    fn scale(&self, scores: &mut [f32]) {
+        let Heads { scale, softcap, .. } = self.heads;
+        scores.iter_mut().for_each(|score| *score *= scale);
+        if let Some(cap) = softcap {
+            // A product, as ggml's scale is: a quotient would round otherwise.
+            scores.iter_mut().for_each(|score| *score = (*score * (1.0 / cap)).tanh() * cap);
+        }
+    }
 }
 
-/// softmax of the first `seen` scores times `scale`, rounded to f16; the rest becomes zero.
+/// softmax of the first `seen` scores, rounded to f16; the rest becomes zero.
 #[cfg(target_arch = "x86_64")]
-fn soft_max(lanes: Lanes, scores: &mut [f32], seen: usize, scale: f32) {
-    let mut max = f32::NEG_INFINITY;
-    for score in &mut scores[..seen] {
-        *score *= scale;
-        max = max.max(*score);
-    }
+fn soft_max(lanes: Lanes, scores: &mut [f32], seen: usize) {
+    let max = scores[..seen].iter().copied().fold(f32::NEG_INFINITY, f32::max);
     // ggml takes eight or sixteen at a time.
     let n = seen.next_multiple_of(LANES);
     scores[seen..n].fill(f32::NEG_INFINITY);
@@ -245,7 +259,7 @@ mod tests {
     use super::*;
     use crate::ggml::{Builder, Device, Runner, Slot, StoreBuilder, Stored};
 
-    const HEADS: Heads = Heads { n_head: 6, n_head_kv: 2, head_dim_k: 64, head_dim_v: 32, scale: 0.125 };
+    const HEADS: Heads = Heads { n_head: 6, n_head_kv: 2, head_dim_k: 64, head_dim_v: 32, scale: 0.125, softcap: None };
     const N_CACHE: usize = 192;
 
     fn halves(n: usize, rng: &mut ChaCha8Rng) -> Vec<u8> {
@@ -253,25 +267,30 @@ mod tests {
     }
 
     /// Queries of `n_rows` rows, keys, values.
-    fn tensors(n_rows: usize, rng: &mut ChaCha8Rng) -> Vec<Stored> {
+    fn tensors(n_rows: usize, rng: &mut ChaCha8Rng) -> [Stored; 3] {
         let Heads { n_head, n_head_kv, head_dim_k, head_dim_v, .. } = HEADS;
         let mut builder = StoreBuilder::new(3);
         let n = head_dim_k * n_head * n_rows;
         let q: Vec<u8> = (0..n).flat_map(|_| rng.random_range(-2.0f32..2.0).to_le_bytes()).collect();
-        builder.add_plain("q", DType::F32, &[head_dim_k, n_head, n_rows], &q).unwrap();
         let (k, v) = (head_dim_k * n_head_kv, head_dim_v * n_head_kv);
-        builder.add_plain("k", DType::F16, &[k, N_CACHE], &halves(k * N_CACHE, rng)).unwrap();
-        builder.add_plain("v", DType::F16, &[N_CACHE, v], &halves(v * N_CACHE, rng)).unwrap();
-        builder.finish()
+        [
+            builder.add_plain("q", DType::F32, &[head_dim_k, n_head, n_rows], &q).unwrap(),
+            builder.add_plain("k", DType::F16, &[k, N_CACHE], &halves(k * N_CACHE, rng)).unwrap(),
+            builder.add_plain("v", DType::F16, &[N_CACHE, v], &halves(v * N_CACHE, rng)).unwrap(),
+        ]
     }
 
     /// The same with ggml's own nodes.
-    fn reference<'g>(b: &Builder<'g>, [q, k, v]: [Tensor<'g>; 3], mask: Tensor<'g>) -> Tensor<'g> {
-        let Heads { n_head, n_head_kv, head_dim_k, head_dim_v, scale } = HEADS;
+    fn reference<'g>(b: &Builder<'g>, heads: &Heads, [q, k, v]: [Tensor<'g>; 3], mask: Tensor<'g>) -> Tensor<'g> {
+        let Heads { n_head, n_head_kv, head_dim_k, head_dim_v, scale, softcap } = *heads;
         let (key, column) = (k.strides()[1], v.strides()[1]);
         let keys = b.ops.view(k, [head_dim_k, N_CACHE, n_head_kv], [key, head_dim_k * 2], 0);
         let values = b.ops.view(v, [N_CACHE, head_dim_v, n_head_kv], [column, column * head_dim_v], 0);
-        let weights = b.ops.soft_max(b.ops.mul_mat(keys, b.ops.swap_1_2(q)), mask, scale);
+        let scores = b.ops.mul_mat(keys, b.ops.swap_1_2(q));
+        let weights = match softcap {
+            Some(cap) => b.ops.soft_max(b.ops.softcap(b.ops.scale(scores, scale), cap), mask, 1.0),
+            None => b.ops.soft_max(scores, mask, scale),
+        };
         let mixed = b.ops.contiguous(b.ops.swap_1_2(b.ops.mul_mat(values, weights)));
         b.ops.reshape(mixed, [head_dim_v * n_head, q.shape()[2]])
     }
@@ -282,27 +301,42 @@ mod tests {
             return; // then nothing uses the node
         }
         let mut rng = ChaCha8Rng::seed_from_u64(3);
-        let holes = [0..0, 0..0, 0..64, 0..0, 0..0, 3..40, 10..90];
-        for ((first, n_rows), hole) in
-            [(0, 1), (70, 1), (191, 1), (0, 2), (3, 4), (60, 9), (100, 92)].into_iter().zip(holes)
-        {
+        const ALL: usize = N_CACHE;
+        let capped = Heads { softcap: Some(1.5), ..HEADS };
+        for (heads, first, n_rows, hole, window) in [
+            (HEADS, 0, 1, 0..0, ALL),
+            (HEADS, 70, 1, 0..0, ALL),
+            (HEADS, 191, 1, 0..64, ALL),
+            (HEADS, 0, 2, 0..0, ALL),
+            (HEADS, 3, 4, 0..0, ALL),
+            (HEADS, 60, 9, 3..40, ALL),
+            (HEADS, 100, 92, 10..90, ALL),
+            (HEADS, 191, 1, 0..0, 70),
+            (HEADS, 60, 9, 0..0, 20),
+            (HEADS, 100, 92, 0..0, 64),
+            (capped, 191, 1, 0..0, ALL),
+            (capped, 60, 9, 0..0, 20),
+        ] {
             let stored = tensors(n_rows, &mut rng);
             let [q, k, v] = [0, 1, 2].map(|i| stored[i].t());
             let order = if n_rows == 1 { Order::Token } else { Order::Prompt };
             let mut runner: Runner<(), [Slot; 4]> = Runner::new(Device::cpu(2).unwrap());
             let mut run = runner
                 .prepare((), 64, &[stored[0].store()], |b| {
-                    let (sees, p) = b.input("sees", DType::I32, &[3, n_rows]);
+                    let (sees, p) = b.input("sees", DType::I32, &[4, n_rows]);
                     let (mask, m) = b.input("mask", DType::F16, &[N_CACHE, n_rows]);
-                    let found = b.output(b.ops.attention(&HEADS, q, k, v, sees, order));
-                    [p, m, found, b.output(reference(b, [q, k, v], mask))]
+                    let found = b.output(b.ops.attention(&heads, q, k, v, sees, order));
+                    [p, m, found, b.output(reference(b, &heads, [q, k, v], mask))]
                 })
                 .unwrap();
             let [seen, mask, found, expected] = run.slots();
             let last = first as i32..(first + n_rows) as i32;
-            run.set_i32(seen, &last.flat_map(|i| [hole.start as i32, hole.end as i32, i]).collect::<Vec<_>>());
+            let start = |row: usize| (row + 1).saturating_sub(window);
+            let ranges = |i: i32| [start(i as usize) as i32, hole.start as i32, hole.end as i32, i];
+            run.set_i32(seen, &last.flat_map(ranges).collect::<Vec<_>>());
             let sees = |row: usize, i: usize| {
-                if i <= first + row && !hole.contains(&i) { f16::ZERO } else { f16::NEG_INFINITY }
+                let is_seen = (start(first + row)..=first + row).contains(&i) && !hole.contains(&i);
+                if is_seen { f16::ZERO } else { f16::NEG_INFINITY }
             };
             run.set_f16(mask, &(0..n_rows * N_CACHE).map(|i| sees(i / N_CACHE, i % N_CACHE)).collect::<Vec<_>>());
             let computed = run.compute().unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use curtail::dtype::DType;
-use curtail::ggml::{Builder, Device, Ops, Rope, Runner, Slot, StoreBuilder, Stored};
+use curtail::ggml::{Activation, Builder, Device, Heads, Ops, Pairs, Rope, Runner, Slot, StoreBuilder, Stored};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -50,15 +50,17 @@ const TYPES: [DType; 8] =
 fn stored(device: &Arc<Device>) -> Vec<Stored> {
     let mut builder = StoreBuilder::new(32);
     builder.place_on(device);
+    let mut stored = Vec::new();
     for (i, dtype) in TYPES.into_iter().enumerate() {
-        builder.add_plain(dtype.name(), dtype, &[N, N], &matrix(dtype, N, i as u64)).expect("added");
+        stored.push(builder.add_plain(dtype.name(), dtype, &[N, N], &matrix(dtype, N, i as u64)).expect("added"));
     }
-    builder.add_plain("weight", DType::F32, &[N], &matrix(DType::F32, 1, 50)).expect("added");
+    stored.push(builder.add_plain("weight", DType::F32, &[N], &matrix(DType::F32, 1, 50)).expect("added"));
     for dtype in [DType::F16, DType::Q8_0] {
-        builder.add_plain("cache", dtype, &[N, ROWS], &matrix(dtype, ROWS, 60)).expect("added");
+        stored.push(builder.add_plain("cache", dtype, &[N, ROWS], &matrix(dtype, ROWS, 60)).expect("added"));
     }
-    builder.add_plain("factors", DType::F32, &[HEAD / 2], &[0, 0, 128, 63].repeat(HEAD / 2)).expect("added");
-    builder.finish()
+    let factors = [0, 0, 128, 63].repeat(HEAD / 2);
+    stored.push(builder.add_plain("factors", DType::F32, &[HEAD / 2], &factors).expect("added"));
+    stored
 }
 
 const INPUTS: usize = 4;
@@ -86,11 +88,12 @@ fn build<'g>(g: &Builder<'g>, stored: &'g [Stored]) -> [Option<Slot>; 40] {
     let normed = ops.add(ops.mul(ops.rms_norm(x, 1e-5), weight), x);
     out(normed);
     out(ops.layer_norm(normed, 1e-5));
-    out(ops.swiglu(normed));
-    out(ops.swiglu_split(normed, x));
-    out(ops.relu(normed));
-    out(ops.gelu(normed));
+    out(ops.activation(Activation::Swiglu, normed));
+    out(ops.gated(Activation::Swiglu, normed, x));
+    out(ops.activation(Activation::Relu, normed));
+    out(ops.activation(Activation::Gelu, normed));
     let rope = Rope {
+        pairs: Pairs::Adjacent,
         n_dims: HEAD,
         freq_base: 1e4,
         freq_scale: 1.0,
@@ -108,7 +111,16 @@ fn build<'g>(g: &Builder<'g>, stored: &'g [Stored]) -> [Option<Slot>; 40] {
         g.effect(ops.set_rows(cache, x, places));
         if head_bytes > 0 {
             let keys = ops.view(cache, [HEAD, ROWS, N / HEAD], [row_bytes, head_bytes], 0);
-            out(ops.flash_attn(q, keys, keys, mask, 0.25));
+            let shapes = Heads {
+                n_head: N / HEAD,
+                n_head_kv: N / HEAD,
+                head_dim_k: HEAD,
+                head_dim_v: HEAD,
+                scale: 0.25,
+                softcap: Some(2.0),
+            };
+            out(ops.flash_attn(q, keys, keys, mask, &shapes));
+            out(ops.softcap(ops.mul_mat_f32(keys, q), 2.0));
             out(ops.soft_max(ops.mul_mat_f32(keys, q), mask, 0.25));
         }
         out(ops.get_rows(cache, ids));
