@@ -19,6 +19,8 @@ use curtail::tokenizer::{Special, Tokenizer};
 use serde_json::{Value as Json, json};
 
 const LLAMAS: [&str; 4] = ["llama-spm", "llama-bpe", "llama-bin", "llama-hf"];
+/// One of each other architecture that llama.cpp has.
+const OTHERS: [&str; 3] = ["qwen2", "qwen3", "gemma3"];
 const OPTS: [&str; 3] = ["opt-prenorm", "opt-350m-like", "opt-galactica-like"];
 const TYPES: [(&str, OutType); 5] = [
     ("f32", OutType::F32),
@@ -85,8 +87,8 @@ fn shown(value: &Value) -> Json {
 
 /// The difference is printed key by key and tensor by tensor before the whole files are compared.
 #[test]
-fn a_llama_is_the_file_of_llama_cpps_converter() {
-    for name in LLAMAS {
+fn a_file_is_that_of_llama_cpps_converter() {
+    for name in LLAMAS.into_iter().chain(OTHERS) {
         let expected = read_json(data(name).join("expected.json"));
         for (type_name, outtype) in TYPES {
             let (folder, file) = converted(name, outtype);
@@ -134,7 +136,7 @@ fn assert_tensors(name: &str, file: &File, expected: &Json) {
 fn converted_tokenizers_give_the_ids_of_the_originals() {
     let corpus = read_json(data("../tokenizer/corpus.json"));
     let corpus: Vec<&str> = corpus.as_array().expect("a list").iter().map(|t| t.as_str().expect("a text")).collect();
-    for name in LLAMAS {
+    for name in LLAMAS.into_iter().chain(OTHERS) {
         let plan = Plan::new(&data(name), &Options::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
         let tokenizer = Tokenizer::from_gguf(plan.metadata()).expect("a tokenizer");
         let golden = read_json(data(name).join("ids.json"));
@@ -309,7 +311,7 @@ fn rows_of_an_opt_are_the_checkpoints() {
 
 #[test]
 fn a_converted_model_computes_what_transformers_does() {
-    for name in LLAMAS.iter().chain(&OPTS) {
+    for name in LLAMAS.iter().chain(&OTHERS).chain(&OPTS) {
         let (_folder, file) = converted(name, OutType::F32);
         let prompt = read_json(data(name).join("prompt.json"));
         let tokens: Vec<TokenId> = serde_json::from_value(prompt["tokens"].clone()).expect("ids");
@@ -318,8 +320,10 @@ fn a_converted_model_computes_what_transformers_does() {
         let found = golden::logits(&Arc::new(model), &tokens, golden::f32_cache());
         let worst = golden::largest_difference(&found, &expected);
         println!("{name}: at most {worst:e} apart");
-        // The order of additions; see tests/data/README.md for llama.cpp's distance on such files.
-        assert!(worst < 1e-4, "{name}: {worst:e}");
+        // The order of additions; see tests/data/README.md for llama.cpp's distance on such files. ggml looks GELU up in a table
+        // of f16: with such a table transformers itself differs by 1.5e-3 from these logits of `gemma3`.
+        let tolerance = if *name == "gemma3" { 3e-3 } else { 1e-4 };
+        assert!(worst < tolerance, "{name}: {worst:e}");
     }
 }
 

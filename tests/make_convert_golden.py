@@ -3,6 +3,7 @@
 
     make_convert_golden.py opt [FOLDER]                 the OPT variants
     make_convert_golden.py llama LLAMA_CPP [FOLDER]     the Llama variants, and what llama.cpp's converter makes of them
+    make_convert_golden.py others LLAMA_CPP [FOLDER]    one checkpoint of each other architecture, and the same
 
 Needs the Python packages torch, transformers, tokenizers, sentencepiece, protobuf, safetensors and gguf; LLAMA_CPP is a
 source tree of llama.cpp that has `convert_hf_to_gguf.py` and `conversion/`.
@@ -17,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
@@ -41,14 +43,15 @@ OPT = {
 
 
 def main():
-    if len(sys.argv) < 2 or sys.argv[1] not in ("opt", "llama"):
+    if len(sys.argv) < 2 or sys.argv[1] not in ("opt", "llama", "others"):
         sys.exit(__doc__)
     elif sys.argv[1] == "opt":
         make_opt(Path(sys.argv[2]) if len(sys.argv) > 2 else DEFAULT)
     elif len(sys.argv) < 3:
         sys.exit(__doc__)
     else:
-        make_llama(Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else DEFAULT)
+        make = make_llama if sys.argv[1] == "llama" else make_others
+        make(Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else DEFAULT)
 
 
 def make_opt(root):
@@ -299,7 +302,121 @@ def smollm_tokenizer(folder):
 
 
 TOKENIZERS = {"llama-spm": spm_tokenizer, "llama-bpe": llama3_tokenizer, "llama-bin": smollm_tokenizer, "llama-hf": hf_tokenizer}
-PRE_NAMES = {"llama-bpe": "llama-bpe", "llama-bin": "smollm"}
+PRE_NAMES = {"llama-bpe": "llama-bpe", "llama-bin": "smollm", "qwen2": "qwen2", "qwen3": "qwen2"}
+
+
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+# The classes of transformers by the beginning of their names, and what is not as in SMALL. All are in bf16, as published.
+OTHERS = {
+    # A head of its own, two tokens that end a generation.
+    "qwen2": ("Qwen2", {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}, "use_sliding_window": False, "sliding_window": 32,
+        "tie_word_embeddings": False}),
+    # Norms of queries and keys, heads wider than hidden_size / n_head, yarn.
+    "qwen3": ("Qwen3", {
+        "head_dim": 16, "tie_word_embeddings": True, "max_position_embeddings": 4 * N_CONTEXT, "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 100000.0, "factor": 4.0, "original_max_position_embeddings": 16}}),
+    # Six layers of a pattern and one more; the prompt is longer than the window; scaled as the larger ones are.
+    "gemma3": ("Gemma3", {
+        "num_hidden_layers": 7, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+        "query_pre_attn_scalar": 16, "sliding_window": 8, "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}}),
+}
+
+
+def make_others(llama_cpp, root):
+    for seed, (name, (family, options)) in enumerate(OTHERS.items(), start=31):
+        folder = fresh(root / name)
+        n_tokens, ids, roles = OTHER_TOKENIZERS[name](folder)
+        config_class = getattr(transformers, f"{family}TextConfig", None) or getattr(transformers, f"{family}Config")
+        config = config_class(**{
+            **SMALL, "vocab_size": n_tokens + 3, "max_position_embeddings": N_CONTEXT, "attn_implementation": "eager", **roles, **options})
+        model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+        # Gemma adds one to the weights of its norms.
+        fill(model, seed, torch.bfloat16, norm=0.0 if family.startswith("Gemma") else 1.0)
+        save_logits(folder, model, seed, n_tokens, n=16)
+        model = model.to(torch.bfloat16)
+        ends = [roles["eos_token_id"], roles["pad_token_id"]] if family.startswith("Qwen") else roles["eos_token_id"]
+        model.generation_config.update(eos_token_id=ends, do_sample=True, temperature=0.7, top_k=20, top_p=0.8)
+        model.save_pretrained(folder, max_shard_size="60KB")
+        clean(folder)
+        write_json(folder / "ids.json", ids)
+        write_json(folder / "expected.json", converted(llama_cpp, folder))
+
+
+def qwen_tokenizer(folder):
+    """Qwen's byte-level BPE: no token before a text, special tokens behind the vocabulary, others among them."""
+    import make_tokenizer_golden as golden
+
+    pre, _, _ = golden.PRE["qwen2"]
+    tokenizer, corpus = bpe_tokenizer(pre, [], [], False)
+    tokenizer.normalizer = normalizers.NFC()
+    control, user = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], ["<tool_call>", "</tool_call>", "<think>", "</think>"]
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in user])
+    tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    added = {str(tokenizer.token_to_id(t)): {"content": t, "special": t in control, "normalized": False, "lstrip": False,
+                                             "rstrip": False, "single_word": False} for t in control + user}
+    write_json(folder / "tokenizer_config.json", {
+        "add_bos_token": False, "add_prefix_space": False, "added_tokens_decoder": added, "additional_special_tokens": control[1:],
+        "bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None, "errors": "replace",
+        "chat_template": CHAT, "tokenizer_class": "PreTrainedTokenizerFast"})
+    roles = {"eos_token_id": tokenizer.token_to_id("<|im_end|>"), "pad_token_id": tokenizer.token_to_id("<|endoftext|>")}
+    return tokenizer.get_vocab_size(), [tokenizer.encode(text, add_special_tokens=False).ids for text in corpus], roles
+
+
+def gemma_tokenizer(folder):
+    """Gemma's SentencePiece, in both its forms: no space before a text, tokens for runs of spaces and for turns."""
+    import make_tokenizer_golden as golden
+    import sentencepiece
+
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    user = ["<tool>", "\u2581\u2581", "\u2581\u2581\u2581", "\n", "\n\n"]
+    turns = ["<start_of_turn>", "<end_of_turn>"]
+    proto = golden.train_spm(
+        "gemma", byte_fallback=True, add_dummy_prefix=False, pad_id=0, eos_id=1, bos_id=2, unk_id=3, pad_piece="<pad>", bos_piece="<bos>",
+        eos_piece="<eos>", user_defined_symbols=turns + user)
+    (folder / "tokenizer.model").write_bytes(proto.SerializeToString())
+    ids = {piece.piece: i for i, piece in enumerate(proto.pieces)}
+    plain = {"normalized": False, "lstrip": False, "rstrip": False, "single_word": False}
+    added = {str(ids[t]): {"content": t, "special": t in special + turns, **plain} for t in special + turns + user}
+    config = {
+        "tokenizer_class": "GemmaTokenizer", "add_bos_token": True, "add_eos_token": False, "bos_token": "<bos>", "eos_token": "<eos>",
+        "pad_token": "<pad>", "unk_token": "<unk>", "added_tokens_decoder": added, "chat_template": CHAT, "legacy": True}
+    write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "special_tokens_map.json", {f"{role}_token": f"<{role}>" for role in ("bos", "eos", "pad", "unk")})
+    write_json(folder / "tokenizer.json", gemma_json(proto, added))
+    processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+    roles = {"bos_token_id": 2, "eos_token_id": [1, ids["<end_of_turn>"]], "pad_token_id": 0}
+    return len(proto.pieces), [processor.encode(text) for text in golden.PROSE + golden.CODE + golden.WORLD + golden.LONG], roles
+
+
+def gemma_json(proto, added):
+    """The merges behind the pieces: the pair that makes a better piece comes first."""
+    pieces = {piece.piece: i for i, piece in enumerate(proto.pieces)}
+    merges = []
+    for piece in proto.pieces:
+        pairs = [(piece.piece[:i], piece.piece[i:]) for i in range(1, len(piece.piece))]
+        pairs = [(a, b) for a, b in pairs if a in pieces and b in pieces and piece.type == 1]
+        merges += [(-piece.score, pieces[a], pieces[b], [a, b]) for a, b in pairs]
+    merges = [merge for *_, merge in sorted(merges)]
+    return {
+        "version": "1.0", "added_tokens": [{"id": int(i), **token} for i, token in added.items()],
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
+        "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False},
+        "post_processor": {
+            "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [], "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}}},
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {"type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None, "end_of_word_suffix": None,
+                  "fuse_unk": True, "byte_fallback": True, "ignore_merges": False, "vocab": pieces, "merges": merges},
+    }
+
+
+OTHER_TOKENIZERS = {"qwen2": qwen_tokenizer, "qwen3": qwen_tokenizer, "gemma3": gemma_tokenizer}
 
 
 def converted(llama_cpp, folder):
@@ -386,14 +503,14 @@ def pre_tokenizer_files():
     return files
 
 
-def fill(model, seed, dtype=torch.float16):
+def fill(model, seed, dtype=torch.float16, norm=1.0):
     """Weights that the type can hold, so that a checkpoint in it and these logits in f32 are of one model."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if "norm" in name and name.endswith("weight"):
-                noise = 1.0 + 0.2 * noise
+                noise = norm + 0.2 * noise
             elif parameter.dim() == 1:
                 noise = 0.2 * noise
             elif "embed_positions" in name:

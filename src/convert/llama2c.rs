@@ -220,14 +220,14 @@ impl Layout<'_> {
 
     fn norm(&mut self, name: String) -> Result<(), Error> {
         let source = self.take(vec![self.header.n_embd], Element::F32)?;
-        self.push(name, source.shape.clone(), Data::Stored { source, rows: Rows::All });
+        self.push(name, source.shape.clone(), Data::Stored { source, rows: Rows::All, offset: 0.0 });
         Ok(())
     }
 
     fn matrix(&mut self, name: &str, rows: usize, row: usize) -> Result<(), Error> {
         let shape = vec![rows, row];
         let data = if self.header.version < 2 {
-            Data::Stored { source: self.take(shape.clone(), Element::F32)?, rows: Rows::All }
+            Data::Stored { source: self.take(shape.clone(), Element::F32)?, rows: Rows::All, offset: 0.0 }
         } else {
             let group = self.header.group;
             if !(rows * row).is_multiple_of(group) {

@@ -1,23 +1,24 @@
-//! A Hugging Face checkpoint to a GGUF file: Llama and OPT, from safetensors or from PyTorch's pickles, and llama2.c's
-//! checkpoints. Owns every check of what such a folder says; refuses to run anything in it, to follow names out of it, and
+//! A Hugging Face checkpoint to a GGUF file, from safetensors or from PyTorch's pickles, and llama2.c's checkpoints: one plan,
+//! driven by what [`arch`] says of each architecture. Owns every check of what such a folder says; refuses to run anything in it, to follow names out of it, and
 //! to convert what it does not know to the last tensor.
 //!
 //! [`Plan::new`] reads everything but the numbers and checks it; [`Plan::write`] streams the numbers, in memory for a few
-//! pieces of some megabytes. For a Llama the file is the one that llama.cpp's `convert_hf_to_gguf.py` writes, byte for
+//! pieces of some megabytes. Of architectures that llama.cpp has, the file is the one that llama.cpp's `convert_hf_to_gguf.py` writes, byte for
 //! byte, but for what is said in [`Plan::notices`] and where that script's files give other token ids than the model's
 //! own tokenizer.
 
+mod arch;
 mod card;
 mod checkpoint;
 mod element;
 mod error;
+mod facts;
 mod json;
-mod llama;
 mod llama2c;
 mod naming;
-mod opt;
 mod pickle;
 mod read;
+mod rope;
 mod safetensors;
 mod target;
 mod torch;
@@ -29,7 +30,9 @@ pub use target::OutType;
 
 use std::path::{Path, PathBuf};
 
+use arch::{Arch, Size};
 use checkpoint::Tensors;
+use facts::Facts;
 use json::{Document, Object, shown};
 use read::Kind;
 use target::{Output, file_type, place};
@@ -82,15 +85,7 @@ impl Plan {
         let config = Document::need(folder.join("config.json"), Kind::Settings)?;
         let config = config.root();
         check_unquantized(&config)?;
-        match architecture(&config)? {
-            "LlamaForCausalLM" | "LLaMAForCausalLM" => plan_llama(&folder, config, llama::LLAMA, options),
-            "MistralForCausalLM" => plan_llama(&folder, config, llama::MISTRAL, options),
-            "OPTForCausalLM" => plan_opt(&folder, config, options),
-            other => {
-                let expected = "`LlamaForCausalLM`, `MistralForCausalLM` or `OPTForCausalLM`";
-                Err(config.error("architectures", expected, format_args!("`{other}`")))
-            }
-        }
+        plan(Arch::of(&config)?, &folder, config, options)
     }
 
     /// Writes the file: complete, or not at all. `progress` is told how many bytes of tensors are written so far; when it
@@ -134,35 +129,22 @@ impl Plan {
     }
 }
 
-fn plan_llama(folder: &Path, json: Object, defaults: llama::Defaults, options: &Options) -> Result<Plan, Error> {
+fn plan(arch: &'static Arch, folder: &Path, json: Object, options: &Options) -> Result<Plan, Error> {
     let mut notices = Vec::new();
-    let config = llama::Config::read(json.clone(), defaults, &mut notices)?;
+    let facts = Facts::read(arch, json.clone(), &mut notices)?;
     let tensors = checkpoint::open(folder)?;
-    check_layers(&json, config.n_layer(), &tensors)?;
+    check_layers(&json, facts.size(Size::Layers), &tensors)?;
     let dtype = options.outtype.resolved(&tensors);
     // The checkpoint's own come first to be checked, and last in the file: the others take the sizes that these prove.
-    let own = place(folder, &tensors, config.targets(), dtype, llama::name_of)?;
-    let mut outputs = config.extra()?;
+    let own = place(folder, &tensors, facts.targets(), dtype, |name| facts.name_of(name))?;
+    let mut outputs = facts.extra()?;
     outputs.extend(own);
-    let mut meta = general("llama");
+    let mut meta = general(arch.gguf);
     card::write(folder, options.name.as_deref(), json.clone(), parameters(&outputs), &mut meta, &mut notices)?;
-    config.write(file_type(dtype), &mut meta)?;
+    facts.write(file_type(dtype), &mut meta)?;
     meta.insert("general.quantization_version", QUANTIZATION_VERSION);
-    Vocab::open(folder, json, config.n_vocab, options.pre.as_deref(), &mut notices)?.llama(&mut meta)?;
-    Plan::build(meta, outputs, dtype, notices)
-}
-
-fn plan_opt(folder: &Path, json: Object, options: &Options) -> Result<Plan, Error> {
-    let config = opt::Config::read(json.clone())?;
-    let tensors = checkpoint::open(folder)?;
-    check_layers(&json, config.n_layer(), &tensors)?;
-    let dtype = options.outtype.resolved(&tensors);
-    let outputs = place(folder, &tensors, config.targets(), dtype, opt::name_of)?;
-    let (mut meta, mut notices) = (general("opt"), Vec::new());
-    card::write(folder, options.name.as_deref(), json.clone(), parameters(&outputs), &mut meta, &mut notices)?;
-    config.write(file_type(dtype), &mut meta);
-    meta.insert("general.quantization_version", QUANTIZATION_VERSION);
-    Vocab::open(folder, json, config.n_vocab, options.pre.as_deref(), &mut notices)?.opt(&mut meta)?;
+    let n_vocab = facts.size(Size::Vocab);
+    Vocab::open(folder, json, n_vocab, options.pre.as_deref(), &mut notices)?.write(&arch.vocabulary, &mut meta)?;
     Plan::build(meta, outputs, dtype, notices)
 }
 
@@ -178,13 +160,6 @@ fn general(architecture: &str) -> Metadata {
 
 fn parameters(outputs: &[Output]) -> u64 {
     outputs.iter().map(Output::elements).sum()
-}
-
-/// The first of the architectures that the configuration names.
-fn architecture<'a>(config: &Object<'a>) -> Result<&'a str, Error> {
-    let list = config.array("architectures")?;
-    let first = list.and_then(|list| list.first()).and_then(serde_json::Value::as_str);
-    first.ok_or_else(|| config.error("architectures", "a list with a name", "none"))
 }
 
 fn check_unquantized(config: &Object) -> Result<(), Error> {

@@ -18,6 +18,8 @@ pub(super) struct Target {
     /// The shape in the checkpoint, the last dimension innermost.
     shape: Vec<usize>,
     rows: Rows,
+    /// What is added to every number.
+    offset: f32,
     missing: Missing,
 }
 
@@ -49,7 +51,7 @@ enum Missing {
 impl Target {
     /// A tensor that must be there.
     pub(super) fn new(to: impl Into<String>, shape: &[usize]) -> Target {
-        Target { to: Some(to.into()), shape: shape.to_vec(), rows: Rows::All, missing: Missing::Error("") }
+        Target { to: Some(to.into()), shape: shape.to_vec(), rows: Rows::All, offset: 0.0, missing: Missing::Error("") }
     }
 
     /// A tensor that may be there and is not needed.
@@ -70,6 +72,10 @@ impl Target {
 
     pub(super) fn rows(self, rows: Rows) -> Target {
         Target { rows, ..self }
+    }
+
+    pub(super) fn plus(self, offset: f32) -> Target {
+        Target { offset, ..self }
     }
 }
 
@@ -94,6 +100,8 @@ pub(super) enum Data {
     Stored {
         source: Source,
         rows: Rows,
+        /// What is added to every number.
+        offset: f32,
     },
     /// Signed bytes in groups, each with a scale: llama2.c's version 2.
     Grouped {
@@ -220,5 +228,6 @@ fn output(from: &str, source: &Source, target: Target, wanted: DType) -> Option<
     };
     let shape = source.shape.clone();
     let dtype = dtype_of(&name, &shape, wanted);
-    Some(Output { name, from: from.to_owned(), shape, dtype, data: Data::Stored { source, rows: target.rows } })
+    let data = Data::Stored { source, rows: target.rows, offset: target.offset };
+    Some(Output { name, from: from.to_owned(), shape, dtype, data })
 }

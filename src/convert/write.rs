@@ -98,7 +98,7 @@ fn write_in_order(
 fn pieces(output: &Output) -> impl Iterator<Item = Range<usize>> + use<> {
     let (n, row_bytes, unit) = match &output.data {
         Data::Made(values) => (values.len(), 4, 1),
-        Data::Stored { source, rows } => {
+        Data::Stored { source, rows, .. } => {
             let (n, row) = rows_of(source, *rows);
             let unit = if let Rows::Interleaved { head_dim } = rows { *head_dim } else { 1 };
             (n, row * source.element.bytes(), unit)
@@ -119,8 +119,8 @@ fn rows_of(source: &Source, rows: Rows) -> (usize, usize) {
 
 /// Some rows in the output's type. Both buffers are used again and again: fresh memory costs more than the work does.
 fn piece(output: &Output, range: &Range<usize>, raw: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Error> {
-    let (source, rows) = match &output.data {
-        Data::Stored { source, rows } => (source, *rows),
+    let (source, rows, offset) = match &output.data {
+        Data::Stored { source, rows, offset } => (source, *rows, *offset),
         Data::Grouped { values, scales } => {
             let numbers = ungrouped(values, scales, range)?;
             out.clear();
@@ -136,7 +136,8 @@ fn piece(output: &Output, range: &Range<usize>, raw: &mut Vec<u8>, out: &mut Vec
     let (_, row) = rows_of(source, rows);
     let row_bytes = row * source.element.bytes();
     // What is stored in the wanted type needs no second buffer.
-    let is_copy = source.element.same() == Some(output.dtype) && !matches!(rows, Rows::Interleaved { .. });
+    let is_copy =
+        source.element.same() == Some(output.dtype) && !matches!(rows, Rows::Interleaved { .. }) && offset == 0.0;
     if is_copy {
         read_rows(source, row_bytes, range, out)?;
         return check_stored(output, range, out);
@@ -148,7 +149,13 @@ fn piece(output: &Output, range: &Range<usize>, raw: &mut Vec<u8>, out: &mut Vec
         std::mem::swap(raw, out);
     }
     out.clear();
-    convert(raw, source.element, output.dtype, out);
+    if offset == 0.0 {
+        convert(raw, source.element, output.dtype, out);
+    } else {
+        // In single precision, as transformers adds it, whatever the checkpoint's type.
+        let numbers = raw.chunks_exact(source.element.bytes()).map(|raw| number(raw, source.element) as f32 + offset);
+        encode(&numbers.collect::<Vec<f32>>(), output.dtype, out);
+    }
     match are_finite_encoded(out, output.dtype) {
         true => Ok(()),
         false => Err(overflow(output, source, row, range)?),
@@ -157,7 +164,7 @@ fn piece(output: &Output, range: &Range<usize>, raw: &mut Vec<u8>, out: &mut Vec
 
 /// Refuses NaN and infinity among elements as they are stored: rounding to integers, as Q8_0 does, would hide them.
 fn check_stored(output: &Output, range: &Range<usize>, raw: &[u8]) -> Result<(), Error> {
-    let Data::Stored { source, rows } = &output.data else { return Ok(()) };
+    let Data::Stored { source, rows, .. } = &output.data else { return Ok(()) };
     if are_finite(raw, source.element) {
         return Ok(());
     }

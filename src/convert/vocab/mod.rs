@@ -18,7 +18,7 @@ use indexmap::IndexSet;
 use super::Error;
 use super::json::{Document, Object};
 use super::read::{self, Kind as FileKind};
-use crate::gguf::Metadata;
+use crate::gguf::{Metadata, Value};
 use crate::tokenizer::{ChatTemplate, Prefix, Tokenizer, keys};
 use added::{Added, Normal};
 use rules::Spaces;
@@ -44,6 +44,43 @@ impl Kind {
         all.get(usize::try_from(id.checked_sub(1)?).ok()?).copied()
     }
 }
+
+/// What the tokenizers of an architecture have in common.
+#[derive(Debug)]
+pub(super) struct Rules {
+    /// Whether they may be SentencePiece; if not, they are GPT-2's.
+    sentencepiece: bool,
+    first_space: FirstSpace,
+    /// Keys of vocabularies that are told by their sizes, as llama.cpp's converter does.
+    by_size: &'static [(usize, &'static str, Value)],
+}
+
+/// Whether a text that starts with no space gets one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FirstSpace {
+    /// As `add_prefix_space` of `tokenizer_config.json` says, if it does.
+    OfSettings,
+    /// As the tokenizer itself says.
+    OfTokenizer,
+    /// Never.
+    None,
+}
+
+/// CodeLlama has a token that ends an insertion, and IBM's Granite adds no BOS.
+pub(super) const LLAMA: Rules = Rules {
+    sentencepiece: true,
+    first_space: FirstSpace::OfSettings,
+    by_size: &[
+        (32016, "tokenizer.ggml.eot_token_id", Value::U32(32010)),
+        (49152, "tokenizer.ggml.add_bos_token", Value::Bool(false)),
+    ],
+};
+
+pub(super) const QWEN: Rules = Rules { sentencepiece: true, first_space: FirstSpace::OfTokenizer, by_size: &[] };
+
+pub(super) const GEMMA: Rules = Rules { sentencepiece: true, first_space: FirstSpace::None, by_size: &[] };
+
+pub(super) const OPT: Rules = Rules { sentencepiece: false, first_space: FirstSpace::OfSettings, by_size: &[] };
 
 /// The largest known vocabulary has a quarter of a million.
 const MAX_VOCAB: usize = 1 << 21;
@@ -82,11 +119,16 @@ impl<'a> Vocab<'a> {
         })
     }
 
-    /// The tokenizer of a Llama: SentencePiece (as `tokenizer.model`, or as `tokenizer.json`) or byte-level BPE.
-    pub(super) fn llama(mut self, meta: &mut Metadata) -> Result<(), Error> {
-        self.write_space_prefix(meta);
+    /// Writes the tokenizer: SentencePiece (as `tokenizer.model`, or as `tokenizer.json`) or byte-level BPE.
+    pub(super) fn write(mut self, rules: &Rules, meta: &mut Metadata) -> Result<(), Error> {
+        if rules.first_space == FirstSpace::OfSettings {
+            self.write_space_prefix(meta);
+        }
         let path = self.folder.join("tokenizer.model");
-        if let Some(bytes) = read::bytes_if_any(&path, FileKind::Lists)? {
+        if !rules.sentencepiece {
+            let tokens = self.bpe(meta)?;
+            self.gpt2_roles(&tokens)?.write(meta, self.notices);
+        } else if let Some(bytes) = read::bytes_if_any(&path, FileKind::Lists)? {
             self.sentencepiece(&path, &bytes, meta)?;
         } else if self.tokenizer.as_ref().is_some_and(|t| hf::is_sentencepiece(t.root())) {
             self.hf_sentencepiece(meta)?;
@@ -94,20 +136,20 @@ impl<'a> Vocab<'a> {
             let tokens = self.bpe(meta)?;
             self.special(tokens.len())?.write(meta, self.notices);
         }
-        // Two families of models, told by their sizes as llama.cpp's converter does: CodeLlama has a token that ends an
-        // insertion, and IBM's Granite adds no BOS.
-        match self.n_vocab {
-            32016 => drop(meta.insert("tokenizer.ggml.eot_token_id", 32010u32)),
-            49152 => drop(meta.insert("tokenizer.ggml.add_bos_token", false)),
-            _ => {}
+        if rules.first_space == FirstSpace::None {
+            meta.remove(keys::SPACE_PREFIX); // it comes last
+            meta.insert(keys::SPACE_PREFIX, false);
+        }
+        for (n_vocab, key, value) in rules.by_size {
+            if self.n_vocab == *n_vocab {
+                meta.insert(*key, value.clone());
+            }
         }
         self.check(meta)
     }
 
-    /// The tokenizer of an OPT: GPT-2's. Roles are looked for in the whole vocabulary, for its tokens are no added ones.
-    pub(super) fn opt(mut self, meta: &mut Metadata) -> Result<(), Error> {
-        self.write_space_prefix(meta);
-        let tokens = self.bpe(meta)?;
+    /// The roles of GPT-2's files are looked for in the whole vocabulary, for its tokens are no added ones.
+    fn gpt2_roles(&self, tokens: &Tokens) -> Result<Special, Error> {
         let map = Document::read(self.folder.join("special_tokens_map.json"), FileKind::Settings)?;
         let files = [self.tokenizer_config.as_ref(), map.as_ref()];
         let text = |role| files.into_iter().flatten().find_map(|file| special::role_text(file.root(), role));
@@ -117,8 +159,7 @@ impl<'a> Vocab<'a> {
         ids.into_iter().for_each(|(role, id)| special.set(role, id, n));
         // Where no file says otherwise, transformers puts `</s>` before a text.
         special.set_add("bos", self.tokenizer.is_none());
-        special.write(meta, self.notices);
-        self.check(meta)
+        Ok(special)
     }
 
     fn write_space_prefix(&self, meta: &mut Metadata) {

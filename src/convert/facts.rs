@@ -1,0 +1,271 @@
+//! Owns the facts of a `config.json`, read as an [`Arch`] says: sizes, settings, the tensors and the keys that follow from
+//! them. Refuses numbers that do not fit together and settings that GGUF has no words for.
+
+use super::Error;
+use super::arch::{
+    Arch, Bias, Check, Field, Flag, Key, Order, Otherwise, Row, RowKind, Shape, Size, When, Window, alternatives,
+};
+use super::json::{Object, shown};
+use super::rope::Rope;
+use super::target::{Output, Rows, Target, Targets};
+use crate::gguf::Metadata;
+
+/// What a configuration says.
+#[derive(Debug)]
+pub(super) struct Facts<'a> {
+    arch: &'static Arch,
+    json: Object<'a>,
+    /// By [`Size`]; 0 for those that the architecture has not.
+    sizes: [usize; Size::COUNT],
+    flags: Vec<(Flag, bool)>,
+    rope: Option<Rope<'a>>,
+    window: Option<usize>,
+}
+
+impl<'a> Facts<'a> {
+    pub(super) fn read(arch: &'static Arch, json: Object<'a>, notices: &mut Vec<String>) -> Result<Facts<'a>, Error> {
+        let mut sizes = [0; Size::COUNT];
+        for field in arch.sizes.iter().flat_map(|fields| fields.iter()) {
+            sizes[field.size as usize] = size(field, &json, &sizes)?;
+        }
+        let flag = |&(flag, key, default): &(Flag, &str, bool)| Ok((flag, json.bool(key)?.unwrap_or(default)));
+        let flags = arch.flags.iter().map(flag).collect::<Result<_, Error>>()?;
+        let context = sizes[Size::Context as usize];
+        let rope = arch.rope.as_ref().map(|ropes| Rope::read(arch.gguf, ropes, &json, context, notices)).transpose()?;
+        let mut facts = Facts { arch, json, sizes, flags, rope, window: None };
+        arch.checks.iter().try_for_each(|check| facts.check(check))?;
+        facts.read_window(notices)?;
+        Ok(facts)
+    }
+
+    pub(super) fn size(&self, size: Size) -> usize {
+        self.sizes[size as usize]
+    }
+
+    fn has(&self, flag: Flag) -> bool {
+        self.flags.contains(&(flag, true))
+    }
+
+    fn check(&self, check: &Check) -> Result<(), Error> {
+        let json = &self.json;
+        match *check {
+            // Two names of one function.
+            Check::Word(key, words) => match json.str(key)?.map(|word| if word == "swish" { "silu" } else { word }) {
+                Some(word) if !words.contains(&word) => {
+                    Err(json.error(key, alternatives(words), format_args!("`{word}`")))
+                }
+                _ => Ok(()),
+            },
+            Check::Number(key, number) => match json.f64(key)? {
+                Some(found) if found != number => Err(json.error(key, number, found)),
+                _ => Ok(()),
+            },
+            Check::Unset(key) => match json.get(key) {
+                Some(value) if *value != false && value.as_f64() != Some(0.0) => {
+                    Err(json.error(key, format_args!("none, as GGUF's `{}` has it", self.arch.gguf), shown(value)))
+                }
+                _ => Ok(()),
+            },
+            Check::SameAs(key, size, default) => {
+                let (expected, found) = (self.size(size), json.f64(key)?.unwrap_or(default));
+                match found == expected as f64 {
+                    true => Ok(()),
+                    false => Err(json.error(key, expected, found)),
+                }
+            }
+            Check::Even(key, size) => match self.size(size) {
+                n if n == 0 || !n.is_multiple_of(2) => Err(json.error(key, "an even count", n)),
+                _ => Ok(()),
+            },
+            Check::Divides(key, divisor, size, what) => {
+                let (n, divisor) = (self.size(size), self.size(divisor));
+                match n.is_multiple_of(divisor) {
+                    true => Ok(()),
+                    false => Err(json.error(key, format_args!("a divisor of the {n} {what}"), divisor)),
+                }
+            }
+        }
+    }
+
+    /// Which layers have a window, and of which size.
+    fn read_window(&mut self, notices: &mut Vec<String>) -> Result<(), Error> {
+        let json = self.json.clone();
+        // `null` says that attention reaches all.
+        let size = |default| if json.has("sliding_window") { json.count("sliding_window") } else { Ok(Some(default)) };
+        let left_out = match self.arch.window {
+            Window::None => None,
+            Window::All(default) => size(default)?,
+            Window::Upper(default, first) => {
+                let is_used = json.bool("use_sliding_window")?.unwrap_or(false) && self.has_window(first)?;
+                if is_used { size(default)? } else { None }
+            }
+            Window::Pattern(period, default) => {
+                self.check_pattern(period)?;
+                let expected = "a count of at least 1";
+                let size = size(default)?.ok_or_else(|| json.error("sliding_window", expected, "null"))?;
+                self.window = Some(size);
+                None
+            }
+        };
+        if let Some(window) = left_out.filter(|&window| window < self.size(Size::Context)) {
+            notices.push(format!(
+                "the sliding window of {window} tokens is left out, GGUF's `{}` has none: from that many tokens on, answers \
+                 differ from the original's",
+                self.arch.gguf
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether some layers have a window: by name, or from one layer on.
+    fn has_window(&self, first: usize) -> Result<bool, Error> {
+        match self.json.array("layer_types")? {
+            Some(types) => Ok(types.iter().any(|kind| *kind == WINDOWED)),
+            None => Ok(self.json.u32("max_window_layers")?.map_or(first, |n| n as usize) < self.size(Size::Layers)),
+        }
+    }
+
+    /// GGUF has no key for the pattern of layers: it must be the architecture's.
+    fn check_pattern(&self, period: usize) -> Result<(), Error> {
+        let json = &self.json;
+        let Some(types) = json.array("layer_types")? else {
+            return match json.u32("sliding_window_pattern")? {
+                Some(n) if n as usize != period => Err(json.error("sliding_window_pattern", period, n)),
+                _ => Ok(()),
+            };
+        };
+        let expected = |il: usize| if (il + 1).is_multiple_of(period) { "full_attention" } else { WINDOWED };
+        if types.len() < self.size(Size::Layers) {
+            let expected = format!("a kind for each of the {} layers", self.size(Size::Layers));
+            return Err(json.error("layer_types", expected, types.len()));
+        }
+        match types.iter().enumerate().find(|(il, kind)| **kind != expected(*il)) {
+            None => Ok(()),
+            Some((il, kind)) => {
+                let expected = format!("`{}` for layer {il}, in every {period}th `full_attention`", expected(il));
+                Err(json.error("layer_types", expected, shown(kind)))
+            }
+        }
+    }
+
+    /// Every tensor by its name in the checkpoint.
+    pub(super) fn targets(&self) -> Targets {
+        let mut targets = Targets::new();
+        self.arch.first.iter().for_each(|row| self.put(row, 0, &mut targets));
+        for il in 0..self.size(Size::Layers) {
+            self.arch.layer.iter().flat_map(|rows| rows.iter()).for_each(|row| self.put(row, il, &mut targets));
+        }
+        self.arch.last.iter().for_each(|row| self.put(row, 0, &mut targets));
+        targets
+    }
+
+    fn put(&self, row: &Row, il: usize, targets: &mut Targets) {
+        if !row.when.iter().all(|&when| self.holds(when)) {
+            return;
+        }
+        let name = |name: &str, part: &str| format!("{}.{part}", name.replace("{}", &il.to_string()));
+        let shape = match row.shape {
+            Shape::Vector(n) => vec![self.size(n)],
+            Shape::Matrix(rows, columns) => vec![self.size(rows), self.size(columns)],
+        };
+        let is_filled = matches!(row.kind, RowKind::OnesUnless(flag) if !self.has(flag));
+        let target = |part: &str, shape: &[usize], neutral: f32| {
+            let target = match row.kind {
+                RowKind::Head if self.has(Flag::Tied) => return Target::dropped(shape),
+                RowKind::Head => Target::head(shape),
+                _ if is_filled => Target::filled(name(row.to, part), shape, neutral),
+                _ => Target::new(name(row.to, part), shape),
+            };
+            target.rows(self.rows(row.order)).plus(row.offset)
+        };
+        targets.insert(name(row.from, "weight"), target("weight", &shape, 1.0));
+        let has_bias = match row.bias {
+            Bias::No => false,
+            Bias::Yes => true,
+            Bias::If(flag) => self.has(flag),
+        };
+        if has_bias {
+            targets.insert(name(row.from, "bias"), target("bias", &shape[..1], 0.0));
+        }
+    }
+
+    fn holds(&self, when: When) -> bool {
+        match when {
+            When::Is(flag) => self.has(flag),
+            When::Not(flag) => !self.has(flag),
+            When::Narrow => self.size(Size::Word) != self.size(Size::Embd),
+        }
+    }
+
+    fn rows(&self, order: Order) -> Rows {
+        match order {
+            Order::Same => Rows::All,
+            Order::Skip(n) => Rows::Skip(n),
+            Order::Interleaved => Rows::Interleaved { head_dim: self.size(Size::HeadDim) },
+        }
+    }
+
+    /// The name of a tensor in [`Facts::targets`]; `None` for one to pass over: the angles that old checkpoints keep.
+    pub(super) fn name_of<'n>(&self, name: &'n str) -> Option<&'n str> {
+        if self.rope.is_some() && name.ends_with(".rotary_emb.inv_freq") {
+            return None;
+        }
+        let bare =
+            self.arch.lead.and_then(|(lead, start)| name.strip_prefix(lead).filter(|rest| rest.starts_with(start)));
+        Some(bare.unwrap_or(name))
+    }
+
+    /// What the file has besides the checkpoint's tensors; it comes first.
+    pub(super) fn extra(&self) -> Result<Vec<Output>, Error> {
+        let factors = self.rope.as_ref().map_or(Ok(None), |rope| rope.llama3_factors(self.size(Size::HeadDim)))?;
+        Ok(factors.map(|factors| Output::made("rope_freqs.weight", factors)).into_iter().collect())
+    }
+
+    pub(super) fn write(&self, file_type: u32, meta: &mut Metadata) -> Result<(), Error> {
+        let named = |key: &str| format!("{}.{key}", self.arch.gguf);
+        for key in self.arch.keys.iter().flat_map(|keys| keys.iter()) {
+            match *key {
+                Key::Size(key, size) => drop(meta.insert(named(key), self.size(size) as u32)),
+                Key::SizeIf(key, size, from) if self.json.get(from).is_some() => {
+                    meta.insert(named(key), self.size(size) as u32);
+                }
+                Key::SizeIf(..) => {}
+                Key::Number(key, from, default) => drop(meta.insert(named(key), self.number(from, default)?)),
+                Key::Always(key, number) => drop(meta.insert(named(key), number)),
+                Key::Word(key, from, default) => drop(meta.insert(named(key), self.json.str(from)?.unwrap_or(default))),
+                Key::Flag(key, flag) => drop(meta.insert(named(key), self.has(flag))),
+                Key::Rope => self.rope.iter().try_for_each(|rope| rope.write(meta))?,
+                Key::Window => self.window.iter().for_each(|&n| {
+                    meta.insert(named("attention.sliding_window"), n as u32);
+                }),
+                Key::FileType => drop(meta.insert("general.file_type", file_type)),
+            }
+        }
+        Ok(())
+    }
+
+    fn number(&self, key: &str, default: f64) -> Result<f32, Error> {
+        match self.json.f64(key)?.unwrap_or(default) {
+            number if number >= 0.0 && (number as f32).is_finite() => Ok(number as f32),
+            number => Err(self.json.error(key, "a number of at least 0", number)),
+        }
+    }
+}
+
+/// A kind of layer in `layer_types`.
+const WINDOWED: &str = "sliding_attention";
+
+fn size(field: &Field, json: &Object, sizes: &[usize; Size::COUNT]) -> Result<usize, Error> {
+    let found = if field.key.is_empty() { None } else { json.count(field.key)? };
+    let otherwise = if json.has(field.key) { field.null } else { field.absent };
+    let of = |size: Size| sizes[size as usize];
+    match (found, otherwise) {
+        (Some(n), _) => Ok(n),
+        (None, Otherwise::Needed) => json.need_count(field.key),
+        (None, Otherwise::Is(n)) => Ok(n),
+        (None, Otherwise::Same(size)) => Ok(of(size)),
+        (None, Otherwise::Product(a, b)) => Ok(of(a) * of(b)),
+        (None, Otherwise::Quotient(a, b)) => Ok(of(a) / of(b)),
+        (None, Otherwise::Sum(size, n)) => Ok(of(size) + n),
+    }
+}
