@@ -19,8 +19,10 @@ use curtail::tokenizer::{Special, Tokenizer};
 use serde_json::{Value as Json, json};
 
 const LLAMAS: [&str; 4] = ["llama-spm", "llama-bpe", "llama-bin", "llama-hf"];
-/// One of each other architecture that llama.cpp has.
+/// One of each other architecture that runs here and that llama.cpp has.
 const OTHERS: [&str; 3] = ["qwen2", "qwen3", "gemma3"];
+/// One of each that does not run here.
+const FOREIGN: [&str; 5] = ["gemma2", "smollm3", "granite", "olmo2", "starcoder2"];
 const OPTS: [&str; 3] = ["opt-prenorm", "opt-350m-like", "opt-galactica-like"];
 const TYPES: [(&str, OutType); 5] = [
     ("f32", OutType::F32),
@@ -88,7 +90,7 @@ fn shown(value: &Value) -> Json {
 /// The difference is printed key by key and tensor by tensor before the whole files are compared.
 #[test]
 fn a_file_is_that_of_llama_cpps_converter() {
-    for name in LLAMAS.into_iter().chain(OTHERS) {
+    for name in LLAMAS.into_iter().chain(OTHERS).chain(FOREIGN) {
         let expected = read_json(data(name).join("expected.json"));
         for (type_name, outtype) in TYPES {
             let (folder, file) = converted(name, outtype);
@@ -148,6 +150,98 @@ fn converted_tokenizers_give_the_ids_of_the_originals() {
             assert_eq!(json!(tokenizer.encode(text, Special::Parse)), *ids, "{name}: {text:?}");
         }
     }
+}
+
+/// Gemma's repositories have both forms, fine-tuned ones often one.
+#[test]
+fn either_form_of_a_gemmas_tokenizer_gives_the_same_ids() {
+    let corpus = read_json(data("../tokenizer/corpus.json"));
+    let golden = read_json(data("gemma3").join("ids.json"));
+    for gone in ["tokenizer.model", "tokenizer.json"] {
+        let folder = variant("gemma3", |files| fs::remove_file(files.folder.join(gone)).expect("it is there"));
+        let plan = Plan::new(folder.path(), &Options::default()).unwrap_or_else(|e| panic!("without {gone}: {e}"));
+        let meta = plan.metadata();
+        assert_eq!(meta.str("tokenizer.ggml.model").expect("a string"), Some("llama"));
+        assert_eq!(meta.bool("tokenizer.ggml.add_space_prefix").expect("a bool"), Some(false));
+        assert_eq!(plan.notices(), &[] as &[String], "without {gone}");
+        let tokenizer = Tokenizer::from_gguf(meta).expect("a tokenizer");
+        for (text, ids) in corpus.as_array().expect("a list").iter().zip(golden.as_array().expect("a list")) {
+            let text = text.as_str().expect("a text");
+            assert_eq!(json!(tokenizer.encode(text, Special::Parse)), *ids, "without {gone}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn all_tokens_that_end_a_generation_do() {
+    for name in OTHERS {
+        let plan = Plan::new(&data(name), &Options::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let tokenizer = Tokenizer::from_gguf(plan.metadata()).expect("a tokenizer");
+        let settings = read_json(data(name).join("generation_config.json"));
+        let ends: Vec<TokenId> = serde_json::from_value(settings["eos_token_id"].clone()).expect("a list of ids");
+        assert_eq!(ends.len(), 2, "{name}");
+        assert!(ends.iter().all(|&id| tokenizer.is_end_of_generation(id)), "{name}: {ends:?}");
+    }
+}
+
+/// The keys of an architecture that a checkpoint gives after a change.
+fn keys_after(
+    name: &str,
+    change: impl FnOnce(&mut serde_json::Map<String, Json>),
+) -> (Vec<(String, Value)>, Vec<String>) {
+    let folder = variant(name, |files| change(files.entry("config.json").as_object_mut().expect("an object")));
+    let plan = Plan::new(folder.path(), &Options::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let keys = plan.metadata().iter().filter(|(key, _)| key.starts_with(name));
+    (keys.map(|(key, value)| (key.to_owned(), value.clone())).collect(), plan.notices().to_vec())
+}
+
+#[test]
+fn old_configurations_say_the_same_as_new_ones() {
+    let (new, _) = keys_after("gemma3", |_| {});
+    let (old, notices) = keys_after("gemma3", |config| {
+        for key in ["rope_parameters", "layer_types", "_sliding_window_pattern"] {
+            assert!(config.remove(key).is_some(), "{key}");
+        }
+        config.insert("rope_theta".into(), json!(1e6));
+        config.insert("rope_local_base_freq".into(), json!(1e4));
+        config.insert("rope_scaling".into(), json!({"factor": 8.0, "rope_type": "linear"}));
+        config.insert("sliding_window_pattern".into(), json!(6));
+    });
+    assert_eq!((old, notices), (new, vec![]));
+    let (new, _) = keys_after("qwen3", |_| {});
+    let (old, notices) = keys_after("qwen3", |config| {
+        config.remove("rope_parameters");
+        config.insert("rope_theta".into(), json!(1e5));
+        config.insert(
+            "rope_scaling".into(),
+            json!({"factor": 4.0, "type": "yarn", "original_max_position_embeddings": 16}),
+        );
+    });
+    assert_eq!((old, notices), (new, vec![]));
+}
+
+#[test]
+fn a_window_that_gguf_lacks_is_said() {
+    let said = |name: &str, changes: Json| {
+        let change = |config: &mut serde_json::Map<_, _>| {
+            config.remove("layer_types");
+            config.extend(changes.as_object().expect("an object").clone());
+        };
+        keys_after(name, change).1.join("\n")
+    };
+    let window = "the sliding window of 8 tokens is left out, GGUF's `qwen2` has none";
+    let used = json!({"use_sliding_window": true, "sliding_window": 8, "max_window_layers": 1});
+    assert!(said("qwen2", used.clone()).contains(window), "{}", said("qwen2", used));
+    for unused in [
+        json!({"use_sliding_window": false, "sliding_window": 8, "max_window_layers": 1}),
+        json!({"use_sliding_window": true, "sliding_window": 8, "max_window_layers": 2}),
+        json!({"use_sliding_window": true, "sliding_window": 64, "max_window_layers": 1}),
+        json!({"use_sliding_window": true, "sliding_window": null, "max_window_layers": 1}),
+    ] {
+        assert_eq!(said("qwen2", unused.clone()), "", "{unused}");
+    }
+    assert!(said("starcoder2", json!({})).contains("the sliding window of 32 tokens is left out"));
+    assert_eq!(said("starcoder2", json!({"sliding_window": null})), "");
 }
 
 /// The splitting rules of each known kind of model, read from its `tokenizer.json`, give the ids of that model.

@@ -330,6 +330,77 @@ fn configurations_that_ask_for_something_else() {
     assert_says(&error, &["cannot open", "config.json"]);
 }
 
+/// What an architecture of GGUF takes for granted must hold, or the file would compute something else.
+#[test]
+fn configurations_that_gguf_has_no_words_for() {
+    let cases: &[(&str, &str, Json, &str)] = &[
+        ("gemma3", "query_pre_attn_scalar", json!(168), "expected 16, found 168"),
+        ("gemma3", "query_pre_attn_scalar", Json::Null, "expected 16, found 256"),
+        ("gemma3", "final_logit_softcapping", json!(30.0), "expected none, as GGUF's `gemma3` has it, found 30.0"),
+        ("gemma3", "attn_logit_softcapping", json!(50.0), "expected none"),
+        ("gemma3", "use_bidirectional_attention", json!(true), "expected none, as GGUF's `gemma3` has it, found true"),
+        ("gemma3", "hidden_activation", json!("gelu"), "expected `gelu_pytorch_tanh`, found `gelu`"),
+        ("gemma3", "layer_types", json!(vec!["full_attention"; 7]), "expected `sliding_attention` for layer 0"),
+        ("gemma3", "layer_types", json!(vec!["sliding_attention"; 6]), "a kind for each of the 7 layers, found 6"),
+        ("gemma3", "sliding_window", Json::Null, "expected a count of at least 1, found null"),
+        ("gemma3", "rope_parameters", json!({"rope_theta": 1e6}), "full_attention`: expected an object"),
+        (
+            "gemma3",
+            "rope_parameters",
+            json!({"full_attention": {}, "sliding_attention": {"rope_type": "linear", "factor": 2.0}}),
+            "sliding_attention.rope_type`: expected `default`, found `linear`",
+        ),
+        ("gemma3", "rope_local_base_freq", json!("10000"), "found `10000`"),
+        ("gemma2", "final_logit_softcapping", Json::Null, "expected a number above 0, found null"),
+        ("gemma2", "attn_logit_softcapping", json!(0), "expected a number above 0, found 0"),
+        ("gemma2", "attention_bias", json!(true), "expected none"),
+        ("gemma2", "layer_types", json!(["full_attention", "sliding_attention"]), "`sliding_attention` for layer 0"),
+        ("qwen2", "rope_scaling", json!({"rope_type": "llama3", "factor": 8.0}), "`yarn` or `dynamic`, found `llama3`"),
+        ("qwen2", "num_key_value_heads", json!(3), "expected a divisor of the 4 heads"),
+        ("qwen3", "hidden_act", json!("gelu"), "expected `silu`, found `gelu`"),
+        ("smollm3", "no_rope_layers", json!([1, 1, 0, 1]), "a 0 for every layer of 4, and 1 for the others"),
+        ("smollm3", "use_sliding_window", json!(true), "expected none"),
+        ("granite", "logits_scaling", json!(-1.0), "expected a number above 0, found -1.0"),
+        ("granite", "head_dim", json!(16), "expected 8, found 16"),
+        ("olmo2", "attention_bias", json!(true), "expected none"),
+        ("starcoder2", "norm_epsilon", json!(-1.0), "expected a number of at least 0, found -1"),
+    ];
+    for (name, key, value, expected) in cases {
+        let error = refused(name, |files| {
+            let config = files.entry("config.json");
+            if *key == "rope_local_base_freq" {
+                config["rope_parameters"]["sliding_attention"] = Json::Null;
+            }
+            config[*key] = value.clone();
+        });
+        assert_says(&error, &[key, expected, "config.json"]);
+    }
+    let error = refused("gemma3", |files| {
+        let config = files.entry("config.json").as_object_mut().expect("an object");
+        config.remove("layer_types");
+        config.insert("sliding_window_pattern".into(), json!(2));
+    });
+    assert_says(&error, &["`sliding_window_pattern`: expected 6, found 2"]);
+    let named = |name: &str| refused("qwen2", |files| files.entry("config.json")["architectures"] = json!([name]));
+    let error = named("Qwen2MoeForCausalLM");
+    assert_says(
+        &error,
+        &["`LlamaForCausalLM`, `MistralForCausalLM`, ", "hint: the nearest that is converted is `Qwen2ForCausalLM`"],
+    );
+    assert!(!named("MambaForCausalLM").contains("hint"));
+}
+
+/// Biases that the architecture always has are missed by name.
+#[test]
+fn tensors_that_the_architecture_has_are_missed() {
+    let error = refused("qwen2", |files| files.entry("config.json")["num_hidden_layers"] = json!(3));
+    assert_says(&error, &["`model.layers.2.input_layernorm.weight` [32], found no such tensor"]);
+    let error = refused("qwen2", |files| files.entry("config.json")["architectures"] = json!(["Qwen3ForCausalLM"]));
+    assert_says(&error, &["tensor"]);
+    let error = refused("qwen3", |files| files.entry("config.json")["attention_bias"] = json!(true));
+    assert_says(&error, &["`model.layers.0.self_attn.q_proj.bias` [64], found no such tensor"]);
+}
+
 #[test]
 fn an_end_before_the_end_leaves_the_old_file() {
     let plan = Plan::new(&data("llama-spm"), &Options::default()).expect("a plan");

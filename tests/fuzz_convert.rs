@@ -45,11 +45,14 @@ const TARGETS: [(&str, &str, Fields); 8] = [
 /// A file whose form stays, and how what it says is changed.
 type Mutation = fn(&[u8], &mut ChaCha8Rng) -> Vec<u8>;
 
-const STRUCTURED: [(&str, &str, Mutation); 9] = [
+const STRUCTURED: [(&str, &str, Mutation); 12] = [
     ("llama-bpe", "model.safetensors", structure::safetensors),
     ("llama-bpe", "config.json", structure::json),
     ("llama-bpe", "tokenizer.json", structure::json),
     ("llama-bin", "config.json", structure::json),
+    ("gemma3", "config.json", structure::json),
+    ("qwen2", "config.json", structure::json),
+    ("smollm3", "config.json", structure::json),
     ("llama-hf", "tokenizer.json", structure::json),
     ("llama-bin", "tokenizer_config.json", structure::json),
     ("llama-spm", "model.safetensors.index.json", structure::json),

@@ -3,7 +3,7 @@
 
     make_convert_golden.py opt [FOLDER]                 the OPT variants
     make_convert_golden.py llama LLAMA_CPP [FOLDER]     the Llama variants, and what llama.cpp's converter makes of them
-    make_convert_golden.py others LLAMA_CPP [FOLDER]    one checkpoint of each other architecture, and the same
+    make_convert_golden.py others LLAMA_CPP [FOLDER [NAME ...]]    one checkpoint of each other architecture, and the same
 
 Needs the Python packages torch, transformers, tokenizers, sentencepiece, protobuf, safetensors and gguf; LLAMA_CPP is a
 source tree of llama.cpp that has `convert_hf_to_gguf.py` and `conversion/`.
@@ -50,8 +50,8 @@ def main():
     elif len(sys.argv) < 3:
         sys.exit(__doc__)
     else:
-        make = make_llama if sys.argv[1] == "llama" else make_others
-        make(Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else DEFAULT)
+        llama_cpp, root = Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else DEFAULT
+        make_llama(llama_cpp, root) if sys.argv[1] == "llama" else make_others(llama_cpp, root, sys.argv[4:] or list(OTHERS))
 
 
 def make_opt(root):
@@ -302,7 +302,8 @@ def smollm_tokenizer(folder):
 
 
 TOKENIZERS = {"llama-spm": spm_tokenizer, "llama-bpe": llama3_tokenizer, "llama-bin": smollm_tokenizer, "llama-hf": hf_tokenizer}
-PRE_NAMES = {"llama-bpe": "llama-bpe", "llama-bin": "smollm", "qwen2": "qwen2", "qwen3": "qwen2"}
+PRE_NAMES = {"llama-bpe": "llama-bpe", "llama-bin": "smollm", "qwen2": "qwen2", "qwen3": "qwen2", "smollm3": "llama-bpe", "granite": "smollm",
+             "olmo2": "llama-bpe", "starcoder2": "smollm"}
 
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -322,11 +323,24 @@ OTHERS = {
         "query_pre_attn_scalar": 16, "sliding_window": 8, "rope_parameters": {
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}}),
+    # The rest does not run here: only files are compared.
+    "gemma2": ("Gemma2", {
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}),
+    "smollm3": ("SmolLM3", {"num_hidden_layers": 4, "intermediate_size": 32}),
+    "granite": ("Granite", {
+        "embedding_multiplier": 12.0, "logits_scaling": 8.0, "residual_multiplier": 0.22, "attention_multiplier": 0.015625,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5000000.0}, "tie_word_embeddings": True}),
+    "olmo2": ("Olmo2", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
+    "starcoder2": ("Starcoder2", {"sliding_window": 32, "rope_parameters": {"rope_type": "default", "rope_theta": 999999.4420358813}}),
 }
+RUNNING = ["qwen2", "qwen3", "gemma3"]
 
 
-def make_others(llama_cpp, root):
+def make_others(llama_cpp, root, names):
     for seed, (name, (family, options)) in enumerate(OTHERS.items(), start=31):
+        if name not in names:
+            continue
         folder = fresh(root / name)
         n_tokens, ids, roles = OTHER_TOKENIZERS[name](folder)
         config_class = getattr(transformers, f"{family}TextConfig", None) or getattr(transformers, f"{family}Config")
@@ -335,7 +349,8 @@ def make_others(llama_cpp, root):
         model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
         # Gemma adds one to the weights of its norms.
         fill(model, seed, torch.bfloat16, norm=0.0 if family.startswith("Gemma") else 1.0)
-        save_logits(folder, model, seed, n_tokens, n=16)
+        if name in RUNNING:
+            save_logits(folder, model, seed, n_tokens, n=16)
         model = model.to(torch.bfloat16)
         ends = [roles["eos_token_id"], roles["pad_token_id"]] if family.startswith("Qwen") else roles["eos_token_id"]
         model.generation_config.update(eos_token_id=ends, do_sample=True, temperature=0.7, top_k=20, top_p=0.8)
@@ -416,7 +431,16 @@ def gemma_json(proto, added):
     }
 
 
-OTHER_TOKENIZERS = {"qwen2": qwen_tokenizer, "qwen3": qwen_tokenizer, "gemma3": gemma_tokenizer}
+def with_roles(make):
+    """One of the Llama variants' tokenizers."""
+    return lambda folder: (*make(folder), {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None})
+
+
+OTHER_TOKENIZERS = {
+    "qwen2": qwen_tokenizer, "qwen3": qwen_tokenizer, "gemma3": gemma_tokenizer, "gemma2": gemma_tokenizer,
+    "smollm3": with_roles(llama3_tokenizer), "granite": with_roles(smollm_tokenizer), "olmo2": with_roles(llama3_tokenizer),
+    "starcoder2": with_roles(smollm_tokenizer),
+}
 
 
 def converted(llama_cpp, folder):

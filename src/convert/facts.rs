@@ -1,6 +1,8 @@
 //! Owns the facts of a `config.json`, read as an [`Arch`] says: sizes, settings, the tensors and the keys that follow from
 //! them. Refuses numbers that do not fit together and settings that GGUF has no words for.
 
+use serde_json::Value;
+
 use super::Error;
 use super::arch::{
     Arch, Bias, Check, Field, Flag, Key, Order, Otherwise, Row, RowKind, Shape, Size, When, Window, alternatives,
@@ -66,13 +68,16 @@ impl<'a> Facts<'a> {
                 }
                 _ => Ok(()),
             },
-            Check::SameAs(key, size, default) => {
-                let (expected, found) = (self.size(size), json.f64(key)?.unwrap_or(default));
-                match found == expected as f64 {
-                    true => Ok(()),
-                    false => Err(json.error(key, expected, found)),
-                }
-            }
+            Check::Positive(key) => match json.get(key) {
+                Some(value) if value.as_f64().is_some_and(|number| number > 0.0) => Ok(()),
+                None if !json.has(key) => Ok(()),
+                value => Err(json.error(key, "a number above 0", shown(value.unwrap_or(&Value::Null)))),
+            },
+            Check::SameAs(key, size, default) => match json.f64(key)?.or(default) {
+                Some(found) if found != self.size(size) as f64 => Err(json.error(key, self.size(size), found)),
+                _ => Ok(()),
+            },
+            Check::Every(list, interval, n) => self.check_every(list, interval, n),
             Check::Even(key, size) => match self.size(size) {
                 n if n == 0 || !n.is_multiple_of(2) => Err(json.error(key, "an even count", n)),
                 _ => Ok(()),
@@ -87,22 +92,41 @@ impl<'a> Facts<'a> {
         }
     }
 
+    fn check_every(&self, list: &str, interval: &str, period: usize) -> Result<(), Error> {
+        let json = &self.json;
+        let Some(marks) = json.array(list)? else {
+            return match json.u32(interval)? {
+                Some(n) if n as usize != period => Err(json.error(interval, period, n)),
+                _ => Ok(()),
+            };
+        };
+        let is_mark = |(il, mark): (usize, &Value)| mark.as_u64() == Some(u64::from(!(il + 1).is_multiple_of(period)));
+        match marks.len() >= self.size(Size::Layers) && marks.iter().enumerate().all(is_mark) {
+            true => Ok(()),
+            false => Err(json.error(
+                list,
+                format_args!("a 0 for every layer of {period}, and 1 for the others"),
+                "another list",
+            )),
+        }
+    }
+
     /// Which layers have a window, and of which size.
     fn read_window(&mut self, notices: &mut Vec<String>) -> Result<(), Error> {
         let json = self.json.clone();
         // `null` says that attention reaches all.
-        let size = |default| if json.has("sliding_window") { json.count("sliding_window") } else { Ok(Some(default)) };
+        let size = |default| if json.has("sliding_window") { json.count("sliding_window") } else { Ok(default) };
         let left_out = match self.arch.window {
             Window::None => None,
             Window::All(default) => size(default)?,
             Window::Upper(default, first) => {
                 let is_used = json.bool("use_sliding_window")?.unwrap_or(false) && self.has_window(first)?;
-                if is_used { size(default)? } else { None }
+                if is_used { size(Some(default))? } else { None }
             }
             Window::Pattern(period, default) => {
                 self.check_pattern(period)?;
                 let expected = "a count of at least 1";
-                let size = size(default)?.ok_or_else(|| json.error("sliding_window", expected, "null"))?;
+                let size = size(Some(default))?.ok_or_else(|| json.error("sliding_window", expected, "null"))?;
                 self.window = Some(size);
                 None
             }
@@ -235,6 +259,9 @@ impl<'a> Facts<'a> {
                 Key::Word(key, from, default) => drop(meta.insert(named(key), self.json.str(from)?.unwrap_or(default))),
                 Key::Flag(key, flag) => drop(meta.insert(named(key), self.has(flag))),
                 Key::Rope => self.rope.iter().try_for_each(|rope| rope.write(meta))?,
+                Key::UnusualRope => {
+                    self.rope.iter().filter(|rope| !rope.is_usual()).try_for_each(|rope| rope.write(meta))?;
+                }
                 Key::Window => self.window.iter().for_each(|&n| {
                     meta.insert(named("attention.sliding_window"), n as u32);
                 }),

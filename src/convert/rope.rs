@@ -102,6 +102,11 @@ impl<'a> Rope<'a> {
         }
     }
 
+    /// Whether these are what GGUF takes where a file says nothing.
+    pub(super) fn is_usual(&self) -> bool {
+        self.kind == "default" && self.theta == 10_000.0 && self.local_theta.is_none()
+    }
+
     /// Writes scaling and bases.
     pub(super) fn write(&self, meta: &mut Metadata) -> Result<(), Error> {
         self.write_scaling(meta)?;

@@ -129,8 +129,12 @@ pub(super) enum Check {
     Number(&'static str, f64),
     /// Nothing, `false` or 0: what it asks for has no place in the file.
     Unset(&'static str),
-    /// The same as a size; without it, this number must be.
-    SameAs(&'static str, Size, f64),
+    /// A number above 0, if it stands there at all.
+    Positive(&'static str),
+    /// The same as a size; without it, this number must be the same, where there is one.
+    SameAs(&'static str, Size, Option<f64>),
+    /// A list of a 0 for each so-manieth layer and 1 for the others; without it, the second key's number must be this.
+    Every(&'static str, &'static str, usize),
     /// An even size.
     Even(&'static str, Size),
     /// A size that divides another one; that one's name in words.
@@ -152,8 +156,9 @@ pub(super) struct Ropes {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Window {
     None,
-    /// All, with a window of this size where the configuration does not speak of it. GGUF has no key: it is left out, and said.
-    All(usize),
+    /// All, with a window of this size, or none, where the configuration does not speak of it. GGUF has no key: it is left out,
+    /// and said.
+    All(Option<usize>),
     /// From `max_window_layers` on, if `use_sliding_window` says so; this size and this layer where the configuration does not
     /// speak of them. It is left out as well.
     Upper(usize, usize),
@@ -271,6 +276,8 @@ pub(super) enum Key {
     Flag(&'static str, Flag),
     /// Scaling and base of the rotary frequencies.
     Rope,
+    /// The same, where they are not what GGUF takes without.
+    UnusualRope,
     /// `attention.sliding_window`.
     Window,
     /// `general.file_type`.

@@ -7,7 +7,8 @@ use super::{Arch, Bias, Check, Field, Flag, Key, Order, Ropes, Row, RowKind, Whe
 use crate::convert::vocab;
 
 /// All, the most common first.
-pub(crate) static ARCHITECTURES: [Arch; 6] = [LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3, OPT];
+pub(crate) static ARCHITECTURES: [Arch; 11] =
+    [LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3, GEMMA2, SMOLLM3, GRANITE, OLMO2, STARCODER2, OPT];
 
 const SIZES: &[Field] = &[
     Field::need(Heads, "num_attention_heads"),
@@ -71,8 +72,8 @@ const fn gated(bias: Bias) -> [Row; 3] {
     ]
 }
 
-/// What every architecture with rotary positions writes first.
-const KEYS: &[Key] = &[
+/// What architectures with rotary positions write first.
+const FIRST_KEYS: &[Key] = &[
     Key::Size("block_count", Layers),
     Key::Size("context_length", Context),
     Key::Size("embedding_length", Embd),
@@ -80,11 +81,21 @@ const KEYS: &[Key] = &[
     Key::Size("attention.head_count", Heads),
     Key::Size("attention.head_count_kv", KvHeads),
     Key::Rope,
-    Key::Number("attention.layer_norm_rms_epsilon", "rms_norm_eps", 1e-6),
+];
+
+const RMS_KEYS: &[Key] = &[Key::Number("attention.layer_norm_rms_epsilon", "rms_norm_eps", 1e-6)];
+
+/// Of architectures whose heads have the usual width, unless the configuration names one.
+const OPEN_HEAD_KEYS: &[Key] = &[
+    Key::SizeIf("attention.key_length", HeadDim, "head_dim"),
+    Key::SizeIf("attention.value_length", HeadDim, "head_dim"),
+    Key::FileType,
 ];
 
 const HEAD_KEYS: &[Key] =
     &[Key::Size("attention.key_length", HeadDim), Key::Size("attention.value_length", HeadDim), Key::FileType];
+
+const LLAMA_KEYS: &[Key] = &[Key::Size("vocab_size", Vocab), Key::Size("rope.dimension_count", HeadDim)];
 
 const LLAMA: Arch = Arch {
     names: &["LlamaForCausalLM", "LLaMAForCausalLM"],
@@ -114,7 +125,7 @@ const LLAMA: Arch = Arch {
         &gated(Bias::If(Flag::MlpBias)),
     ],
     last: &[],
-    keys: &[KEYS, HEAD_KEYS, &[Key::Size("vocab_size", Vocab), Key::Size("rope.dimension_count", HeadDim)]],
+    keys: &[FIRST_KEYS, RMS_KEYS, HEAD_KEYS, LLAMA_KEYS],
     vocabulary: vocab::LLAMA,
 };
 
@@ -122,7 +133,7 @@ const LLAMA: Arch = Arch {
 const MISTRAL: Arch = Arch {
     names: &["MistralForCausalLM"],
     sizes: &[SIZES, &[Field::or(Context, "max_position_embeddings", Is(131_072)), kv_heads(Is(8)), HEAD_SHARE], WIDTHS],
-    window: Window::All(4096),
+    window: Window::All(Some(4096)),
     ..LLAMA
 };
 
@@ -135,15 +146,8 @@ const QWEN2: Arch = Arch {
     rope: Some(Ropes { kinds: &["default", "linear", "yarn", "dynamic"], theta: 10_000.0, local_theta: None }),
     window: Window::Upper(4096, 28),
     layer: &[&PRE_NORMS, &attention(Order::Same, Bias::Yes, Bias::No), &gated(Bias::No)],
-    keys: &[
-        KEYS,
-        &[
-            Key::SizeIf("attention.key_length", HeadDim, "head_dim"),
-            Key::SizeIf("attention.value_length", HeadDim, "head_dim"),
-            Key::FileType,
-        ],
-    ],
-    vocabulary: vocab::QWEN,
+    keys: &[FIRST_KEYS, RMS_KEYS, OPEN_HEAD_KEYS],
+    vocabulary: vocab::PLAIN,
     ..LLAMA
 };
 
@@ -167,9 +171,17 @@ const QWEN3: Arch = Arch {
         &head_norms(0.0),
         &gated(Bias::No),
     ],
-    keys: &[KEYS, HEAD_KEYS],
+    keys: &[FIRST_KEYS, RMS_KEYS, HEAD_KEYS],
     ..QWEN2
 };
+
+/// Norms before and behind each half of a layer.
+const GEMMA_NORMS: [Row; 4] = [
+    Row::vector("model.layers.{}.input_layernorm", "blk.{}.attn_norm", Embd).plus(1.0),
+    Row::vector("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm", Embd).plus(1.0),
+    Row::vector("model.layers.{}.pre_feedforward_layernorm", "blk.{}.ffn_norm", Embd).plus(1.0),
+    Row::vector("model.layers.{}.post_feedforward_layernorm", "blk.{}.post_ffw_norm", Embd).plus(1.0),
+];
 
 /// arXiv 2503.19786, the text model. Its norms multiply by one more than their weights.
 const GEMMA3: Arch = Arch {
@@ -193,24 +205,176 @@ const GEMMA3: Arch = Arch {
         Check::Unset("final_logit_softcapping"),
         Check::Unset("use_bidirectional_attention"),
         // GGUF has no key for what scores are divided by: it is the root of this size.
-        Check::SameAs("query_pre_attn_scalar", HeadDim, 256.0),
+        Check::SameAs("query_pre_attn_scalar", HeadDim, Some(256.0)),
     ],
     rope: Some(Ropes { kinds: &["default", "linear"], theta: 1_000_000.0, local_theta: Some(10_000.0) }),
     window: Window::Pattern(6, 4096),
     first: &[EMBEDDING, OUTPUT_NORM.plus(1.0), HEAD],
     layer: &[
-        &[
-            Row::vector("model.layers.{}.input_layernorm", "blk.{}.attn_norm", Embd).plus(1.0),
-            Row::vector("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm", Embd).plus(1.0),
-            Row::vector("model.layers.{}.pre_feedforward_layernorm", "blk.{}.ffn_norm", Embd).plus(1.0),
-            Row::vector("model.layers.{}.post_feedforward_layernorm", "blk.{}.post_ffw_norm", Embd).plus(1.0),
-        ],
+        &GEMMA_NORMS,
         &attention(Order::Same, Bias::If(Flag::AttentionBias), Bias::If(Flag::AttentionBias)),
         &head_norms(1.0),
         &gated(Bias::No),
     ],
-    keys: &[KEYS, HEAD_KEYS, &[Key::Window]],
+    keys: &[FIRST_KEYS, RMS_KEYS, HEAD_KEYS, &[Key::Window]],
     vocabulary: vocab::GEMMA,
+    ..QWEN2
+};
+
+/// arXiv 2408.00118. Scores and logits have soft caps; every other layer has a window.
+const GEMMA2: Arch = Arch {
+    names: &["Gemma2ForCausalLM"],
+    gguf: "gemma2",
+    sizes: &[
+        SIZES,
+        &[
+            Field::or(Context, "max_position_embeddings", Is(8192)),
+            kv_heads(Is(4)),
+            Field::or(HeadDim, "head_dim", Is(256)),
+        ],
+        WIDTHS,
+    ],
+    flags: &[(Flag::Tied, "tie_word_embeddings", true)],
+    checks: &[
+        CHECKS[0],
+        CHECKS[1],
+        Check::Word("hidden_activation", &["gelu_pytorch_tanh"]),
+        Check::Unset("attention_bias"),
+        Check::Unset("use_bidirectional_attention"),
+        // Without these GGUF's `gemma2` has caps all the same.
+        Check::Positive("attn_logit_softcapping"),
+        Check::Positive("final_logit_softcapping"),
+        Check::SameAs("query_pre_attn_scalar", HeadDim, Some(256.0)),
+    ],
+    rope: Some(Ropes { kinds: &["default"], theta: 10_000.0, local_theta: None }),
+    window: Window::Pattern(2, 4096),
+    layer: &[&GEMMA_NORMS, &attention(Order::Same, Bias::No, Bias::No), &gated(Bias::No)],
+    keys: &[&[
+        Key::Size("context_length", Context),
+        Key::Size("embedding_length", Embd),
+        Key::Size("block_count", Layers),
+        Key::Size("feed_forward_length", FeedForward),
+        Key::Size("attention.head_count", Heads),
+        Key::Size("attention.head_count_kv", KvHeads),
+        Key::UnusualRope,
+        Key::Number("attention.layer_norm_rms_epsilon", "rms_norm_eps", 1e-6),
+        Key::Size("attention.key_length", HeadDim),
+        Key::Size("attention.value_length", HeadDim),
+        Key::FileType,
+        Key::Number("attn_logit_softcapping", "attn_logit_softcapping", 50.0),
+        Key::Number("final_logit_softcapping", "final_logit_softcapping", 30.0),
+        Key::Window,
+    ]],
+    ..GEMMA3
+};
+
+/// A Llama, but for layers that do not rotate.
+const SMOLLM3: Arch = Arch {
+    names: &["SmolLM3ForCausalLM"],
+    gguf: "smollm3",
+    sizes: &[SIZES, &[Field::or(Context, "max_position_embeddings", Is(32_768)), kv_heads(Is(4)), HEAD_SHARE], WIDTHS],
+    flags: &[
+        (Flag::Tied, "tie_word_embeddings", true),
+        (Flag::AttentionBias, "attention_bias", false),
+        (Flag::MlpBias, "mlp_bias", false),
+    ],
+    checks: &[
+        CHECKS[0],
+        CHECKS[1],
+        SILU,
+        Check::Unset("use_sliding_window"),
+        // GGUF has no key for which layers these are: every fourth.
+        Check::Every("no_rope_layers", "no_rope_layer_interval", 4),
+    ],
+    rope: Some(Ropes { kinds: &["default", "linear", "yarn"], theta: 2_000_000.0, local_theta: None }),
+    keys: &[FIRST_KEYS, RMS_KEYS, OPEN_HEAD_KEYS, LLAMA_KEYS],
+    ..LLAMA
+};
+
+/// A Llama with four factors, for embeddings, scores, halves of layers and logits.
+const GRANITE: Arch = Arch {
+    names: &["GraniteForCausalLM"],
+    gguf: "granite",
+    sizes: &[
+        SIZES,
+        &[
+            Field::or(Context, "max_position_embeddings", Is(2048)),
+            kv_heads(Same(Heads)),
+            Field::made(HeadDim, Quotient(Embd, Heads)),
+        ],
+        WIDTHS,
+    ],
+    checks: &[
+        CHECKS[0],
+        CHECKS[1],
+        SILU,
+        Check::SameAs("head_dim", HeadDim, None),
+        Check::Positive("attention_multiplier"),
+        Check::Positive("embedding_multiplier"),
+        Check::Positive("residual_multiplier"),
+        Check::Positive("logits_scaling"),
+    ],
+    rope: Some(Ropes { kinds: &["default", "linear", "yarn"], theta: 10_000.0, local_theta: None }),
+    keys: &[
+        FIRST_KEYS,
+        RMS_KEYS,
+        &[Key::FileType],
+        LLAMA_KEYS,
+        &[
+            Key::Number("attention.scale", "attention_multiplier", 1.0),
+            Key::Number("embedding_scale", "embedding_multiplier", 1.0),
+            Key::Number("residual_scale", "residual_multiplier", 1.0),
+            Key::Number("logit_scale", "logits_scaling", 1.0),
+        ],
+    ],
+    ..LLAMA
+};
+
+/// arXiv 2501.00656. Norms behind each half of a layer, and of all queries and keys together.
+const OLMO2: Arch = Arch {
+    names: &["Olmo2ForCausalLM"],
+    gguf: "olmo2",
+    sizes: &[
+        SIZES,
+        &[Field::or(Context, "max_position_embeddings", Is(2048)), kv_heads(Same(Heads)), HEAD_SHARE],
+        WIDTHS,
+    ],
+    checks: &[CHECKS[0], CHECKS[1], SILU, Check::Unset("attention_bias")],
+    rope: Some(Ropes { kinds: &["default", "linear", "yarn"], theta: 10_000.0, local_theta: None }),
+    window: Window::None,
+    layer: &[
+        &attention(Order::Same, Bias::No, Bias::No),
+        &[
+            Row::vector("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm", Q),
+            Row::vector("model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm", Kv),
+            Row::vector("model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm", Embd),
+            Row::vector("model.layers.{}.post_feedforward_layernorm", "blk.{}.post_ffw_norm", Embd),
+        ],
+        &gated(Bias::No),
+    ],
+    keys: &[FIRST_KEYS, &[Key::Number("attention.layer_norm_rms_epsilon", "rms_norm_eps", 1e-5)], OPEN_HEAD_KEYS],
+    ..QWEN2
+};
+
+/// arXiv 2402.19173.
+const STARCODER2: Arch = Arch {
+    names: &["Starcoder2ForCausalLM"],
+    gguf: "starcoder2",
+    sizes: &[SIZES, &[Field::or(Context, "max_position_embeddings", Is(4096)), kv_heads(Is(2)), HEAD_SHARE], WIDTHS],
+    flags: &[(Flag::Tied, "tie_word_embeddings", true)],
+    checks: &[CHECKS[0], CHECKS[1], Check::Word("hidden_act", &["gelu_pytorch_tanh"])],
+    rope: Some(Ropes { kinds: &["default", "linear", "yarn"], theta: 10_000.0, local_theta: None }),
+    window: Window::All(None),
+    first: &[EMBEDDING, OUTPUT_NORM.bias(Bias::Yes), HEAD],
+    layer: &[
+        &[PRE_NORMS[0].bias(Bias::Yes), PRE_NORMS[1].bias(Bias::Yes)],
+        &attention(Order::Same, Bias::Yes, Bias::Yes),
+        &[
+            Row::matrix("model.layers.{}.mlp.c_fc", "blk.{}.ffn_up", FeedForward, Embd).bias(Bias::Yes),
+            Row::matrix("model.layers.{}.mlp.c_proj", "blk.{}.ffn_down", Embd, FeedForward).bias(Bias::Yes),
+        ],
+    ],
+    keys: &[FIRST_KEYS, &[Key::Number("attention.layer_norm_epsilon", "norm_epsilon", 1e-5)], OPEN_HEAD_KEYS],
     ..QWEN2
 };
 

@@ -76,7 +76,8 @@ pub(super) const LLAMA: Rules = Rules {
     ],
 };
 
-pub(super) const QWEN: Rules = Rules { sentencepiece: true, first_space: FirstSpace::OfTokenizer, by_size: &[] };
+/// SentencePiece or byte-level BPE, as the files are.
+pub(super) const PLAIN: Rules = Rules { sentencepiece: true, first_space: FirstSpace::OfTokenizer, by_size: &[] };
 
 pub(super) const GEMMA: Rules = Rules { sentencepiece: true, first_space: FirstSpace::None, by_size: &[] };
 
