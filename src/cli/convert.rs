@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum, ValueHint};
 /// `convert`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Llama, Mistral and OPT are converted, from safetensors or from PyTorch's files. Nothing in a checkpoint is run. A checkpoint of \
+Llama, Mistral, Qwen2, Qwen3, Gemma 2 and 3, SmolLM3, Granite, OLMo 2, StarCoder2 and OPT are converted, from safetensors or from PyTorch's files. Nothing in a checkpoint is run. A checkpoint of \
 llama2.c is a file instead of a folder and takes --tokenizer.")]
 pub struct ConvertArgs {
     /// The folder of the checkpoint, with `config.json`, tokenizer and weights

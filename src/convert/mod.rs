@@ -131,6 +131,9 @@ impl Plan {
 
 fn plan(arch: &'static Arch, folder: &Path, json: Object, options: &Options) -> Result<Plan, Error> {
     let mut notices = Vec::new();
+    if !arch.runs {
+        notices.push(format!("this program does not run `{}`: the file is for others, such as llama.cpp", arch.gguf));
+    }
     let facts = Facts::read(arch, json.clone(), &mut notices)?;
     let tensors = checkpoint::open(folder)?;
     check_layers(&json, facts.size(Size::Layers), &tensors)?;

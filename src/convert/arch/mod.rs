@@ -16,6 +16,8 @@ pub(super) struct Arch {
     pub(super) names: &'static [&'static str],
     /// `general.architecture`.
     pub(super) gguf: &'static str,
+    /// Whether this program runs it.
+    pub(super) runs: bool,
     /// Its sizes, each after those that it may be made of.
     pub(super) sizes: &'static [&'static [Field]],
     /// Its settings that are true or false: key, and what holds without it.

@@ -100,6 +100,7 @@ const LLAMA_KEYS: &[Key] = &[Key::Size("vocab_size", Vocab), Key::Size("rope.dim
 const LLAMA: Arch = Arch {
     names: &["LlamaForCausalLM", "LLaMAForCausalLM"],
     gguf: "llama",
+    runs: true,
     sizes: &[
         SIZES,
         &[Field::or(Context, "max_position_embeddings", Is(2048)), kv_heads(Same(Heads)), HEAD_SHARE],
@@ -225,6 +226,7 @@ const GEMMA3: Arch = Arch {
 const GEMMA2: Arch = Arch {
     names: &["Gemma2ForCausalLM"],
     gguf: "gemma2",
+    runs: false,
     sizes: &[
         SIZES,
         &[
@@ -272,6 +274,7 @@ const GEMMA2: Arch = Arch {
 const SMOLLM3: Arch = Arch {
     names: &["SmolLM3ForCausalLM"],
     gguf: "smollm3",
+    runs: false,
     sizes: &[SIZES, &[Field::or(Context, "max_position_embeddings", Is(32_768)), kv_heads(Is(4)), HEAD_SHARE], WIDTHS],
     flags: &[
         (Flag::Tied, "tie_word_embeddings", true),
@@ -295,6 +298,7 @@ const SMOLLM3: Arch = Arch {
 const GRANITE: Arch = Arch {
     names: &["GraniteForCausalLM"],
     gguf: "granite",
+    runs: false,
     sizes: &[
         SIZES,
         &[
@@ -334,6 +338,7 @@ const GRANITE: Arch = Arch {
 const OLMO2: Arch = Arch {
     names: &["Olmo2ForCausalLM"],
     gguf: "olmo2",
+    runs: false,
     sizes: &[
         SIZES,
         &[Field::or(Context, "max_position_embeddings", Is(2048)), kv_heads(Same(Heads)), HEAD_SHARE],
@@ -360,6 +365,7 @@ const OLMO2: Arch = Arch {
 const STARCODER2: Arch = Arch {
     names: &["Starcoder2ForCausalLM"],
     gguf: "starcoder2",
+    runs: false,
     sizes: &[SIZES, &[Field::or(Context, "max_position_embeddings", Is(4096)), kv_heads(Is(2)), HEAD_SHARE], WIDTHS],
     flags: &[(Flag::Tied, "tie_word_embeddings", true)],
     checks: &[CHECKS[0], CHECKS[1], Check::Word("hidden_act", &["gelu_pytorch_tanh"])],
@@ -395,6 +401,7 @@ const OPT_OFFSET: usize = 2;
 const OPT: Arch = Arch {
     names: &["OPTForCausalLM"],
     gguf: "opt",
+    runs: true,
     sizes: &[&[
         Field::need(Embd, "hidden_size"),
         Field::need(Vocab, "vocab_size"),
