@@ -381,6 +381,10 @@ fn configurations_that_gguf_has_no_words_for() {
         config.insert("sliding_window_pattern".into(), json!(2));
     });
     assert_says(&error, &["`sliding_window_pattern`: expected 6, found 2"]);
+    let error = refused("gemma3-images", |files| files.entry("config.json")["text_config"]["hidden_size"] = Json::Null);
+    assert_says(&error, &["`text_config.hidden_size`: expected a count of at least 1"]);
+    let error = refused("gemma3-images", |files| files.entry("config.json")["text_config"] = Json::Null);
+    assert_says(&error, &["`text_config`: expected an object, found no such key"]);
     let named = |name: &str| refused("qwen2", |files| files.entry("config.json")["architectures"] = json!([name]));
     let error = named("Qwen2MoeForCausalLM");
     assert_says(

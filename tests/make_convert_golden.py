@@ -333,8 +333,13 @@ OTHERS = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 5000000.0}, "tie_word_embeddings": True}),
     "olmo2": ("Olmo2", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
     "starcoder2": ("Starcoder2", {"sliding_window": 32, "rope_parameters": {"rope_type": "default", "rope_theta": 999999.4420358813}}),
+    # Gemma 3 beside an encoder of images, which is left out.
+    "gemma3-images": ("Gemma3", {
+        "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "query_pre_attn_scalar": 16,
+        "sliding_window": 8}),
 }
-RUNNING = ["qwen2", "qwen3", "gemma3"]
+RUNNING = ["qwen2", "qwen3", "gemma3", "gemma3-images"]
+IMAGES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
 
 
 def make_others(llama_cpp, root, names):
@@ -346,7 +351,13 @@ def make_others(llama_cpp, root, names):
         config_class = getattr(transformers, f"{family}TextConfig", None) or getattr(transformers, f"{family}Config")
         config = config_class(**{
             **SMALL, "vocab_size": n_tokens + 3, "max_position_embeddings": N_CONTEXT, "attn_implementation": "eager", **roles, **options})
-        model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+        if name == "gemma3-images":
+            config = transformers.Gemma3Config(
+                text_config=config, vision_config=transformers.SiglipVisionConfig(**IMAGES), mm_tokens_per_image=4,
+                eos_token_id=roles["eos_token_id"], image_token_index=n_tokens, boi_token_index=n_tokens + 1, eoi_token_index=n_tokens + 2)
+            model = transformers.Gemma3ForConditionalGeneration(config).eval()
+        else:
+            model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
         # Gemma adds one to the weights of its norms.
         fill(model, seed, torch.bfloat16, norm=0.0 if family.startswith("Gemma") else 1.0)
         if name in RUNNING:
@@ -437,7 +448,7 @@ def with_roles(make):
 
 
 OTHER_TOKENIZERS = {
-    "qwen2": qwen_tokenizer, "qwen3": qwen_tokenizer, "gemma3": gemma_tokenizer, "gemma2": gemma_tokenizer,
+    "qwen2": qwen_tokenizer, "qwen3": qwen_tokenizer, "gemma3": gemma_tokenizer, "gemma3-images": gemma_tokenizer, "gemma2": gemma_tokenizer,
     "smollm3": with_roles(llama3_tokenizer), "granite": with_roles(smollm_tokenizer), "olmo2": with_roles(llama3_tokenizer),
     "starcoder2": with_roles(smollm_tokenizer),
 }

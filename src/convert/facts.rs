@@ -1,6 +1,8 @@
 //! Owns the facts of a `config.json`, read as an [`Arch`] says: sizes, settings, the tensors and the keys that follow from
 //! them. Refuses numbers that do not fit together and settings that GGUF has no words for.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::Error;
@@ -229,14 +231,19 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// The name of a tensor in [`Facts::targets`]; `None` for one to pass over: the angles that old checkpoints keep.
-    pub(super) fn name_of<'n>(&self, name: &'n str) -> Option<&'n str> {
+    /// The name of a tensor in [`Facts::targets`]; `None` for one to pass over: the angles that old checkpoints keep, and what
+    /// is no part of the text model.
+    pub(super) fn name_of<'n>(&self, name: &'n str) -> Option<Cow<'n, str>> {
         if self.rope.is_some() && name.ends_with(".rotary_emb.inv_freq") {
             return None;
         }
+        if let Some(part) = &self.arch.part {
+            let is_other = part.others.iter().any(|other| name.contains(other));
+            return (!is_other).then(|| name.replacen(part.infix, "", 1).into());
+        }
         let bare =
             self.arch.lead.and_then(|(lead, start)| name.strip_prefix(lead).filter(|rest| rest.starts_with(start)));
-        Some(bare.unwrap_or(name))
+        Some(bare.unwrap_or(name).into())
     }
 
     /// What the file has besides the checkpoint's tensors; it comes first.

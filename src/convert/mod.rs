@@ -134,7 +134,12 @@ fn plan(arch: &'static Arch, folder: &Path, json: Object, options: &Options) -> 
     if !arch.runs {
         notices.push(format!("this program does not run `{}`: the file is for others, such as llama.cpp", arch.gguf));
     }
-    let facts = Facts::read(arch, json.clone(), &mut notices)?;
+    let mut text = json.clone();
+    if let Some(part) = &arch.part {
+        text = json.object(part.config)?.ok_or_else(|| json.error(part.config, "an object", "no such key"))?;
+        notices.push(format!("{} is left out: the file is the text model", part.what));
+    }
+    let facts = Facts::read(arch, text, &mut notices)?;
     let tensors = checkpoint::open(folder)?;
     check_layers(&json, facts.size(Size::Layers), &tensors)?;
     let dtype = options.outtype.resolved(&tensors);

@@ -1,6 +1,7 @@
 //! Owns the way from a checkpoint's tensors to a GGUF file's: which name becomes which, in which shape. Refuses tensors
 //! that nobody asked for, missing ones, and other shapes than the configuration says.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use indexmap::IndexMap;
@@ -183,13 +184,13 @@ pub(super) fn place<'n>(
     tensors: &'n Tensors,
     mut targets: Targets,
     wanted: DType,
-    name_of: impl Fn(&'n str) -> Option<&'n str>,
+    name_of: impl Fn(&'n str) -> Option<Cow<'n, str>>,
 ) -> Result<Vec<Output>, Error> {
     let mut outputs = Vec::with_capacity(targets.len());
     for (name, source) in tensors {
         let Some(key) = name_of(name) else { continue };
         let path = source.shard.path();
-        let Some(target) = targets.shift_remove(key) else {
+        let Some(target) = targets.shift_remove(&*key) else {
             let expected = "only tensors that `config.json` tells of";
             return Err(Error::invalid(path, "tensors", expected, format_args!("`{name}` {:?}", source.shape)));
         };

@@ -26,6 +26,8 @@ pub(super) struct Arch {
     /// How positions become angles; `None` where they have embeddings.
     pub(super) rope: Option<Ropes>,
     pub(super) window: Window,
+    /// Where the text model is, in a checkpoint of more than that.
+    pub(super) part: Option<Part>,
     /// Names that begin with the second of these may have the first in front of it.
     pub(super) lead: Option<(&'static str, &'static str)>,
     /// Tensors before the layers, in each layer, behind them.
@@ -35,6 +37,19 @@ pub(super) struct Arch {
     /// The keys of the GGUF file, in its order.
     pub(super) keys: &'static [&'static [Key]],
     pub(super) vocabulary: Rules,
+}
+
+/// A text model beside others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    /// The key of `config.json` that holds its configuration.
+    pub(super) config: &'static str,
+    /// What the names of its tensors have in them besides.
+    pub(super) infix: &'static str,
+    /// What the names of other tensors have in them: these are left out.
+    pub(super) others: &'static [&'static str],
+    /// The others in words.
+    pub(super) what: &'static str,
 }
 
 /// What sizes of tensors and values of keys are made of.

@@ -3,12 +3,12 @@
 
 use super::Otherwise::{Is, Product, Quotient, Same, Sum};
 use super::Size::{Context, Embd, FeedForward, HeadDim, Heads, Kv, KvHeads, Layers, Positions, Q, Vocab, Word};
-use super::{Arch, Bias, Check, Field, Flag, Key, Order, Ropes, Row, RowKind, When, Window};
+use super::{Arch, Bias, Check, Field, Flag, Key, Order, Part, Ropes, Row, RowKind, When, Window};
 use crate::convert::vocab;
 
 /// All, the most common first.
-pub(crate) static ARCHITECTURES: [Arch; 11] =
-    [LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3, GEMMA2, SMOLLM3, GRANITE, OLMO2, STARCODER2, OPT];
+pub(crate) static ARCHITECTURES: [Arch; 12] =
+    [LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3, GEMMA3_IMAGES, GEMMA2, SMOLLM3, GRANITE, OLMO2, STARCODER2, OPT];
 
 const SIZES: &[Field] = &[
     Field::need(Heads, "num_attention_heads"),
@@ -118,6 +118,7 @@ const LLAMA: Arch = Arch {
         local_theta: None,
     }),
     window: Window::None,
+    part: None,
     lead: None,
     first: &[EMBEDDING, OUTPUT_NORM, HEAD],
     layer: &[
@@ -220,6 +221,29 @@ const GEMMA3: Arch = Arch {
     keys: &[FIRST_KEYS, RMS_KEYS, HEAD_KEYS, &[Key::Window]],
     vocabulary: vocab::GEMMA,
     ..QWEN2
+};
+
+/// The same with an encoder of images beside it. Its configuration names only what differs from the defaults.
+const GEMMA3_IMAGES: Arch = Arch {
+    names: &["Gemma3ForConditionalGeneration"],
+    sizes: &[
+        &[
+            Field::or(Heads, "num_attention_heads", Is(8)),
+            Field::need(Embd, "hidden_size"),
+            Field::or(Vocab, "vocab_size", Is(262_208)),
+            Field::need(Layers, "num_hidden_layers"),
+            Field::need(FeedForward, "intermediate_size"),
+        ],
+        GEMMA3.sizes[1],
+        WIDTHS,
+    ],
+    part: Some(Part {
+        config: "text_config",
+        infix: "language_model.",
+        others: &["vision_tower.", "multi_modal_projector."],
+        what: "the encoder of images",
+    }),
+    ..GEMMA3
 };
 
 /// arXiv 2408.00118. Scores and logits have soft caps; every other layer has a window.
@@ -425,6 +449,7 @@ const OPT: Arch = Arch {
     ],
     rope: None,
     window: Window::None,
+    part: None,
     lead: Some(("model.", "decoder.")),
     first: &[
         Row::matrix("decoder.embed_tokens", "token_embd", Vocab, Word),
