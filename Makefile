@@ -42,13 +42,13 @@ tasks: tools
 	@python3 models/fetch-tasks.py
 
 eval: build model tasks
-	@python3 tests/eval_tasks.py --curtail $(BINARY) --model $(MODEL)
+	@python3 benches/eval_tasks.py --curtail $(BINARY) --model $(MODEL)
 
 bench: build model
 	@$(BINARY) bench -m $(MODEL) -p 512 -n 128 -r 5
 
 bench-compare: build model
-	@python3 tests/bench_llama_cpp.py --model $(MODEL) --curtail $(BINARY)
+	@python3 benches/bench_llama_cpp.py --model $(MODEL) --curtail $(BINARY)
 
 # build.rs finds the fetched libclang by itself. It is not exported here: a changed LIBCLANG_PATH would make `cargo build`
 # and `make build` recompile ggml in turn.

@@ -145,7 +145,7 @@ mod tests {
         let (n, n_rows) = (512, 6);
         let rows = wave(n * n_rows);
         let importance: Vec<f32> = wave(n).iter().map(|x| x * x + 0.01).collect();
-        // The others search in tables that take seconds to make; tests/quantize_golden.rs has them.
+        // The others search in tables that take seconds to make; tests/it/golden/quantize.rs has them.
         let has_tables = |t: DType| matches!(t, IQ1_S | IQ1_M | IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS);
         for &to in DType::ALL.iter().filter(|&&t| can_quantize_to(t) && !has_tables(t)) {
             let row_bytes = to.row_bytes(n).unwrap();

@@ -1,0 +1,402 @@
+//! Questions that stop at a layer, beside full depth and beside models that have no more layers.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::common::golden::cut_model;
+use crate::common::{curtail, demo_model};
+use curtail::eval::Task;
+use curtail::ggml::{Device, Isa, isa};
+use curtail::gguf::File;
+use curtail::model::{LayerStep, Model};
+use curtail::session::{Cut, Question, Session, SessionParams, TokenId, View};
+use serde_json::{Value, json};
+
+const TOKENS: [TokenId; 20] = [1, 5, 9, 13, 17, 21, 25, 29, 33, 37, 41, 45, 49, 53, 57, 61, 65, 69, 73, 77];
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/llama_golden").join(name)
+}
+
+fn session(path: &Path, n_batch: usize) -> Session {
+    let file = Arc::new(File::open(path).expect("a model file"));
+    let model = Arc::new(Model::load(file, Device::cpu(1).expect("a CPU")).expect("it loads"));
+    Session::new(model, SessionParams { n_batch, ..SessionParams::default() }).expect("a session")
+}
+
+fn full_depth(path: &Path, n_batch: usize) -> Vec<f32> {
+    let mut session = session(path, n_batch);
+    session.sync(&TOKENS, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+    session.logits().expect("logits").to_vec()
+}
+
+/// What a question has at a cut: layers run, hidden state, logits.
+type Seen = (usize, Vec<f32>, Vec<f32>);
+
+/// Asks questions after a prefix; each stops at its own layer, or never.
+fn ask(
+    session: &mut Session,
+    prefix: &[TokenId],
+    questions: &[&[TokenId]],
+    cuts: &[usize],
+    stops: &[usize],
+) -> Vec<Seen> {
+    let mut last = vec![(0, Vec::new(), Vec::new()); questions.len()];
+    let at_cut = &mut |seen: &[Cut]| {
+        let mut look = |cut: &Cut| {
+            last[cut.question] = (cut.layers_run, cut.hidden.clone(), cut.logits.clone());
+            cut.layers_run == stops[cut.question]
+        };
+        seen.iter().map(&mut look).collect()
+    };
+    let questions: Vec<Question<'_>> = questions.iter().map(|tokens| Question { tokens, shown: 1 }).collect();
+    session.ask(prefix, &questions, cuts, View::Logits, at_cut).expect("it runs");
+    last
+}
+
+const NEVER: usize = usize::MAX;
+
+/// Hidden state and logits, whichever a question shows.
+fn seen((_, hidden, logits): &Seen) -> Vec<f32> {
+    [&hidden[..], logits].concat()
+}
+
+/// Fails unless two rows point the same way but for rounding.
+#[track_caller]
+fn assert_close(a: &[f32], b: &[f32]) {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(x * y)).sum::<f64>();
+    let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    assert!(a.len() == b.len() && cosine > 0.999, "{cosine}");
+}
+
+#[test]
+fn without_a_stop_a_question_is_a_plain_prompt_to_the_bit() {
+    for path in [golden("gqa-untied.gguf"), PathBuf::from(demo_model())] {
+        for n_batch in [7, 512] {
+            let plain = full_depth(&path, n_batch);
+            let n_layer = session(&path, n_batch).model().config().n_layer;
+            for cuts in [vec![], vec![1], (1..n_layer).collect()] {
+                let mut session = session(&path, n_batch);
+                let found = ask(&mut session, &[], &[&TOKENS], &cuts, &[NEVER]);
+                assert_eq!(found[0].0, n_layer);
+                assert_eq!(found[0].2, plain, "{} cut at {cuts:?}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stop_gives_what_a_model_with_no_more_layers_gives() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cut = folder.path().join("cut.gguf");
+    for (path, layers) in [(golden("gqa-untied.gguf"), vec![1]), (PathBuf::from(demo_model()), vec![1, 16, 29])] {
+        for k in layers {
+            cut_model(&path, k, &cut);
+            let expected = full_depth(&cut, 512);
+            let mut session = session(&path, 512);
+            let found = ask(&mut session, &[], &[&TOKENS], &[k], &[k]);
+            assert_eq!(found[0].0, k);
+            let largest = found[0].2.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            // The rows of a cut model's last layer run alone; ggml's f32 kernels, which the tiny model uses, then add up in
+            // another order. The packed ones do not.
+            let tolerance = if path == golden("gqa-untied.gguf") { 1e-5 } else { 0.0 };
+            assert!(largest <= tolerance, "{} after layer {k}: {largest}", path.display());
+        }
+    }
+}
+
+#[test]
+fn questions_side_by_side_leave_at_their_own_depth_with_what_they_get_alone() {
+    let path = PathBuf::from(demo_model());
+    let spread = |seed: u32, n: u32| (0..n).map(|i| 100 + (i * 7919 + seed * 104_729) % 40_000).collect::<Vec<_>>();
+    let (prefix, rest) = (spread(1, 60), spread(2, 20));
+    let (prefix, rest) = (&prefix[..], &rest[..]);
+    let (long, other) = (spread(3, 80), spread(4, 33));
+    let questions: [&[TokenId]; 6] = [rest, &rest[..4], &long, &[7], &rest[2..], &other];
+    let (cuts, stops) = ([5, 10, 20], [10, NEVER, 5, 20, NEVER, NEVER]);
+    for n_batch in [16, 512] {
+        let together = ask(&mut session(&path, n_batch), prefix, &questions, &cuts, &stops);
+        for (i, question) in questions.iter().enumerate() {
+            let alone = ask(&mut session(&path, n_batch), prefix, &[question], &cuts, &stops[i..=i]);
+            assert_eq!(together[i].0, stops[i].min(30));
+            // Without AVX2 attention has no kernel of ours, and ggml's adds up by where rows lie in the cache.
+            match isa() >= Isa::Avx2 {
+                true => assert!(together[i] == alone[0], "question {i} in batches of {n_batch}"),
+                false => assert_close(&seen(&together[i]), &seen(&alone[0])),
+            }
+        }
+    }
+}
+
+#[test]
+fn every_shown_row_has_what_it_has_as_the_last() {
+    let path = PathBuf::from(demo_model());
+    let (prefix, rest) = TOKENS.split_at(12);
+    let mut seen = Vec::new();
+    let question = Question { tokens: rest, shown: 3 };
+    let mut session = session(&path, 512);
+    let at_cut = &mut |cuts: &[Cut]| {
+        seen.extend(cuts.to_vec());
+        Vec::new()
+    };
+    session.ask(prefix, &[question], &[7], View::Through(&|_, h| h.to_vec()), at_cut).expect("it runs");
+    for (i, cut) in seen.iter().enumerate() {
+        for back in 0..3 {
+            let found = ask(&mut session, prefix, &[&rest[..rest.len() - back]], &[7], &[[7, NEVER][i]]);
+            let at = |all: &[f32], n: usize| all[(2 - back) * n..(3 - back) * n].to_vec();
+            assert_eq!((cut.hidden.len(), cut.logits.len()), (3 * 576, 3 * 49152));
+            assert!(at(&cut.logits, 49152) == found[0].2 && at(&cut.hidden, 576) == found[0].1, "cut {i}, {back} back");
+        }
+    }
+}
+
+#[test]
+fn a_prefix_goes_no_deeper_than_its_questions_and_later_as_deep_as_needed() {
+    let path = PathBuf::from(demo_model());
+    let mut session = session(&path, 512);
+    let (prefix, rest) = TOKENS.split_at(12);
+    // Stops early, a bit later, never: the prefix follows, and a plain continuation takes it from there.
+    for stop in [4, 15, 8, NEVER] {
+        let found = ask(&mut session, prefix, &[rest], &[4, 8, 15], &[stop]);
+        let fresh = ask(&mut self::session(&path, 512), prefix, &[rest], &[4, 8, 15], &[stop]);
+        assert!(found == fresh, "stop at {stop}");
+        assert_eq!(session.tokens(), prefix);
+    }
+    ask(&mut session, &TOKENS[..15], &[&TOKENS[15..]], &[4], &[4]);
+    session.sync(&TOKENS, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+    assert_eq!(session.logits().expect("logits"), full_depth(&path, 512));
+    let mut error = |tokens, shown, cuts: &[usize]| {
+        let question = Question { tokens, shown };
+        session.ask(prefix, &[question], cuts, View::Hidden, &mut |_| Vec::new()).unwrap_err().to_string()
+    };
+    assert_eq!(error(rest, 1, &[0]), "`cuts`: expected layers between 1 and 29, rising, found [0]");
+    assert_eq!(error(&[], 1, &[]), "there is no token to continue from");
+    assert_eq!(error(&[5], 2, &[]), "`shown`: expected between 1 and 1, found 2");
+}
+
+#[test]
+fn a_plan_without_layers_is_a_model_without_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cut = folder.path().join("cut.gguf");
+    let path = PathBuf::from(demo_model());
+    cut_model(&path, 20, &cut);
+    let file = Arc::new(File::open(&path).expect("a model file"));
+    let model = Arc::new(Model::load(file, Device::cpu(1).expect("a CPU")).expect("it loads"));
+    let plan: Vec<LayerStep> = (0..20).map(LayerStep::whole).collect();
+    let mut session = Session::new(model, SessionParams { plan, ..SessionParams::default() }).expect("a session");
+    let found = ask(&mut session, &[], &[&TOKENS], &[], &[NEVER]);
+    assert_eq!((found[0].0, &found[0].2), (20, &full_depth(&cut, 512)));
+}
+
+/// Words for small and for large numbers of things: easy enough for a short training.
+fn task(folder: &Path) -> PathBuf {
+    let animals = ["cat", "dog", "horse", "cow", "sheep", "goat", "pig", "wolf", "fox", "bear", "mouse", "deer"];
+    let cities =
+        ["Paris", "London", "Berlin", "Madrid", "Rome", "Vienna", "Tokyo", "Cairo", "Lima", "Oslo", "Delhi", "Boston"];
+    let frames =
+        ["The {} again.", "I saw the {}.", "We like {} best.", "About {}, nothing new.", "{} it is.", "Where is {}?"];
+    let mut rows = Vec::new();
+    for frame in frames {
+        for (word, label) in animals.iter().map(|w| (w, "animal")).chain(cities.iter().map(|w| (w, "city"))) {
+            rows.push(json!({ "text": frame.replace("{}", word), "label": label }).to_string());
+        }
+    }
+    let (test, train): (Vec<_>, Vec<_>) = rows.into_iter().enumerate().partition(|(i, _)| i % 4 == 0);
+    for (name, rows) in [("train.jsonl", train), ("test.jsonl", test)] {
+        let lines: String = rows.into_iter().map(|(_, row)| row + "\n").collect();
+        std::fs::write(folder.join(name), lines).expect("written");
+    }
+    let path = folder.join("task.toml");
+    let description = r#"
+        name = "kind"
+        prompt = "Text: {{ text }}\nKind:"
+        labels = [" animal", " city"]
+        answer = "label"
+        values = ["animal", "city"]
+        shots = 4
+        train = "train.jsonl"
+        test = "test.jsonl"
+    "#;
+    std::fs::write(&path, description).expect("written");
+    path
+}
+
+fn run(arguments: &[&str]) -> std::process::Output {
+    curtail(arguments).output().expect("it starts")
+}
+
+/// Words with the category that they belong to, as a choice and as an open answer.
+#[test]
+fn choices_open_answers_and_own_answers_stop_early_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let words = ["cat", "dog", "horse", "cow", "sheep", "goat", "pig", "wolf", "fox", "bear", "mouse", "deer", "lion"];
+    let cities = ["Paris", "London", "Berlin", "Madrid", "Rome", "Vienna", "Tokyo", "Cairo", "Lima", "Oslo", "Delhi"];
+    let row = |(i, word): (usize, &str)| {
+        let right = if i < words.len() { "an animal" } else { "a city" };
+        json!({ "word": word, "kinds": ["an animal", "a city", "a number"], "kind": right }).to_string()
+    };
+    let all: Vec<String> = words.into_iter().chain(cities).enumerate().map(row).collect();
+    let train: String = all.iter().chain(&all).chain(&all).map(|row| row.clone() + "\n").collect();
+    std::fs::write(folder.path().join("train.jsonl"), train).expect("written");
+    std::fs::write(folder.path().join("test.jsonl"), all.join("\n")).expect("written");
+    let rest = "prompt = \"{{ word }} is\"\nshots = 4\ntrain = \"train.jsonl\"\ntest = \"test.jsonl\"\n";
+    let choices = "name = \"choices\"\nchoices = \"kinds\"\nvalues = [\"an animal\", \"a city\", \"a number\"]\nanswer = \"kind\"\n";
+    let open = "name = \"open\"\nanswer = \"kind\"\n";
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("{text}{rest}")).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let (choices, open) = (write("choices.toml", choices), write("open.toml", open));
+    let (model, exit) = (demo_model(), folder.path().join("demo.exit.gguf"));
+    let exit = exit.to_str().expect("UTF-8");
+    let common = ["-m", &model, "-t", "1"];
+    let train = ["train-exit", "--task", &choices, &open, "-o", exit, "--from-layer", "27", "--rule", "logistic"];
+    let trained = run(&[&train, &common[..], &["--rows", "60"]].concat());
+    assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+    let measured = run(&[&["eval", "--task", &choices, &open, "--exit", exit, "--json"][..], &common].concat());
+    assert!(measured.status.success(), "{}", String::from_utf8_lossy(&measured.stderr));
+    let rows: Value = serde_json::from_slice(&measured.stdout).expect("JSON");
+    for row in rows.as_array().expect("one for each task") {
+        assert!(row["accuracy_dense"].as_f64().expect("a number") >= 0.6, "{row}");
+        assert!(row["agreement"].as_f64().expect("a number") >= 0.9, "{row}");
+    }
+    let own = ["train-exit", "--task", "self", "-o", exit, "--from-layer", "27", "--rows", "60", "--prompts", "8"];
+    let own = run(&[&own, &common[..]].concat());
+    assert!(own.status.success(), "{}", String::from_utf8_lossy(&own.stderr));
+    let measured = run(&[&["eval", "--task", &open, "--exit", exit, "--json"][..], &common].concat());
+    assert!(String::from_utf8_lossy(&measured.stderr).contains("taking `self`"));
+    let refused = run(&[&["eval", "--task", &choices, "--exit", exit][..], &common].concat());
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(message.contains("expected a policy for `choices`, found self"), "{message}");
+}
+
+#[test]
+fn the_example_descriptions_read_files_as_they_are_exported() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = root.join("tests/data/tasks");
+    for file in ["sst2", "ag_news", "mmlu", "commonsense_qa", "squad"] {
+        std::fs::create_dir(folder.path().join(file)).expect("made");
+        for part in std::fs::read_dir(data.join(file)).expect("a folder") {
+            let part = part.expect("a file").path();
+            std::fs::copy(&part, folder.path().join(file).join(part.file_name().expect("a name"))).expect("copied");
+        }
+    }
+    // The last lines of the solved examples with the question; the right answer.
+    let expected = [
+        ("sst2", "Review: a delight from start to end 11\nSentiment:", " positive"),
+        ("ag-news", "Article: Chip number 11 makes news\nTopic:", " Technology"),
+        ("mmlu", "What is 0 + 1 in anatomy?\nA. 0\nB. 1\nC. 7000\nD. none\nAnswer:", " B"),
+        ("commonsense-qa", "Question: Where would you put book 7?\nAnswer:", " library"),
+        ("squad", "Context: River 7 is 7 miles long.\nQuestion: How long is river 7?\nAnswer:", " 7 miles"),
+    ];
+    for (name, prompt, answer) in expected {
+        let description = root.join(format!("models/examples/{name}.toml"));
+        let copy = folder.path().join("task.toml");
+        std::fs::copy(description, &copy).expect("copied");
+        let task = Task::open(&copy, 1, None).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let item = &task.test[0];
+        assert_eq!(item.prompt, prompt, "{name}");
+        let answers = [task.labels(), &item.choices, &item.accepted].concat();
+        assert_eq!(answers[item.answer], answer, "{name}");
+        let prefix = task.prefix(&item.group);
+        let start = prompt.split([' ', '\n']).next().expect("a word");
+        assert_eq!(prefix.matches(start).count(), task.shots, "{name}: {prefix}");
+    }
+}
+
+#[test]
+fn an_exit_file_is_trained_used_and_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, task) = (demo_model(), task(folder.path()));
+    let (task, exit) = (task.to_str().expect("UTF-8"), folder.path().join("demo.exit.gguf"));
+    let exit = exit.to_str().expect("UTF-8");
+    let common = ["train-exit", "-m", &model, "-t", "1", "--task", task, "--rows", "60"];
+    let train = [&common[..], &["-o", exit, "--from-layer", "20"]].concat();
+    let trained = run(&train);
+    assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+    assert!(
+        String::from_utf8_lossy(&trained.stdout).contains("On rows that neither the fit nor its thresholds have seen")
+    );
+    let bytes = std::fs::read(exit).expect("written");
+    assert!(run(&train).status.success());
+    assert!(std::fs::read(exit).expect("written") == bytes, "the same seed gives the same file");
+
+    let page = folder.path().join("report.html");
+    let page = page.to_str().expect("UTF-8");
+    let eval = ["eval", "-m", &model, "-t", "1", "--task", task, "--exit", exit, "--json"];
+    let nine = [&eval[..], &["--rows", "9"]].concat();
+    let beside = run(&[&nine[..], &["--parallel", "7"]].concat());
+    let beside: Value = serde_json::from_slice(&beside.stdout).expect("JSON");
+    let measured = run(&[&nine[..], &["--report", page]].concat());
+    assert!(measured.status.success(), "{}", String::from_utf8_lossy(&measured.stderr));
+    let rows: Value = serde_json::from_slice(&measured.stdout).expect("JSON");
+    let row = &rows[0];
+    assert_eq!((&row["task"], &row["n"], &row["n_layer"]), (&json!("kind"), &json!(9), &json!(30)));
+    assert!(row["agreement"].as_f64().expect("a number") >= 0.9, "{row}");
+    assert!(row["mean_layers"].as_f64().expect("a number") < 30.0, "{row}");
+    for field in ["accuracy_dense", "accuracy_exit", "accuracy_skip", "agreement", "mean_layers", "var_layers"] {
+        assert_eq!(row[field], beside[0][field], "side by side or alone, the same {field}");
+    }
+    assert!(row["flop_share"].as_f64().expect("a number") < 1.0, "{row}");
+    let page = std::fs::read_to_string(page).expect("written");
+    assert!(page.matches("<svg").count() == 3 && page.contains("Layers per answer"));
+
+    // Fewer layers, an early stop and another file beside full depth; the other file is the same here.
+    let ways = ["--layers", "~21:attn,~22", "--beside", &model, "--rows", "6"];
+    let both = run(&[&eval[..], &ways[..]].concat());
+    assert!(both.status.success(), "{}", String::from_utf8_lossy(&both.stderr));
+    let rows: Value = serde_json::from_slice(&both.stdout).expect("JSON");
+    let ways = rows[0]["ways"].as_array().expect("all ways");
+    let name = |i: usize| ways[i]["way"].as_str().expect("a name");
+    let file = "SmolLM2-135M-Instruct.Q4_1.gguf: ";
+    for (i, expected) in
+        ["full depth", "full depth, early stop", "~21:attn,~22", "~21:attn,~22, early stop"].iter().enumerate()
+    {
+        assert_eq!((name(i), name(i + 4)), (*expected, &format!("{file}{expected}")[..]));
+        assert_eq!(
+            (&ways[i]["accuracy"], &ways[i]["mean_steps"]),
+            (&ways[i + 4]["accuracy"], &ways[i + 4]["mean_steps"])
+        );
+    }
+    let steps: Vec<f64> = ways.iter().map(|way| way["mean_steps"].as_f64().expect("a number")).collect();
+    assert_eq!((steps[0], steps[2], &ways[0]["agreement"]), (30.0, 29.0, &json!(1.0)));
+    assert!(steps[1] < 30.0 && steps[3] < 29.0, "{steps:?}");
+    // Fitted to a plan, and used with it: policies count the model's layers.
+    let pruned = folder.path().join("pruned.exit.gguf");
+    let pruned = pruned.to_str().expect("UTF-8");
+    let fit = [&common[..], &["-o", pruned, "--layers", "~10-12", "--from-layer", "20"]].concat();
+    assert!(run(&fit).status.success());
+    let measured = [
+        "eval", "-m", &model, "-t", "1", "--task", task, "--exit", pruned, "--json", "--rows", "6", "--layers",
+        "~10-12",
+    ];
+    let rows: Value = serde_json::from_slice(&run(&measured).stdout).expect("JSON");
+    let [plan, early] = [2, 3].map(|i| rows[0]["ways"][i]["accuracy"].as_f64().expect("a number"));
+    assert!((plan - early).abs() <= 0.25, "{rows}");
+    assert!(rows[0]["ways"][3]["mean_steps"].as_f64() < Some(27.0), "{rows}");
+
+    let lens = folder.path().join("lens.exit.gguf");
+    let lens = lens.to_str().expect("UTF-8");
+    for how in
+        [&["--input", "labels", "--lens"][..], &["--preset", "adainfer"], &["--target", "truth", "--rule", "crf"]]
+    {
+        let trained = run(&[&common[..], &["-o", lens, "--from-layer", "26"], how].concat());
+        assert!(trained.status.success(), "{how:?}: {}", String::from_utf8_lossy(&trained.stderr));
+        let measured = run(&["eval", "-m", &model, "-t", "1", "--task", task, "--exit", lens, "--json", "--rows", "6"]);
+        let rows: Value = serde_json::from_slice(&measured.stdout).expect("JSON");
+        assert!(rows[0]["agreement"].as_f64().expect("a number") >= 0.75, "{how:?}: {rows}");
+    }
+
+    let other = golden("gqa-untied.gguf");
+    let other = other.to_str().expect("UTF-8");
+    let refused = run(&["eval", "-m", other, "--task", task, "--exit", exit]);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && message.contains("was trained on another model: shape"), "{message}");
+    std::fs::write(exit, &bytes[..bytes.len() / 2]).expect("written");
+    let refused = run(&["eval", "-m", &model, "--task", task, "--exit", exit]);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && message.contains("demo.exit.gguf"), "{message}");
+}
