@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use super::value::{fraction_list, number, threads};
+use super::value::{Shares, fraction_list, number, threads};
 use super::{CacheArgs, ModelArgs};
 
 /// Where the layers of a model are.
@@ -41,10 +41,6 @@ impl DeviceArgs {
         matches!(self.gpu_layers, Some(GpuLayers::All | GpuLayers::Last(1..)))
     }
 }
-
-/// Shares of a whole, each not negative and one of them above zero.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Shares(pub Vec<f64>);
 
 /// How many layers leave the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ mod value;
 use clap::{Parser, Subcommand};
 
 pub use convert::{ConvertArgs, OutTypeArg};
-pub use device::{DeviceArgs, DoctorArgs, GpuLayers, RpcServerArgs, Shares};
+pub use device::{DeviceArgs, DoctorArgs, GpuLayers, RpcServerArgs};
 pub use exits::{DraftArg, ExitArg, ExitArgs, KvArg};
 pub use generate::{ChatArgs, GenerationArgs, RunArgs, SamplingArgs, TemplateArgs};
 pub use habits::{Refused, parse};
@@ -29,7 +29,7 @@ pub use perplexity::{ImatrixArgs, PerplexityArgs, ReadArg, TextArgs};
 pub use quantize::{QuantizeArgs, QuantizeWords};
 pub use tools::{BenchArgs, BenchFormat, CompletionsArgs, InspectArgs, LogitsArgs, TokenizeArgs};
 pub use train::{EvalArgs, InputArg, PresetArg, RuleArg, TargetArg, TrainExitArgs};
-pub use value::{Count, Range, Seed, above_zero, count, fraction, not_negative, number, seed};
+pub use value::{Count, Range, Seed, Shares, above_zero, count, fraction, not_negative, number, seed};
 
 /// Runs quantized GGUF language models.
 #[derive(Debug, Parser)]

@@ -2,7 +2,6 @@
 
 use std::str::FromStr;
 
-use super::device::Shares;
 use crate::dtype::DType;
 
 /// A number of tokens, or no limit.
@@ -26,6 +25,10 @@ impl Count {
 /// A seed, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seed(pub Option<u64>);
+
+/// Shares of a whole, each not negative and one of them above zero.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shares(pub Vec<f64>);
 
 /// The numbers that `8`, `8-32`, `8-32+8` or `8-32*2` stand for.
 #[derive(Clone, Debug, PartialEq, Eq)]

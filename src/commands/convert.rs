@@ -8,8 +8,8 @@ use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::output::Inputs;
-use super::{INTERRUPTED, Usage, interrupt, note, print_line};
+use super::shared::output::Inputs;
+use super::shared::{INTERRUPTED, Usage, interrupt, note, print_line};
 use crate::cli::{ConvertArgs, OutTypeArg};
 use crate::convert::{Error, Options, OutType, Plan};
 

@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
 
-use super::depth::Saved;
-use super::engine::Engine;
-use super::output::{Inputs, write_whole};
-use super::train_exit::{OWN, bar};
-use super::{exits, note, plan, screen};
+use super::shared::depth::Saved;
+use super::shared::engine::Engine;
+use super::shared::output::{Inputs, write_whole};
+use super::shared::progress::bar;
+use super::shared::{exits, note, plan, screen};
+use super::train_exit::OWN;
 use crate::cli::{EvalArgs, LoadArgs, ModelArgs};
 use crate::eval::{Beside, Measured, Questions, Task, Way, WayDone, beside, evaluate, fixed_plan, html};
 use crate::exit::{ExitFile, Fingerprint, Input, Policy};

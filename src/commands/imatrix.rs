@@ -7,11 +7,11 @@ use anyhow::{Context, ensure};
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::engine::{find_model, open_model, session_params, warn_of_context};
-use super::output::Inputs;
 use super::perplexity::{Interrupted, N_CTX, tokens};
-use super::train_exit::bar;
-use super::{INTERRUPTED, Usage, interrupt, note, plan, print_line};
+use super::shared::engine::{find_model, open_model, session_params, warn_of_context};
+use super::shared::output::Inputs;
+use super::shared::progress::bar;
+use super::shared::{INTERRUPTED, Usage, interrupt, note, plan, print_line};
 use crate::cli::ImatrixArgs;
 use crate::eval::{Chunks, Estimate, Imatrix, Moments, surprise};
 use crate::gguf;

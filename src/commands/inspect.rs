@@ -4,14 +4,29 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use std::process::ExitCode;
 
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
-use super::engine::tell_remarks;
+use super::shared::columns::Align::{Left, Right};
+use super::shared::columns::columns;
+use super::shared::engine::{find_model, tell_remarks};
+use super::shared::hub_model::named_model;
+use super::shared::screen;
+use crate::cli::InspectArgs;
 use crate::dtype::DType;
 use crate::gguf::{Array, File, Metadata, TensorInfo, Value};
 use crate::model::Arch;
+
+pub(super) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
+    let path = match &args.file {
+        Some(path) => named_model(path)?,
+        None => find_model(&args.model)?,
+    };
+    inspect(&path, args.json, &mut screen::stdout())?;
+    Ok(ExitCode::SUCCESS)
+}
 
 /// Prints what the file at `path` holds.
 ///
@@ -19,7 +34,7 @@ use crate::model::Arch;
 /// `n_parts`, `file_bytes`, `n_tensors`, `parameters`, `tensor_bytes`, `bits_per_weight`, `types` (totals per element
 /// type), `metadata` (plain values, arrays complete; NaN and infinities are null) and `tensors` (`name`, `shape` in
 /// ggml's order, `type`, `bytes`).
-pub(super) fn inspect(path: &Path, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+fn inspect(path: &Path, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
     let file = File::open(path)?;
     tell_remarks(&file);
     let mut out = BufWriter::new(out);
@@ -133,27 +148,6 @@ fn total_rows(tensors: &[TensorInfo], all: &Total) -> Vec<[String; 5]> {
     };
     let types = totals_per_type(tensors);
     types.iter().map(|(dtype, t)| row(dtype.name(), t)).chain([row("all", all)]).collect()
-}
-
-/// How a column is aligned.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Align {
-    Left,
-    Right,
-}
-use Align::{Left, Right};
-
-pub(super) fn columns<const N: usize>(text: &mut String, indent: &str, rows: &[[String; N]], align: [Align; N]) {
-    let width = |c: usize| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    for row in rows {
-        let mut line = indent.to_owned();
-        for ((cell, &w), a) in row.iter().zip(&widths).zip(align) {
-            let _ = if a == Left { write!(line, "{cell:<w$}  ") } else { write!(line, "{cell:>w$}  ") };
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
 }
 
 fn kind(value: &Value) -> String {

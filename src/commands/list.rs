@@ -10,9 +10,9 @@ use chrono::{DateTime, Local, SecondsFormat, Utc};
 use indicatif::HumanBytes;
 use serde::Serialize;
 
-use super::engine::models_in;
-use super::inspect::{Align, columns};
-use super::{note, print_line, screen};
+use super::shared::columns::{Align, columns};
+use super::shared::engine::models_in;
+use super::shared::{note, print_line, screen};
 use crate::cli::ListArgs;
 use crate::gguf::{File, Metadata, TensorInfo};
 use crate::hub::{CachedModel, Hub};

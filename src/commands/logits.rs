@@ -7,9 +7,9 @@ use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::depth::numbers;
-use super::engine::{Engine, find_model};
-use super::{batch, print_line};
+use super::shared::depth::numbers;
+use super::shared::engine::{Engine, find_model};
+use super::shared::{batch, print_line};
 use crate::cli::LogitsArgs;
 use crate::decode::Decoder;
 use crate::sample::{Sampler, argmax};

@@ -1,18 +1,14 @@
-//! `pull`: a model of the hub, into the cache. And `-m`, as far as it names no file: a model of the cache, pulled first where it
-//! is not there.
+//! `pull`: a model of the hub, into the cache.
 
-use std::io::{self, IsTerminal, Write};
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyhow::{bail, ensure};
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use super::{interrupt, note, screen};
+use super::shared::hub_model::pull;
+use super::shared::{note, screen};
 use crate::cli::PullArgs;
-use crate::hub::{self, Event, Hub, Part, Pulled, Spec};
+use crate::hub::{self, Hub, Pulled, Spec};
 
 pub(super) fn run(args: &PullArgs) -> anyhow::Result<ExitCode> {
     let spec = Spec::parse(&args.model)?;
@@ -29,101 +25,6 @@ pub(super) fn run(args: &PullArgs) -> anyhow::Result<ExitCode> {
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The file that `-m` means: the one at this path, else the one of this name in the cache, which is pulled where it is not there.
-pub(super) fn named_model(path: &Path) -> anyhow::Result<PathBuf> {
-    // What cannot be looked at is told by whoever opens it.
-    if path.try_exists().unwrap_or(true) {
-        return Ok(path.to_owned());
-    }
-    let text = path.to_string_lossy();
-    let spec = Spec::parse(&text).ok().filter(|spec| !is_path(path, spec));
-    let Some(spec) = spec else {
-        bail!(
-            "cannot open `{text}`: no such file\nhint: a model of the hub is named ORG/REPO or ORG/REPO:QUANT; {CERTAIN}"
-        );
-    };
-    let hub = Hub::from_env()?;
-    if let Some(found) = hub.cache.find(&spec, None)? {
-        return Ok(found.files[0].clone());
-    }
-    ensure!(!hub.offline, hub::Error::Offline { what: spec.to_string() });
-    Ok(pull(&hub, &spec, "main")?.files[0].path.clone())
-}
-
-const CERTAIN: &str = "`hf.co/` before it makes that certain";
-
-/// Whether a text that could name a model of the hub is meant as a path: the folder that it would lie in is there.
-fn is_path(path: &Path, spec: &Spec) -> bool {
-    !matches!(spec.part, Part::Tag(_)) && path.parent().is_some_and(Path::is_dir)
-}
-
-/// Downloads what is missing, with progress on stderr. Ctrl-C ends it, and what has come so far is kept.
-fn pull(hub: &Hub, spec: &Spec, revision: &str) -> anyhow::Result<Pulled> {
-    let mut display = Display::new(spec);
-    let mut watch = |event: Event| {
-        display.show(event);
-        if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
-    let pulled = interrupt::during(|| hub::pull(hub, spec, revision, &mut watch));
-    display.bar.finish_and_clear();
-    Ok(pulled?)
-}
-
-/// The progress bar.
-struct Display<'a> {
-    spec: &'a Spec,
-    bar: ProgressBar,
-    /// Bytes of the files before the one that comes, and of that one.
-    before: u64,
-    at: u64,
-    waits: bool,
-}
-
-impl Display<'_> {
-    fn new(spec: &Spec) -> Display<'_> {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        Display { spec, bar, before: 0, at: 0, waits: false }
-    }
-
-    fn show(&mut self, event: Event) {
-        match event {
-            Event::Begin { bytes, have, files } => self.begin(bytes, have, files),
-            Event::File(name) => {
-                (self.before, self.at) = (self.before + self.at, 0);
-                self.bar.set_message(screen::shown(name.rsplit('/').next().unwrap_or(name)).into_owned());
-            }
-            Event::At(bytes) => {
-                self.at = bytes;
-                self.bar.set_position(self.before + bytes);
-            }
-            Event::Again(why) => self.say(&format!("({why}; trying again)")),
-            Event::Waiting if !self.waits => {
-                self.waits = true;
-                self.say("(another program downloads this file: waiting for it)");
-            }
-            Event::Waiting => {}
-            Event::Tick => self.bar.tick(),
-        }
-    }
-
-    fn begin(&mut self, bytes: u64, have: u64, files: usize) {
-        let files = if files == 1 { String::new() } else { format!(" in {files} files") };
-        let have = if have == 0 { String::new() } else { format!(", {} of them are there", HumanBytes(have)) };
-        note(format_args!("(pulling `{}`: {}{files}{have})", self.spec, HumanBytes(bytes)));
-        if io::stderr().is_terminal() {
-            let style = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-            self.bar.set_style(ProgressStyle::with_template(style).expect("the template is constant"));
-            self.bar.set_length(bytes);
-            self.bar.set_draw_target(ProgressDrawTarget::stderr());
-        }
-    }
-
-    /// A line above the bar.
-    fn say(&self, line: &str) {
-        self.bar.suspend(|| note(line));
-    }
 }
 
 #[derive(Serialize)]

@@ -11,9 +11,9 @@ use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use super::engine::{helpful_threads, tell_remarks, threads_at_once};
-use super::output::Inputs;
-use super::{INTERRUPTED, Usage, interrupt, note, print_line};
+use super::shared::engine::{helpful_threads, tell_remarks, threads_at_once};
+use super::shared::output::Inputs;
+use super::shared::{INTERRUPTED, Usage, interrupt, note, print_line};
 use crate::cli::{QuantizeArgs, QuantizeWords};
 use crate::dtype::DType;
 use crate::gguf::{File, Writer};

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::ensure;
 use indicatif::HumanBytes;
 
-use super::{Usage, note};
+use super::shared::{Usage, note};
 use crate::cli::RmArgs;
 use crate::hub::{Hub, Removal, Spec, plan_removal};
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
 
-use super::{Usage, devices, engine, note};
+use super::shared::{Usage, devices, engine, note};
 use crate::cli::RpcServerArgs;
 use crate::ggml::{Device, Event, Server};
 

@@ -9,12 +9,12 @@ use anyhow::{anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::answer::{self, Answer, End, Finder, Limits};
-use super::depth::numbers;
-use super::engine::{Engine, find_model, note_no_template};
-use super::output::{Inputs, write_whole};
-use super::stats::Stats;
-use super::{INTERRUPTED, batch, exits, input, interrupt, note, print_line, screen, template};
+use super::shared::answer::{self, Answer, End, Finder, Limits};
+use super::shared::depth::numbers;
+use super::shared::engine::{Engine, find_model, note_no_template};
+use super::shared::output::{Inputs, write_whole};
+use super::shared::stats::Stats;
+use super::shared::{INTERRUPTED, batch, exits, input, interrupt, note, print_line, screen, template};
 use crate::cli::{Count, RunArgs};
 use crate::decode::Decoder;
 use crate::eval::Depths;

@@ -2,37 +2,44 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::engine::tell_remarks;
-use super::{Usage, batch, note};
+use super::shared::engine::{find_model, tell_remarks};
+use super::shared::{Usage, batch, input, note, screen};
 use crate::cli::TokenizeArgs;
 use crate::gguf::File;
 use crate::tokenizer::{Special, TokenId, Tokenizer};
 
-/// Writes the tokens of `text`: id and piece, one a line, or with `json` one list of ids.
-pub(super) fn tokenize(
-    file: &Path,
-    text: &str,
-    parse_special: bool,
-    bos: bool,
-    json: bool,
-    out: &mut dyn Write,
-) -> anyhow::Result<()> {
+pub(super) fn run(args: &TokenizeArgs) -> anyhow::Result<ExitCode> {
+    let path = find_model(&args.model)?;
+    let ids = args.ids.join(" ");
+    let given = args.prompt.as_deref().or(Some(ids.as_str()).filter(|ids| !ids.is_empty()));
+    let text = input::text(given, args.file.as_deref(), input::Kind::Corpus)?;
+    if args.decode {
+        decode(&path, &text, args, &mut screen::data())?;
+    } else {
+        tokenize(&path, &text, args, &mut screen::stdout())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the tokens of `text`: id and piece, one a line, or with `--json` one list of ids.
+fn tokenize(file: &Path, text: &str, args: &TokenizeArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let file = File::open(file)?;
     let tokenizer = Tokenizer::from_gguf(file.metadata())?;
     tell_remarks(&file);
     if let Some(notice) = tokenizer.notice() {
         note(format_args!("note: {notice}"));
     }
-    let special = if parse_special { Special::Parse } else { Special::Plain };
-    let ids = if bos { tokenizer.encode_whole(text, special) } else { tokenizer.encode(text, special) };
-    write_tokens(&tokenizer, &ids, json, out).context("cannot write the tokens")
+    let special = if args.no_parse_special { Special::Plain } else { Special::Parse };
+    let ids = if args.no_bos { tokenizer.encode(text, special) } else { tokenizer.encode_whole(text, special) };
+    write_tokens(&tokenizer, &ids, args.json, out).context("cannot write the tokens")
 }
 
 /// Writes the text that the ids in `text` stand for, or with `--json` that text as JSON.
-pub(super) fn decode(file: &Path, text: &str, args: &TokenizeArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+fn decode(file: &Path, text: &str, args: &TokenizeArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let file = File::open(file)?;
     let tokenizer = Tokenizer::from_gguf(file.metadata())?;
     tell_remarks(&file);

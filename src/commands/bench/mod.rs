@@ -14,9 +14,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::depth::LayersPerToken;
-use super::engine;
-use super::exits::Exits;
+use super::shared::depth::LayersPerToken;
+use super::shared::engine;
+use super::shared::exits::Exits;
 use crate::cli::{BenchArgs, ExitArg, ExitArgs, Range};
 use crate::decode::{Decoder, Kv, Mode, Options, Source};
 use crate::exit::{Checkpoint, Probe, Scorer};
@@ -140,7 +140,7 @@ fn rows(
 
 /// Full depth, and what is timed beside it.
 fn plans(model: &Model, args: &BenchArgs) -> anyhow::Result<Vec<Vec<LayerStep>>> {
-    let asked = args.layers.iter().map(|layers| super::plan::steps(Some(layers), model));
+    let asked = args.layers.iter().map(|layers| super::shared::plan::steps(Some(layers), model));
     [Ok(model.plan().to_vec())].into_iter().chain(asked).collect()
 }
 

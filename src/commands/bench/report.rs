@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::Test;
 use crate::cli::{BenchArgs, BenchFormat};
-use crate::commands::depth::LayersPerToken;
-use crate::commands::screen;
+use crate::commands::shared::depth::LayersPerToken;
+use crate::commands::shared::{print_line, screen};
 use crate::gguf::File;
 
 /// The timed runs of one test.
@@ -146,7 +146,7 @@ impl Report {
     /// Prints what could not be printed row by row.
     pub(super) fn finish(self) -> anyhow::Result<()> {
         if self.format == BenchFormat::Json {
-            super::super::print_line(&serde_json::to_string_pretty(&self.records)?)?;
+            print_line(&serde_json::to_string_pretty(&self.records)?)?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::commands::template;
+use crate::commands::shared::template;
 use crate::tokenizer::{ChatTemplate, Message, Rendered, TokenId, Tokenizer};
 
 /// A conversation between a user and a model.

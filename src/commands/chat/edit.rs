@@ -17,7 +17,7 @@ use super::keep::state_folder;
 use super::keyboard::{self, Keyboard};
 use super::settings;
 use super::slash::{self, COMMANDS, QUOTES, TOPICS};
-use crate::commands::note;
+use crate::commands::shared::note;
 use crate::text;
 
 /// What the user did at the prompt.

@@ -9,7 +9,7 @@ use chrono::Local;
 
 use super::conversation::Conversation;
 use super::store::{self, ModelId};
-use crate::commands::{chain, interrupt, note};
+use crate::commands::shared::{chain, interrupt, note};
 use crate::model::Model;
 
 /// How long an answer may take to come to its end.

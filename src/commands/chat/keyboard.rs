@@ -15,7 +15,7 @@ use rustix::fs::OFlags;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 
-use crate::commands::interrupt;
+use crate::commands::shared::interrupt;
 
 /// What comes within this time of what came before belongs to it: nobody types so fast.
 const AT_ONCE: Duration = Duration::from_millis(50);

@@ -17,8 +17,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::answer::{CannotWrite, End};
-use super::{INTERRUPTED, chain, interrupt, is_broken_pipe, note};
+use super::shared::answer::{CannotWrite, End};
+use super::shared::{INTERRUPTED, chain, interrupt, is_broken_pipe, note};
 use crate::cli::ChatArgs;
 use crate::text;
 use repl::Next;

@@ -11,12 +11,12 @@ use super::slash::{self, Slash, Topic};
 use super::store;
 use super::talk::Talk;
 use crate::cli::ExitArg;
-use crate::commands::answer::End;
-use crate::commands::engine::Engine;
-use crate::commands::exits;
-use crate::commands::output::Inputs;
-use crate::commands::stats::Stats;
-use crate::commands::{INTERRUPTED, chain, coloured_note, is_broken_pipe, note};
+use crate::commands::shared::answer::End;
+use crate::commands::shared::engine::Engine;
+use crate::commands::shared::exits;
+use crate::commands::shared::output::Inputs;
+use crate::commands::shared::stats::Stats;
+use crate::commands::shared::{INTERRUPTED, chain, coloured_note, is_broken_pipe, note};
 use crate::sample::Sampler;
 
 /// Whether the conversation goes on.

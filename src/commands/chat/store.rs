@@ -8,8 +8,8 @@ use anyhow::{Context, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::conversation::Conversation;
-use crate::commands::chain;
-use crate::commands::output::{Inputs, write_whole};
+use crate::commands::shared::chain;
+use crate::commands::shared::output::{Inputs, write_whole};
 use crate::files;
 use crate::model::Model;
 use crate::session::Session;

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use anyhow::ensure;
 
-use super::engine::Engine;
-use super::input;
+use super::shared::engine::Engine;
+use super::shared::input;
 use crate::cli::{LayersArgs, LayersCommand, LoadArgs, MeasureArgs};
 use crate::eval::layers::{Window, windows};
 use crate::session::{Session, SessionParams};

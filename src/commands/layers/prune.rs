@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::{Lab, write};
 use crate::cli::{MethodArg, PartsArg, PruneArgs};
-use crate::commands::output::{Inputs, write_whole};
-use crate::commands::train_exit::bar;
-use crate::commands::{interrupt, note, rounded, screen};
+use crate::commands::shared::output::{Inputs, write_whole};
+use crate::commands::shared::progress::bar;
+use crate::commands::shared::{interrupt, note, rounded, screen};
 use crate::eval::layers::{
     Limits, Method, Part, Point, Search, Sums, Window, measure_costs, measure_speed, parts_of, prune_page,
 };

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use super::Lab;
 use crate::cli::ScanArgs;
-use crate::commands::output::{Inputs, write_whole};
-use crate::commands::train_exit::bar;
-use crate::commands::{INTERRUPTED, interrupt, note, rounded, screen};
+use crate::commands::shared::output::{Inputs, write_whole};
+use crate::commands::shared::progress::bar;
+use crate::commands::shared::{INTERRUPTED, interrupt, note, rounded, screen};
 use crate::eval::layers::{Change, Cosines, Done, Scan, ScanState, Sums, scan_page};
 use crate::plan;
 use crate::text;

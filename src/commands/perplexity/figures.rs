@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::commands::depth::LayersPerToken;
-use crate::commands::rounded;
+use crate::commands::shared::depth::LayersPerToken;
+use crate::commands::shared::rounded;
 use crate::eval::{Divergence, Estimate, Moments, Place, Quantile};
 
 /// What was measured.

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail, ensure};
 use rayon::prelude::*;
 
-use super::engine::{find_model, open_model, session_params, warn_of_context};
-use super::exits::Exits;
-use super::output::{Inputs, write_whole};
-use super::train_exit::bar;
-use super::{INTERRUPTED, Usage, exits, input, interrupt, note, plan, screen};
+use super::shared::engine::{find_model, open_model, session_params, warn_of_context};
+use super::shared::exits::Exits;
+use super::shared::output::{Inputs, write_whole};
+use super::shared::progress::bar;
+use super::shared::{INTERRUPTED, Usage, exits, input, interrupt, note, plan, screen};
 use crate::cli::{ExitArg, ExitArgs, PerplexityArgs};
 use crate::eval::{Against, BaseFile, Chunks, Moments, Page, Place, Reading, packed, score, write_header};
 use crate::gguf::File;

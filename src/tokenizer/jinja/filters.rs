@@ -3,68 +3,7 @@
 use super::args::{Bound, Given};
 use super::text::{Builder, Text};
 use super::value::{Kind, Value};
-use super::{Error, Result, access, format, json, markup, meter, methods, number, ops, repr, sequences, strings, wrap};
-
-const NAMES: &[&str] = &[
-    "abs",
-    "attr",
-    "batch",
-    "capitalize",
-    "center",
-    "count",
-    "d",
-    "default",
-    "dictsort",
-    "e",
-    "escape",
-    "filesizeformat",
-    "first",
-    "float",
-    "forceescape",
-    "format",
-    "groupby",
-    "indent",
-    "int",
-    "join",
-    "last",
-    "length",
-    "list",
-    "lower",
-    "items",
-    "map",
-    "min",
-    "max",
-    "pprint",
-    "random",
-    "reject",
-    "rejectattr",
-    "replace",
-    "reverse",
-    "round",
-    "safe",
-    "select",
-    "selectattr",
-    "slice",
-    "sort",
-    "string",
-    "striptags",
-    "sum",
-    "title",
-    "trim",
-    "truncate",
-    "unique",
-    "upper",
-    "urlencode",
-    "wordcount",
-    "wordwrap",
-    "xmlattr",
-    "tojson",
-];
-
-/// Whether there is a filter of this name.
-pub(super) fn is_known(name: &str) -> bool {
-    NAMES.contains(&name)
-}
+use super::{Error, Result, access, format, json, markup, meter, methods, number, repr, sequences, strings, wrap};
 
 /// `value|name(...)`.
 pub(super) fn call(name: &str, value: &Value, args: Given) -> Result<Value> {
@@ -117,7 +56,7 @@ pub(super) fn call(name: &str, value: &Value, args: Given) -> Result<Value> {
             repr::write_pretty(&mut out, value, 0, 0)?;
             Ok(Value::Str(out.finish()?))
         }
-        _ if sequences::is_known(name) => sequences::call(name, value, args),
+        _ if sequences::is_known(name) => sequences::call(name, value, args, call),
         _ => of_text(name, value, args),
     }
 }
@@ -155,7 +94,7 @@ fn of_text(name: &str, value: &Value, args: Given) -> Result<Value> {
         "filesizeformat" => {
             let args = args.bind(name, ["binary"])?;
             let size = methods::to_float(value, &Value::None)?;
-            let size = ops::as_float(&size).ok_or_else(|| Error::new("filesizeformat: expected a number"))?;
+            let size = size.as_float().ok_or_else(|| Error::new("filesizeformat: expected a number"))?;
             Text::new(file_size(size, args.is_true(0, false)))
         }
         "xmlattr" => xml_attributes(value, args.bind(name, ["autospace"])?.is_true(0, true)),
@@ -247,7 +186,7 @@ fn numeric(name: &str, value: &Value, args: Given) -> Result<Value> {
     let args = args.bind(name, ["precision", "method"])?;
     let precision = args.some_int(0)?.unwrap_or(0).clamp(-400, 400);
     let unit = 10f64.powi(precision as i32);
-    let x = ops::as_float(value).ok_or_else(wrong)?;
+    let x = value.as_float().ok_or_else(wrong)?;
     match args.some_text(1)?.map_or("common", Text::as_str) {
         "common" => match value.as_int() {
             Some(n) => Ok(Value::Int(number::round_int(n, precision))),

@@ -3,7 +3,7 @@
 use super::number::{self, MAX_PRECISION};
 use super::text::{Builder, Text};
 use super::value::{Kind, Value};
-use super::{Error, Result, access, markup, meter, ops, repr};
+use super::{Error, Result, access, markup, meter, repr};
 
 /// Columns that a format may ask for.
 const MAX_WIDTH: usize = 1 << 20;
@@ -157,7 +157,7 @@ fn converted(value: &Value, kind: char, flags: Flags, escapes: bool, out: &mut B
             return push_number(out, n < 0, &integer_digits(n, kind, flags), flags);
         }
         'e' | 'E' | 'f' | 'F' | 'g' | 'G' => {
-            let Some(x) = ops::as_float(value) else { return Err(wants_number('f', value)) };
+            let Some(x) = value.as_float() else { return Err(wants_number('f', value)) };
             let precision = checked_size(flags.precision.unwrap_or(6), MAX_PRECISION)?;
             let digits = number::format_float(x, kind, precision, flags.alternate);
             return push_number(out, x.is_sign_negative() && !x.is_nan(), &digits, flags);
@@ -443,7 +443,7 @@ fn format_value(value: &Value, spec: &str, escapes: bool, out: &mut Builder) -> 
             format_number(&integer_digits(n, parsed.kind.unwrap_or('d'), plain), n < 0, &parsed, out)
         }
         (Value::Int(_) | Value::Bool(_) | Value::Float(_), kind) => {
-            let x = ops::as_float(value).unwrap_or(0.0);
+            let x = value.as_float().unwrap_or(0.0);
             format_number(&float_digits(x, kind, parsed.flags)?, x.is_sign_negative() && !x.is_nan(), &parsed, out)
         }
         (Value::Undefined(message), _) => Err(Error::new(&**message)),

@@ -241,7 +241,7 @@ pub(super) fn to_float(value: &Value, default: &Value) -> Result<Value> {
     let exact = match value {
         Value::Undefined(message) => return Err(Error::new(&**message)),
         Value::Str(text) => number::parse_float(text.as_str()),
-        other => ops::as_float(other),
+        other => other.as_float(),
     };
     Ok(exact.map_or_else(|| default.clone(), Value::Float))
 }

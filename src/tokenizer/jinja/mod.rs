@@ -17,6 +17,7 @@ mod lexer;
 mod markup;
 mod meter;
 mod methods;
+mod names;
 mod number;
 mod ops;
 mod parser;

@@ -35,7 +35,7 @@ pub(super) fn math(operator: MathOp, left: &Value, right: &Value) -> Result<Valu
         }
         _ => match (left.as_int(), right.as_int()) {
             (Some(a), Some(b)) => integers(operator, a, b),
-            _ => match (as_float(left), as_float(right)) {
+            _ => match (left.as_float(), right.as_float()) {
                 (Some(a), Some(b)) => floats(operator, a, b),
                 _ => Err(unsupported(operator, left, right)),
             },
@@ -83,13 +83,6 @@ fn repeat_items(seq: &Seq, n: i64) -> Result<Value> {
     drop(meter::Charge::of(count.saturating_mul(size_of::<Value>()))?);
     meter::work(count)?;
     Value::seq(seq.kind, (0..n).flat_map(|_| seq.items().iter().cloned()).collect())
-}
-
-pub(super) fn as_float(value: &Value) -> Option<f64> {
-    match value {
-        Value::Float(x) => Some(*x),
-        other => other.as_int().map(|n| n as f64),
-    }
 }
 
 fn integers(operator: MathOp, a: i64, b: i64) -> Result<Value> {
@@ -163,7 +156,7 @@ pub(super) fn equal(left: &Value, right: &Value) -> Result<bool> {
             Ok(comparable && a.items().len() == b.items().len() && all_equal(a.items(), b.items())?)
         }
         (Value::Dict(a), Value::Dict(b)) => Ok(std::rc::Rc::ptr_eq(a, b) || equal_dicts(a, b)?),
-        _ => match (left.as_int(), right.as_int(), as_float(left), as_float(right)) {
+        _ => match (left.as_int(), right.as_int(), left.as_float(), right.as_float()) {
             (Some(a), Some(b), ..) => Ok(a == b),
             (_, _, Some(a), Some(b)) => Ok(a == b),
             _ => Ok(left.is_same(right)),
@@ -210,7 +203,7 @@ pub(super) fn compare(left: &Value, right: &Value, sign: &str) -> Result<Option<
             }
             Ok(Some(a.items().len().cmp(&b.items().len())))
         }
-        _ => match (left.as_int(), right.as_int(), as_float(left), as_float(right)) {
+        _ => match (left.as_int(), right.as_int(), left.as_float(), right.as_float()) {
             (Some(a), Some(b), ..) => Ok(Some(a.cmp(&b))),
             (_, _, Some(a), Some(b)) => Ok(a.partial_cmp(&b)),
             _ => {

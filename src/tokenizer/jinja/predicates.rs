@@ -3,51 +3,10 @@
 use std::cmp::Ordering;
 
 use super::args::Given;
+use super::names::{FILTERS, TESTS};
 use super::text::Text;
-use super::value::{Kind, Object, Value};
-use super::{Error, Result, filters, meter, ops, repr, strings};
-
-const NAMES: &[&str] = &[
-    "odd",
-    "even",
-    "divisibleby",
-    "defined",
-    "undefined",
-    "filter",
-    "test",
-    "none",
-    "boolean",
-    "false",
-    "true",
-    "integer",
-    "float",
-    "lower",
-    "upper",
-    "string",
-    "mapping",
-    "number",
-    "sequence",
-    "iterable",
-    "callable",
-    "sameas",
-    "escaped",
-    "in",
-    "==",
-    "eq",
-    "equalto",
-    "!=",
-    "ne",
-    ">",
-    "gt",
-    "greaterthan",
-    "ge",
-    ">=",
-    "<",
-    "lt",
-    "lessthan",
-    "<=",
-    "le",
-];
+use super::value::{Object, Value};
+use super::{Error, Result, meter, ops, repr, strings};
 
 /// `value is name(...)`.
 pub(super) fn call(name: &str, value: &Value, args: Given) -> Result<bool> {
@@ -106,8 +65,8 @@ fn plain(name: &str, value: &Value) -> Result<bool> {
         }
         "defined" => !value.is_undefined(),
         "undefined" => value.is_undefined(),
-        "filter" => value.as_str().is_some_and(filters::is_known),
-        "test" => value.as_str().is_some_and(|name| NAMES.contains(&name)),
+        "filter" => value.as_str().is_some_and(|name| FILTERS.contains(&name)),
+        "test" => value.as_str().is_some_and(|name| TESTS.contains(&name)),
         "none" => matches!(value, Value::None),
         "boolean" => matches!(value, Value::Bool(_)),
         "true" => matches!(value, Value::Bool(true)),
@@ -138,9 +97,4 @@ fn plain(name: &str, value: &Value) -> Result<bool> {
         "escaped" => matches!(value, Value::Str(text) if Text::is_markup(text)),
         _ => return Err(Error::new(format!("No test named '{name}'."))),
     })
-}
-
-/// Whether a generator stands for it in Python.
-pub(super) fn is_generator(value: &Value) -> bool {
-    matches!(value, Value::Seq(seq) if seq.kind == Kind::Generator)
 }

@@ -4,7 +4,7 @@ use super::args::{Bound, Given};
 use super::ast::MathOp;
 use super::text::{Builder, Text};
 use super::value::{Key, Kind, Value};
-use super::{Error, Result, access, filters, meter, ops, predicates, repr};
+use super::{Error, Result, access, meter, ops, predicates, repr};
 
 const NAMES: &[&str] = &[
     "batch",
@@ -35,8 +35,11 @@ pub(super) fn is_known(name: &str) -> bool {
     NAMES.contains(&name)
 }
 
-/// `value|name(...)`.
-pub(super) fn call(name: &str, value: &Value, args: Given) -> Result<Value> {
+/// Calls a filter of any kind by its name.
+type Filter = fn(&str, &Value, Given) -> Result<Value>;
+
+/// `value|name(...)`; `any` is what `map` calls on each item.
+pub(super) fn call(name: &str, value: &Value, args: Given, any: Filter) -> Result<Value> {
     match name {
         "join" => join(value, args.bind(name, ["d", "attribute"])?),
         "list" => {
@@ -58,7 +61,7 @@ pub(super) fn call(name: &str, value: &Value, args: Given) -> Result<Value> {
             args.none(name)?;
             reverse(value)
         }
-        "map" => map(value, args),
+        "map" => map(value, args, any),
         "select" | "reject" | "selectattr" | "rejectattr" => select(name, value, args),
         "sort" => sort(value, args.bind(name, ["reverse", "case_sensitive", "attribute"])?),
         "dictsort" => dict_sort(value, args.bind(name, ["case_sensitive", "by", "reverse"])?),
@@ -116,7 +119,7 @@ fn one(name: &str, value: &Value) -> Result<Value> {
         }
         return Ok(access::iterate(value)?.items().first().cloned().unwrap_or_else(none));
     }
-    if predicates::is_generator(value) {
+    if value.is_generator() {
         return Err(Error::new("'generator' object is not reversible"));
     }
     let items = access::iterate(value)?;
@@ -137,13 +140,13 @@ fn reverse(value: &Value) -> Result<Value> {
         }
         return Ok(Value::Str(out.finish()?));
     }
-    let kind = if predicates::is_generator(value) { Kind::List } else { Kind::Generator };
+    let kind = if value.is_generator() { Kind::List } else { Kind::Generator };
     let mut items = access::iterate(value)?.items().to_vec();
     items.reverse();
     Value::seq(kind, items)
 }
 
-fn map(value: &Value, mut args: Given) -> Result<Value> {
+fn map(value: &Value, mut args: Given, filter: Filter) -> Result<Value> {
     let items = access::iterate(value)?;
     let mut mapped = Vec::new();
     if args.positional.is_empty() && args.named.iter().any(|(name, _)| name == "attribute") {
@@ -160,7 +163,7 @@ fn map(value: &Value, mut args: Given) -> Result<Value> {
     for item in items.items() {
         let args = Given { positional: args.positional.clone(), named: args.named.clone() };
         let _level = meter::deeper()?;
-        mapped.push(filters::call(name.as_str(), item, args)?);
+        mapped.push(filter(name.as_str(), item, args)?);
     }
     Value::seq(Kind::Generator, mapped)
 }

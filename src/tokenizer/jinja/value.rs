@@ -179,6 +179,19 @@ impl Value {
         }
     }
 
+    /// The number, if it is one.
+    pub(super) fn as_float(&self) -> Option<f64> {
+        match self {
+            Value::Float(x) => Some(*x),
+            other => other.as_int().map(|n| n as f64),
+        }
+    }
+
+    /// Whether a generator stands for it in Python.
+    pub(super) fn is_generator(&self) -> bool {
+        matches!(self, Value::Seq(seq) if seq.kind == Kind::Generator)
+    }
+
     /// A whole number, as Python's `index` has it.
     pub(super) fn as_int(&self) -> Option<i64> {
         match self {

@@ -1,16 +1,18 @@
 //! `train-exit`: runs tasks at full depth, fits when to stop, writes the exit file.
 
-use std::io::{self, IsTerminal, Write};
+mod drafts;
+
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::depth::Saved;
-use super::engine::Engine;
-use super::output::Inputs;
-use super::{Usage, drafts, note, screen, template};
+use super::shared::depth::Saved;
+use super::shared::engine::Engine;
+use super::shared::output::Inputs;
+use super::shared::progress::bar;
+use super::shared::{Usage, note, screen, template};
 use crate::cli::{InputArg, PresetArg, RuleArg, TargetArg, TemplateArgs, TrainExitArgs};
 use crate::eval::{
     Answers, Excerpt, Questions, Sight, Task, collect, collect_own, excerpts, fit_lenses, look_cost, own_answer,
@@ -27,7 +29,7 @@ use crate::tokenizer::{Message, Special};
 pub(super) const OWN: &str = Policy::OWN;
 
 /// The name of its policy for the tokens of a text.
-pub(super) const TOKENS: &str = Policy::TOKENS;
+const TOKENS: &str = Policy::TOKENS;
 
 pub(super) fn run(args: &TrainExitArgs) -> anyhow::Result<ExitCode> {
     let open = |path: &std::path::PathBuf| match path.as_os_str() == OWN {
@@ -80,12 +82,6 @@ fn check_names(tasks: &[Option<Task>]) -> anyhow::Result<()> {
         anyhow::ensure!(!names[..i].contains(name), "task `{name}`: expected a name that no other task has");
     }
     Ok(())
-}
-
-pub(super) fn bar(n: usize, name: &str) -> ProgressBar {
-    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {eta}").expect("the template is constant");
-    ProgressBar::with_draw_target(Some(n as u64), target).with_style(style).with_message(name.to_owned())
 }
 
 fn candidate_layers(args: &TrainExitArgs, n_layer: usize) -> anyhow::Result<Vec<usize>> {

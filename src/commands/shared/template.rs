@@ -16,7 +16,7 @@ const MAX_FILE: u64 = 1 << 20;
 const HINT: &str = "hint: --chat-template NAME|FILE takes another template, --chat-template none continues plain text";
 
 /// The template that `--chat-template` names, else the model's own, if there is one.
-pub(super) fn choose(wish: Option<&str>, meta: &Metadata) -> anyhow::Result<Option<ChatTemplate>> {
+pub(crate) fn choose(wish: Option<&str>, meta: &Metadata) -> anyhow::Result<Option<ChatTemplate>> {
     let template = match wish {
         Some("none") => return Ok(None),
         Some(name) => {
@@ -60,12 +60,12 @@ fn read(path: &Path) -> anyhow::Result<String> {
 }
 
 /// The text of a conversation up to where the answer begins.
-pub(super) fn render(template: &ChatTemplate, messages: &[Message]) -> anyhow::Result<Rendered> {
+pub(crate) fn render(template: &ChatTemplate, messages: &[Message]) -> anyhow::Result<Rendered> {
     template.render(messages, true).map_err(|e| anyhow!("{e}\n{HINT}"))
 }
 
 /// What is said where the template leaves the system prompt out; `None` where it has its place.
-pub(super) fn dropped_system(system: Option<&str>, rendered: &Rendered) -> Option<&'static str> {
+pub(crate) fn dropped_system(system: Option<&str>, rendered: &Rendered) -> Option<&'static str> {
     let system = system?.trim();
     // Some templates write messages as JSON.
     let escaped = serde_json::to_string(system).unwrap_or_default();

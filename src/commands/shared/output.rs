@@ -12,7 +12,7 @@ use crate::gguf;
 
 /// Writes to a temporary file beside the target and renames it once everything is on the disk. A device or a pipe is written
 /// into.
-pub(super) fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let context = || format!("cannot write `{}`", path.display());
     let output = Output::create(path).with_context(context)?;
     let mut buffer = BufWriter::with_capacity(1 << 20, output.file());
@@ -24,28 +24,28 @@ pub(super) fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> any
 
 /// What a command reads.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Inputs(Vec<PathBuf>);
+pub(crate) struct Inputs(Vec<PathBuf>);
 
 impl Inputs {
     /// All parts of a model, by its path.
-    pub(super) fn model(path: &Path) -> Inputs {
+    pub(crate) fn model(path: &Path) -> Inputs {
         Inputs(gguf::part_paths(path))
     }
 
     /// What is loaded: the model, and where a file says which layers run, that.
-    pub(super) fn load(args: &LoadArgs) -> anyhow::Result<Inputs> {
+    pub(crate) fn load(args: &LoadArgs) -> anyhow::Result<Inputs> {
         Ok(Inputs::model(&find_model(&args.model)?).and_layers(args.layers.as_ref()))
     }
 
     /// And these; `-` is no file.
-    pub(super) fn and<P: AsRef<Path>>(mut self, paths: impl IntoIterator<Item = P>) -> Inputs {
+    pub(crate) fn and<P: AsRef<Path>>(mut self, paths: impl IntoIterator<Item = P>) -> Inputs {
         let paths = paths.into_iter().map(|path| path.as_ref().to_owned());
         self.0.extend(paths.filter(|path| path != Path::new("-")));
         self
     }
 
     /// And the file of a plan.
-    pub(super) fn and_layers<'l>(self, layers: impl IntoIterator<Item = &'l LayersArg>) -> Inputs {
+    pub(crate) fn and_layers<'l>(self, layers: impl IntoIterator<Item = &'l LayersArg>) -> Inputs {
         let file = |layers: &'l LayersArg| match layers {
             LayersArg::File(path) => Some(path),
             LayersArg::Plan(_) => None,
@@ -55,7 +55,7 @@ impl Inputs {
 
     /// Refuses outputs that are an input, under whatever name, that are the same file, or that no file can be. To be asked
     /// before the work begins.
-    pub(super) fn allow<'o>(&self, outputs: impl IntoIterator<Item = &'o Path>) -> anyhow::Result<()> {
+    pub(crate) fn allow<'o>(&self, outputs: impl IntoIterator<Item = &'o Path>) -> anyhow::Result<()> {
         let mut before: Vec<&Path> = Vec::new();
         for output in outputs {
             let name = output.display();

@@ -18,7 +18,7 @@ use crate::session::SessionParams;
 use crate::text;
 
 /// The accelerators of this machine; none where the program was built without one.
-pub(super) fn local() -> anyhow::Result<Vec<Arc<Device>>> {
+pub(crate) fn local() -> anyhow::Result<Vec<Arc<Device>>> {
     #[cfg(feature = "cuda")]
     return Device::cuda().context("cannot use the GPUs");
     #[cfg(not(feature = "cuda"))]
@@ -35,7 +35,7 @@ fn no_gpu() -> Option<String> {
 
 /// Every device that the flags reach, the CPU first, then workers, then the accelerators of this machine, next to the output
 /// head.
-pub(super) fn find(args: &DeviceArgs, n_threads: usize) -> anyhow::Result<Vec<Arc<Device>>> {
+pub(crate) fn find(args: &DeviceArgs, n_threads: usize) -> anyhow::Result<Vec<Arc<Device>>> {
     let mut devices = vec![Device::cpu(n_threads).context("cannot use the processor")?];
     let token = args.token_file.as_deref().map(read_token).transpose()?;
     for endpoint in &args.rpc {
@@ -58,7 +58,7 @@ pub(super) fn find(args: &DeviceArgs, n_threads: usize) -> anyhow::Result<Vec<Ar
 }
 
 /// The secret in a file, without white space around it.
-pub(super) fn read_token(path: &Path) -> anyhow::Result<Token> {
+pub(crate) fn read_token(path: &Path) -> anyhow::Result<Token> {
     const MOST: u64 = 4096;
     let name = || format!("cannot use the token file `{}`", path.display());
     let bytes = text::read_bytes(path, MOST).with_context(name)?;
@@ -80,7 +80,7 @@ fn is_worker(name: &str) -> bool {
 }
 
 /// The flags without the GPUs of this machine where these cannot be used, for those who say so.
-pub(super) fn usable(args: &DeviceArgs) -> DeviceArgs {
+pub(crate) fn usable(args: &DeviceArgs) -> DeviceArgs {
     if wants_gpus(args) && local().is_err() {
         DeviceArgs { gpu_layers: Some(GpuLayers::Last(0)), ..args.clone() }
     } else {
@@ -89,7 +89,7 @@ pub(super) fn usable(args: &DeviceArgs) -> DeviceArgs {
 }
 
 /// The devices with these names; for `none`, none.
-pub(super) fn choose(devices: &[Arc<Device>], names: &[String]) -> anyhow::Result<Vec<Arc<Device>>> {
+pub(crate) fn choose(devices: &[Arc<Device>], names: &[String]) -> anyhow::Result<Vec<Arc<Device>>> {
     if names == ["none"] {
         return Ok(Vec::new());
     }
@@ -103,7 +103,7 @@ pub(super) fn choose(devices: &[Arc<Device>], names: &[String]) -> anyhow::Resul
 }
 
 /// Prints the devices.
-pub(super) fn list(args: &DeviceArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn list(args: &DeviceArgs) -> anyhow::Result<ExitCode> {
     let mut out = screen::stdout();
     writeln!(out, "Available devices:")?;
     let usable = usable(args);
@@ -126,21 +126,21 @@ fn describe(device: &Device) -> String {
 }
 
 /// What a layer needs of a device's memory, in bytes.
-pub(super) struct Needs {
+pub(crate) struct Needs {
     /// Weights of each layer.
-    pub(super) layers: Vec<u64>,
+    pub(crate) layers: Vec<u64>,
     /// Cache rows of one layer.
-    pub(super) cache: u64,
+    pub(crate) cache: u64,
     /// Results in between; those of attention that is not fused aside.
-    pub(super) scratch: u64,
+    pub(crate) scratch: u64,
     /// Those.
-    pub(super) scores: u64,
+    pub(crate) scores: u64,
     /// Final norm and output head.
-    pub(super) output: u64,
+    pub(crate) output: u64,
 }
 
 impl Needs {
-    pub(super) fn new(file: &File, config: &Config, params: &SessionParams) -> Needs {
+    pub(crate) fn new(file: &File, config: &Config, params: &SessionParams) -> Needs {
         let bytes = |prefix: &str| -> u64 {
             file.tensors().iter().filter(|t| t.name.starts_with(prefix)).map(|t| t.bytes as u64).sum()
         };
@@ -190,7 +190,7 @@ fn layer_of(name: &str) -> Option<usize> {
 }
 
 /// Where the flags want the layers.
-pub(super) fn place(
+pub(crate) fn place(
     args: &DeviceArgs,
     devices: Vec<Arc<Device>>,
     needs: &Needs,
@@ -252,7 +252,7 @@ fn spread(n: usize, shares: &[f64]) -> Vec<usize> {
 }
 
 /// A bar for the weights that leave this machine's memory; none where nobody watches.
-pub(super) fn progress(placement: &Placement, needs: &Needs) -> ProgressBar {
+pub(crate) fn progress(placement: &Placement, needs: &Needs) -> ProgressBar {
     let elsewhere = (0..needs.layers.len()).filter(|&il| placement.of_layer(il) > 0).map(|il| needs.layers[il]);
     let output = if placement.of_output() > 0 { needs.output } else { 0 };
     let total = elsewhere.sum::<u64>() + output;
@@ -263,7 +263,7 @@ pub(super) fn progress(placement: &Placement, needs: &Needs) -> ProgressBar {
 }
 
 /// Runs of layers that lie on one device, with the device's place in the placement.
-pub(super) fn ranges(placement: &Placement, n_layer: usize) -> Vec<(Range<usize>, usize)> {
+pub(crate) fn ranges(placement: &Placement, n_layer: usize) -> Vec<(Range<usize>, usize)> {
     let layers: Vec<usize> = (0..n_layer).map(|il| placement.of_layer(il)).collect();
     let mut end = 0;
     let range = |run: &[usize]| {
@@ -274,7 +274,7 @@ pub(super) fn ranges(placement: &Placement, n_layer: usize) -> Vec<(Range<usize>
 }
 
 /// Which device holds what, in one line; none where everything is on the CPU.
-pub(super) fn summary(placement: &Placement, n_layer: usize) -> Option<String> {
+pub(crate) fn summary(placement: &Placement, n_layer: usize) -> Option<String> {
     let ranges = ranges(placement, n_layer);
     if ranges.iter().all(|(_, device)| *device == 0) {
         return None;

@@ -2,14 +2,14 @@
 
 /// Watches a growing text for the first of several strings.
 #[derive(Debug)]
-pub(super) struct StopMatcher<'s> {
+pub(crate) struct StopMatcher<'s> {
     stops: &'s [String],
     held: String,
 }
 
 /// What a piece of text led to.
 #[derive(Debug, PartialEq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// Text that can be shown.
     Text(String),
     /// The last text before a string that ends the answer.
@@ -17,12 +17,12 @@ pub(super) enum Found {
 }
 
 impl<'s> StopMatcher<'s> {
-    pub(super) fn new(stops: &'s [String]) -> StopMatcher<'s> {
+    pub(crate) fn new(stops: &'s [String]) -> StopMatcher<'s> {
         StopMatcher { stops, held: String::new() }
     }
 
     /// Takes the next piece.
-    pub(super) fn push(&mut self, piece: &str) -> Found {
+    pub(crate) fn push(&mut self, piece: &str) -> Found {
         self.held.push_str(piece);
         let first = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
         if let Some(at) = first {
@@ -34,7 +34,7 @@ impl<'s> StopMatcher<'s> {
     }
 
     /// The text still held back, when no more comes.
-    pub(super) fn finish(&mut self) -> String {
+    pub(crate) fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 

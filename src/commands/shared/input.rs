@@ -10,13 +10,13 @@ use crate::text;
 
 /// The longest prompt that is read is as long as no context; a text to measure on may be longer.
 #[derive(Clone, Copy)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Prompt,
     Corpus,
 }
 
 /// The text given with `-p`, else the file named with `-f` (`-` is stdin), else stdin.
-pub(super) fn text(prompt: Option<&str>, file: Option<&Path>, kind: Kind) -> anyhow::Result<String> {
+pub(crate) fn text(prompt: Option<&str>, file: Option<&Path>, kind: Kind) -> anyhow::Result<String> {
     if let Some(text) = prompt {
         return Ok(text.to_string());
     }

@@ -12,7 +12,7 @@ use crate::text;
 use crate::tokenizer::TokenId;
 
 /// Calls `each` with every line's request until it breaks off; blank lines hold none.
-pub(super) fn for_each<T: DeserializeOwned>(
+pub(crate) fn for_each<T: DeserializeOwned>(
     path: &Path,
     mut each: impl FnMut(T) -> anyhow::Result<ControlFlow<()>>,
 ) -> anyhow::Result<()> {
@@ -33,7 +33,7 @@ pub(super) fn for_each<T: DeserializeOwned>(
 }
 
 /// Refuses ids that the vocabulary does not have.
-pub(super) fn check_ids(field: &str, ids: &[TokenId], n_vocab: usize) -> anyhow::Result<()> {
+pub(crate) fn check_ids(field: &str, ids: &[TokenId], n_vocab: usize) -> anyhow::Result<()> {
     match ids.iter().position(|&id| id as usize >= n_vocab) {
         Some(i) => bail!("{field}[{i}]: expected a token id below {n_vocab}, found {}", ids[i]),
         None => Ok(()),

@@ -3,11 +3,11 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use super::engine::Engine;
-use super::exits;
-use super::screen;
-use super::train_exit::bar;
 use crate::cli::DraftArg;
+use crate::commands::shared::engine::Engine;
+use crate::commands::shared::exits;
+use crate::commands::shared::progress::bar;
+use crate::commands::shared::screen;
 use crate::decode::{Kv, Mode, Options, Raced, Source, race};
 use crate::eval::{Excerpt, agreement};
 use crate::exit::{Checkpoint, Draft};

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 
 use super::devices::{self, Needs};
 use super::exits::Exits;
-use super::pull::named_model;
+use super::hub_model::named_model;
 use super::{Usage, note, plan, template};
 use crate::cli::{CacheArgs, ContextArgs, DeviceArgs, ExitArgs, LoadArgs, ModelArgs, TemplateArgs};
 use crate::decode::Decoder;
@@ -26,20 +26,20 @@ const WANTS_NO_TEMPLATE: &str =
     "note: no chat template, as you wish. Completion mode: the model continues the text that it is given.";
 
 /// Says why there is no template.
-pub(super) fn note_no_template(args: &TemplateArgs) {
+pub(crate) fn note_no_template(args: &TemplateArgs) {
     note(if args.chat_template.is_some() { WANTS_NO_TEMPLATE } else { NO_TEMPLATE });
 }
 
 /// A model ready to answer.
-pub(super) struct Engine {
-    pub(super) file: Arc<File>,
-    pub(super) tokenizer: Tokenizer,
-    pub(super) session: Session,
+pub(crate) struct Engine {
+    pub(crate) file: Arc<File>,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) session: Session,
 }
 
 impl Engine {
     /// Loads the model that the flags or the surroundings name.
-    pub(super) fn open(args: &LoadArgs) -> anyhow::Result<Engine> {
+    pub(crate) fn open(args: &LoadArgs) -> anyhow::Result<Engine> {
         let (file, tokenizer, model) = open_model(&find_model(&args.model)?, args)?;
         warn_of_context(args.context.ctx_size, &model, "-c asks for");
         let plan = plan::steps(args.layers.as_ref(), &model)?;
@@ -49,7 +49,7 @@ impl Engine {
     }
 
     /// Loads the model at `path` to generate with; everything else is as the flags say.
-    pub(super) fn load(path: &Path, args: &LoadArgs, exits: &ExitArgs) -> anyhow::Result<(Engine, Decoder)> {
+    pub(crate) fn load(path: &Path, args: &LoadArgs, exits: &ExitArgs) -> anyhow::Result<(Engine, Decoder)> {
         let (file, tokenizer, model) = open_model(path, args)?;
         warn_of_context(args.context.ctx_size, &model, "-c asks for");
         let plan = plan::steps(args.layers.as_ref(), &model)?;
@@ -60,13 +60,13 @@ impl Engine {
     }
 
     /// The chat template that the flags name, else the model's, if it brings one.
-    pub(super) fn template(&self, args: &TemplateArgs) -> anyhow::Result<Option<ChatTemplate>> {
+    pub(crate) fn template(&self, args: &TemplateArgs) -> anyhow::Result<Option<ChatTemplate>> {
         template::choose(args.chat_template.as_deref(), self.file.metadata())
     }
 }
 
 /// Loads the file at `path` with its tokenizer.
-pub(super) fn open_model(path: &Path, args: &LoadArgs) -> anyhow::Result<(Arc<File>, Tokenizer, Arc<Model>)> {
+pub(crate) fn open_model(path: &Path, args: &LoadArgs) -> anyhow::Result<(Arc<File>, Tokenizer, Arc<Model>)> {
     let file = Arc::new(File::open(path)?);
     let context = || format!("cannot load `{}`", path.display());
     let tokenizer = Tokenizer::from_gguf(file.metadata()).with_context(context)?;
@@ -80,7 +80,7 @@ pub(super) fn open_model(path: &Path, args: &LoadArgs) -> anyhow::Result<(Arc<Fi
 }
 
 /// Says that a context is longer than what the model has learned.
-pub(super) fn warn_of_context(n_ctx: usize, model: &Model, asks: &str) {
+pub(crate) fn warn_of_context(n_ctx: usize, model: &Model, asks: &str) {
     let trained = model.config().n_ctx_train;
     if n_ctx > trained {
         note(format_args!(
@@ -106,7 +106,7 @@ fn check_rows(file: &File, tokenizer: &Tokenizer) -> anyhow::Result<()> {
 
 /// Loads the weights of a file onto the devices that the flags name, with room for sessions like this. The CPU computes with
 /// `n_threads` threads.
-pub(super) fn load_model(
+pub(crate) fn load_model(
     file: &Arc<File>,
     n_threads: usize,
     args: &DeviceArgs,
@@ -126,13 +126,13 @@ pub(super) fn load_model(
 }
 
 /// Says once what is odd about a file that is used all the same.
-pub(super) fn tell_remarks(file: &File) {
+pub(crate) fn tell_remarks(file: &File) {
     let path = file.path().display();
     file.metadata().take_remarks().iter().for_each(|remark| note(format_args!("warning: `{path}`: {remark}")));
 }
 
 /// The model file: the one named, which may be pulled first, else the one in `models/`.
-pub(super) fn find_model(args: &ModelArgs) -> anyhow::Result<PathBuf> {
+pub(crate) fn find_model(args: &ModelArgs) -> anyhow::Result<PathBuf> {
     match args.named() {
         Some(path) => named_model(&path),
         None => only_model(Path::new("models")),
@@ -140,13 +140,13 @@ pub(super) fn find_model(args: &ModelArgs) -> anyhow::Result<PathBuf> {
 }
 
 /// The threads that `-t` asks for, as far as they help.
-pub(super) fn n_threads(asked: Option<u32>) -> usize {
+pub(crate) fn n_threads(asked: Option<u32>) -> usize {
     asked.map_or_else(default_threads, |n| helpful_threads("-t", n as usize))
 }
 
 /// As many threads as asked for, and no more than run at once here: those beyond would wait for each other at every
 /// operation, some hundred of them for minutes.
-pub(super) fn helpful_threads(name: &str, asked: usize) -> usize {
+pub(crate) fn helpful_threads(name: &str, asked: usize) -> usize {
     let most = threads_at_once();
     if asked > most {
         note(format_args!(
@@ -157,23 +157,23 @@ pub(super) fn helpful_threads(name: &str, asked: usize) -> usize {
 }
 
 /// As many as this process may use, and ggml takes.
-pub(super) fn threads_at_once() -> usize {
+pub(crate) fn threads_at_once() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(512)
 }
 
 /// One thread per physical core, as far as this process may use them: two threads of one core share the unit that
 /// multiplies.
-pub(super) fn default_threads() -> usize {
+pub(crate) fn default_threads() -> usize {
     threads_at_once().min(num_cpus::get_physical()).max(1)
 }
 
 /// The parameters that the context flags spell; the others are the defaults.
-pub(super) fn session_params(args: &ContextArgs) -> SessionParams {
+pub(crate) fn session_params(args: &ContextArgs) -> SessionParams {
     SessionParams { n_ctx: args.ctx_size, n_batch: args.batch_size, ..cache_params(&args.cache) }
 }
 
 /// The parameters that the cache flags spell; the others are the defaults.
-pub(super) fn cache_params(args: &CacheArgs) -> SessionParams {
+pub(crate) fn cache_params(args: &CacheArgs) -> SessionParams {
     SessionParams {
         type_k: args.cache_type_k,
         type_v: args.cache_type_v,
@@ -202,7 +202,7 @@ fn has_make_model(folder: &Path) -> bool {
 }
 
 /// The models in a folder, by name; of split ones the first parts.
-pub(super) fn models_in(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn models_in(folder: &Path) -> Vec<PathBuf> {
     let paths = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
     let is_model = |path: &PathBuf| hub::is_model(&path.file_name().unwrap_or_default().to_string_lossy());
     let mut models: Vec<PathBuf> = paths.filter(is_model).collect();

@@ -1,5 +1,7 @@
 //! `doctor`: shows what there is to compute with, and which of it would run which part of a model. Owns the report.
 
+mod machine_load;
+
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
@@ -9,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::Serialize;
 
-use super::machine_load::Load;
-use super::{devices, engine, screen};
+use self::machine_load::Load;
+use super::shared::{devices, engine, screen};
 use crate::cli::DoctorArgs;
 use crate::ggml::{self, Device, Isa};
 use crate::gguf::File;

@@ -3,26 +3,25 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::train_exit::TOKENS;
 use super::{Usage, note};
 use crate::cli::{DraftArg, ExitArg, ExitArgs, KvArg, Switch};
 use crate::decode::{Decoder, Kv, Mode, Options, Source};
-use crate::exit::{Checkpoint, Draft, ExitFile, Fingerprint};
+use crate::exit::{Checkpoint, Draft, ExitFile, Fingerprint, Policy};
 use crate::gguf::File;
 use crate::model::{LayerStep, Model};
 use crate::plan::depth_after;
 use crate::session::SessionParams;
 
 /// The flags, resolved for a model.
-pub(super) struct Exits {
-    pub(super) decoder: Decoder,
+pub(crate) struct Exits {
+    pub(crate) decoder: Decoder,
     draft_plan: Vec<LayerStep>,
     shortlist: bool,
 }
 
 impl Exits {
     /// For sessions on `model` that run `plan`.
-    pub(super) fn new(args: &ExitArgs, file: &File, model: &Model, plan: &[LayerStep]) -> anyhow::Result<Exits> {
+    pub(crate) fn new(args: &ExitArgs, file: &File, model: &Model, plan: &[LayerStep]) -> anyhow::Result<Exits> {
         let Found { checkpoints, draft } = in_file(args, file, model)?;
         let checkpoints = placed(checkpoints, plan);
         let (of_file, most) = draft.map_or((None, MOST), |(draft, most)| (Some(draft), most));
@@ -52,7 +51,7 @@ impl Exits {
     }
 
     /// The same session, ready for such guesses.
-    pub(super) fn params(&self, params: SessionParams) -> SessionParams {
+    pub(crate) fn params(&self, params: SessionParams) -> SessionParams {
         let (draft_plan, readers) = (self.draft_plan.clone(), self.decoder.readers());
         SessionParams { draft_plan, readers, shortlist: self.shortlist, ..params }
     }
@@ -62,7 +61,7 @@ impl Exits {
 const MOST: usize = 8;
 
 /// The mode of a flag. Verified guesses come from the source that `--draft` asks for, always; else from what pays.
-pub(super) fn mode(arg: ExitArg, asked: Option<Source>) -> Mode {
+pub(crate) fn mode(arg: ExitArg, asked: Option<Source>) -> Mode {
     match arg {
         ExitArg::Off => Mode::Off,
         ExitArg::Fast => Mode::Fast,
@@ -72,12 +71,12 @@ pub(super) fn mode(arg: ExitArg, asked: Option<Source>) -> Mode {
 }
 
 /// Whether a mode cannot be without an exit file.
-pub(super) fn needs_checkpoints(mode: Mode) -> bool {
+pub(crate) fn needs_checkpoints(mode: Mode) -> bool {
     mode == Mode::Fast || mode == Mode::Verified(Source::Checkpoints)
 }
 
 /// Checkpoints where a plan has been through as many layers; none where nothing deeper follows.
-pub(super) fn placed(checkpoints: Vec<Checkpoint>, plan: &[LayerStep]) -> Vec<Checkpoint> {
+pub(crate) fn placed(checkpoints: Vec<Checkpoint>, plan: &[LayerStep]) -> Vec<Checkpoint> {
     let place = |checkpoint: Checkpoint| Some(Checkpoint { layer: depth_after(plan, checkpoint.layer)?, ..checkpoint });
     let mut placed: Vec<Checkpoint> = checkpoints.into_iter().filter_map(place).collect();
     // Where the layers between two are gone, the later one knows better.
@@ -88,7 +87,7 @@ pub(super) fn placed(checkpoints: Vec<Checkpoint>, plan: &[LayerStep]) -> Vec<Ch
 }
 
 /// The plan that guesses for a session that runs `plan`, where one does, and the source that `--draft` names.
-pub(super) fn resolve(draft: &DraftArg, model: &Model, plan: &[LayerStep]) -> anyhow::Result<(Vec<LayerStep>, Source)> {
+pub(crate) fn resolve(draft: &DraftArg, model: &Model, plan: &[LayerStep]) -> anyhow::Result<(Vec<LayerStep>, Source)> {
     Ok(match draft {
         DraftArg::Checkpoints => (Vec::new(), Source::Checkpoints),
         DraftArg::Lookup => (Vec::new(), Source::Lookup),
@@ -114,7 +113,7 @@ struct Found {
 }
 
 /// What is said where checkpoints are missing.
-pub(super) const NEEDS: &str = "there is no exit file for this model\nhint: `curtail train-exit --task self -o MODEL.exit.gguf` makes one, --exit-file names it";
+pub(crate) const NEEDS: &str = "there is no exit file for this model\nhint: `curtail train-exit --task self -o MODEL.exit.gguf` makes one, --exit-file names it";
 
 fn in_file(args: &ExitArgs, file: &File, model: &Model) -> anyhow::Result<Found> {
     let Some(path) = path(args.exit_file.as_deref(), file.path()) else {
@@ -124,11 +123,12 @@ fn in_file(args: &ExitArgs, file: &File, model: &Model) -> anyhow::Result<Found>
     if let Some(warning) = warning {
         note(format_args!("warning: {warning}"));
     }
-    let policy = exit_file.policies.into_iter().find(|policy| policy.task == TOKENS);
+    let policy = exit_file.policies.into_iter().find(|policy| policy.task == Policy::TOKENS);
     anyhow::ensure!(
         policy.is_some() || args.exit_file.is_none(),
-        "`{}`: expected a policy for `{TOKENS}`\nhint: `curtail train-exit --task self` writes one",
-        path.display()
+        "`{}`: expected a policy for `{}`\nhint: `curtail train-exit --task self` writes one",
+        path.display(),
+        Policy::TOKENS
     );
     let draft = exit_file.draft.map(|draft| {
         let source = source_of(&draft, model);
@@ -140,7 +140,7 @@ fn in_file(args: &ExitArgs, file: &File, model: &Model) -> anyhow::Result<Found>
 }
 
 /// The exit file that is read: the one named, else the one beside the model, if it is there.
-pub(super) fn path(named: Option<&Path>, model: &Path) -> Option<PathBuf> {
+pub(crate) fn path(named: Option<&Path>, model: &Path) -> Option<PathBuf> {
     named.map(Path::to_owned).or_else(|| Some(beside(model)).filter(|path| path.exists()))
 }
 

@@ -13,11 +13,11 @@ use serde_json::{Number, Value};
 
 /// Layers per token of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct LayersPerToken {
-    pub(super) executed: f64,
-    pub(super) needed: f64,
+pub(crate) struct LayersPerToken {
+    pub(crate) executed: f64,
+    pub(crate) needed: f64,
     /// Layers of the model.
-    pub(super) n_layer: usize,
+    pub(crate) n_layer: usize,
 }
 
 impl LayersPerToken {
@@ -37,11 +37,11 @@ impl fmt::Display for LayersPerToken {
 }
 
 /// A share that is saved, or lost.
-pub(super) struct Saved(f64);
+pub(crate) struct Saved(f64);
 
 impl Saved {
     /// What `part` of `whole` saves.
-    pub(super) fn of(part: f64, whole: f64) -> Saved {
+    pub(crate) fn of(part: f64, whole: f64) -> Saved {
         Saved(100.0 * (1.0 - part / whole))
     }
 }
@@ -56,7 +56,7 @@ impl fmt::Display for Saved {
 }
 
 /// Layers for programs: whole numbers without a point.
-pub(super) fn numbers(layers: &[f64]) -> Vec<Value> {
+pub(crate) fn numbers(layers: &[f64]) -> Vec<Value> {
     let number = |&layers: &f64| match layers.fract() == 0.0 {
         true => Value::from(layers as u64),
         false => Number::from_f64(layers).map_or(Value::Null, Value::Number),

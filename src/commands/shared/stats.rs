@@ -9,7 +9,7 @@ use crate::session::Step;
 
 /// Sums over all prompts and answers of a run.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Stats {
+pub(crate) struct Stats {
     n_layer: usize,
     prompt_tokens: usize,
     reused_tokens: usize,
@@ -27,12 +27,12 @@ pub(super) struct Stats {
 
 impl Stats {
     /// Nothing has run yet, on a model of so many layers.
-    pub(super) fn new(n_layer: usize) -> Stats {
+    pub(crate) fn new(n_layer: usize) -> Stats {
         Stats { n_layer, ..Stats::default() }
     }
 
     /// Counts a prompt: tokens evaluated, tokens found in the cache, time.
-    pub(super) fn prompt(&mut self, evaluated: usize, reused: usize, time: Duration) {
+    pub(crate) fn prompt(&mut self, evaluated: usize, reused: usize, time: Duration) {
         self.prompt_tokens += evaluated;
         self.reused_tokens += reused;
         self.prompt_time += time;
@@ -40,7 +40,7 @@ impl Stats {
 
     /// Counts a token and the layers executed meanwhile. The first of an answer comes out of the prompt's last row: its time
     /// says nothing about the speed of generation, and what that row took is what was executed for it.
-    pub(super) fn token(&mut self, step: &Step, executed: f64, time: Duration, first: bool) {
+    pub(crate) fn token(&mut self, step: &Step, executed: f64, time: Duration, first: bool) {
         self.generated_tokens += 1;
         *self.depths.entry((100.0 * step.layers).round() as u64).or_default() += 1;
         self.layers_executed += if first { step.layers } else { executed };
@@ -63,7 +63,7 @@ impl Stats {
     }
 
     /// How many tokens needed how many layers, drawn; nothing where all needed the same.
-    pub(super) fn histogram(&self) -> String {
+    pub(crate) fn histogram(&self) -> String {
         const WIDTH: usize = 40;
         if self.depths.len() < 2 {
             return String::new();
@@ -78,7 +78,7 @@ impl Stats {
     }
 
     /// Prompt tokens that the cache already held.
-    pub(super) fn reused_tokens(&self) -> usize {
+    pub(crate) fn reused_tokens(&self) -> usize {
         self.reused_tokens
     }
 }

@@ -22,7 +22,7 @@ type Farewell = Box<dyn FnMut(bool) + Send>;
 
 /// Begins to listen, for the rest of the program.
 #[cfg(unix)]
-pub(super) fn begin() -> anyhow::Result<()> {
+pub(crate) fn begin() -> anyhow::Result<()> {
     use std::sync::Arc;
 
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
@@ -49,7 +49,7 @@ pub(super) fn begin() -> anyhow::Result<()> {
 
 /// Begins to listen, for the rest of the program.
 #[cfg(not(unix))]
-pub(super) fn begin() -> anyhow::Result<()> {
+pub(crate) fn begin() -> anyhow::Result<()> {
     ctrlc::set_handler(press).context("cannot handle Ctrl-C")
 }
 
@@ -62,14 +62,14 @@ fn is_ignored(signal: i32) -> bool {
 }
 
 /// Ctrl-C, however it comes.
-pub(super) fn press() {
+pub(crate) fn press() {
     if PRESSED.fetch_add(1, Ordering::SeqCst) > 0 || !WATCHED.load(Ordering::SeqCst) {
         end(i32::from(INTERRUPTED), false);
     }
 }
 
 /// Has `farewell` called before a signal ends the program.
-pub(super) fn before_end(farewell: impl FnMut(bool) + Send + 'static) {
+pub(crate) fn before_end(farewell: impl FnMut(bool) + Send + 'static) {
     farewells().push(Box::new(farewell));
 }
 
@@ -101,12 +101,12 @@ fn exit(code: i32) -> ! {
 }
 
 /// From here on whoever runs looks at `requested`: the first Ctrl-C only asks.
-pub(super) fn watch() {
+pub(crate) fn watch() {
     WATCHED.store(true, Ordering::SeqCst);
 }
 
 /// Looks at Ctrl-C while `work` runs, which looks at `requested`. Where nobody looks afterwards, the first one ends the program.
-pub(super) fn during<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn during<T>(work: impl FnOnce() -> T) -> T {
     let watched = WATCHED.swap(true, Ordering::SeqCst);
     let done = work();
     WATCHED.store(watched, Ordering::SeqCst);
@@ -114,7 +114,7 @@ pub(super) fn during<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// While `wait` lasts, which may be long and looks at nothing, the first Ctrl-C ends the program.
-pub(super) fn while_waiting<T>(wait: impl FnOnce() -> T) -> T {
+pub(crate) fn while_waiting<T>(wait: impl FnOnce() -> T) -> T {
     let watched = WATCHED.swap(false, Ordering::SeqCst);
     let done = wait();
     WATCHED.store(watched, Ordering::SeqCst);
@@ -122,11 +122,11 @@ pub(super) fn while_waiting<T>(wait: impl FnOnce() -> T) -> T {
 }
 
 /// Whether Ctrl-C was pressed since the last `reset`.
-pub(super) fn requested() -> bool {
+pub(crate) fn requested() -> bool {
     PRESSED.load(Ordering::SeqCst) > 0
 }
 
 /// Forgets presses: something new begins.
-pub(super) fn reset() {
+pub(crate) fn reset() {
     PRESSED.store(0, Ordering::SeqCst);
 }

@@ -12,7 +12,7 @@ use crate::plan::Layers;
 use crate::text;
 
 /// The steps to run; everything that the model has where nobody asks.
-pub(super) fn steps(arg: Option<&LayersArg>, model: &Model) -> anyhow::Result<Vec<LayerStep>> {
+pub(crate) fn steps(arg: Option<&LayersArg>, model: &Model) -> anyhow::Result<Vec<LayerStep>> {
     let (name, layers) = match arg {
         None => return Ok(model.plan().to_vec()),
         Some(LayersArg::Plan(layers)) => ("--layers".into(), Cow::Borrowed(layers)),

@@ -18,18 +18,18 @@ use crate::tokenizer::{TextStream, TokenId, Tokenizer};
 
 /// What ends an answer, besides the model itself and Ctrl-C.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Limits<'s> {
+pub(crate) struct Limits<'s> {
     /// Tokens at most.
-    pub(super) n_predict: usize,
+    pub(crate) n_predict: usize,
     /// Texts that end the answer and are not shown.
-    pub(super) stop: &'s [String],
+    pub(crate) stop: &'s [String],
     /// Whether a full context forgets its older half, and how many tokens at its beginning it must keep.
-    pub(super) shift: Option<usize>,
+    pub(crate) shift: Option<usize>,
 }
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// The model ended it.
     Model,
     /// One of the stop strings came.
@@ -44,23 +44,23 @@ pub(super) enum End {
 
 /// A finished answer.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// What was generated, with the token that ended it if the model did.
-    pub(super) tokens: Vec<TokenId>,
+    pub(crate) tokens: Vec<TokenId>,
     /// Layers that each token needed.
-    pub(super) layers: Vec<f64>,
+    pub(crate) layers: Vec<f64>,
     /// The text as it was shown.
-    pub(super) text: String,
-    pub(super) end: End,
+    pub(crate) text: String,
+    pub(crate) end: End,
 }
 
 /// Nobody gets the answer: no other will be written either.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the answer")]
-pub(super) struct CannotWrite;
+pub(crate) struct CannotWrite;
 
 /// Brings the session to `tokens`. Says whether Ctrl-C cut it short.
-pub(super) fn prompt(session: &mut Session, tokens: &[TokenId], stats: &mut Stats) -> anyhow::Result<bool> {
+pub(crate) fn prompt(session: &mut Session, tokens: &[TokenId], stats: &mut Stats) -> anyhow::Result<bool> {
     let start = Instant::now();
     let bar = progress();
     let mut first = true;
@@ -87,18 +87,18 @@ fn progress() -> ProgressBar {
 }
 
 /// What finds the tokens of an answer.
-pub(super) struct Finder<'a> {
-    pub(super) session: &'a mut Session,
-    pub(super) decoder: &'a mut Decoder,
-    pub(super) sampler: &'a mut Sampler,
-    pub(super) stats: &'a mut Stats,
+pub(crate) struct Finder<'a> {
+    pub(crate) session: &'a mut Session,
+    pub(crate) decoder: &'a mut Decoder,
+    pub(crate) sampler: &'a mut Sampler,
+    pub(crate) stats: &'a mut Stats,
 }
 
 /// Gets text as soon as it is sure to stay, with the layers that its last token needed.
-pub(super) type Show<'a> = dyn FnMut(&str, f64) -> io::Result<()> + 'a;
+pub(crate) type Show<'a> = dyn FnMut(&str, f64) -> io::Result<()> + 'a;
 
 /// Generates after what the session holds. `stream` makes the text, and `show` gets whole characters.
-pub(super) fn generate(
+pub(crate) fn generate(
     mut finder: Finder<'_>,
     tokenizer: &Tokenizer,
     mut stream: TextStream<'_>,

@@ -6,12 +6,12 @@ use std::io::{self, IsTerminal, StdoutLock, Write};
 
 /// A text with its control characters spelt as JSON spells them, tabs and newlines aside; so are the marks that turn the direction
 /// of writing around, which make a name look like another.
-pub(super) fn shown(text: &str) -> Cow<'_, str> {
+pub(crate) fn shown(text: &str) -> Cow<'_, str> {
     spelt(text, |c| is_control(c) || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
 }
 
 /// An answer for a terminal. Scripts that are written from right to left may need their marks.
-pub(super) fn answer(text: &str) -> Cow<'_, str> {
+pub(crate) fn answer(text: &str) -> Cow<'_, str> {
     spelt(text, is_control)
 }
 
@@ -35,12 +35,12 @@ fn spelt(text: &str, is_spelt: impl Fn(char) -> bool) -> Cow<'_, str> {
 }
 
 /// Standard output for tables and JSON, whose strings mean the same with their control characters spelt.
-pub(super) fn stdout() -> Shown<StdoutLock<'static>> {
+pub(crate) fn stdout() -> Shown<StdoutLock<'static>> {
     Shown { out: io::stdout().lock(), begun: Vec::new() }
 }
 
 /// Standard output for a text itself: shown at a terminal, and what it is everywhere else.
-pub(super) fn data() -> Box<dyn Write> {
+pub(crate) fn data() -> Box<dyn Write> {
     match io::stdout().is_terminal() {
         true => Box::new(stdout()),
         false => Box::new(io::stdout().lock()),
@@ -48,7 +48,7 @@ pub(super) fn data() -> Box<dyn Write> {
 }
 
 /// Writes text on as [`shown`] has it.
-pub(super) struct Shown<W> {
+pub(crate) struct Shown<W> {
     out: W,
     /// The bytes of a character that is not whole yet.
     begun: Vec<u8>,
