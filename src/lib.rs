@@ -16,7 +16,9 @@
 //! What holds everywhere: unsafe code lives in [`ggml`] and around the one mmap of [`gguf`]; a loaded model serves any
 //! number of sessions; after loading, shapes are facts; only commands print, data to stdout and the rest to stderr.
 
+#[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
 pub mod commands;
 pub mod convert;
 pub mod decode;

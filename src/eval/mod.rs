@@ -1,39 +1,59 @@
 //! Owns what is measured of a model: tasks with one short answer, at full depth and with an early stop; perplexity over a
 //! text, the divergence from another model or depth, and what enters its multiplications; what layers are worth ([`layers`]).
 
+#[cfg(feature = "tasks")]
 mod agreement;
 mod base_file;
+#[cfg(feature = "tasks")]
 mod collect;
+#[cfg(feature = "tasks")]
 mod depth;
 mod divergence;
+#[cfg(feature = "tasks")]
 mod eye;
 mod imatrix;
 pub mod layers;
+#[cfg(feature = "tasks")]
 mod measure;
 mod perplexity;
+#[cfg(feature = "tasks")]
 mod questions;
 mod reading;
+#[cfg(feature = "tasks")]
 mod report;
+#[cfg(feature = "tasks")]
 mod rows;
 mod score;
+#[cfg(feature = "tasks")]
 mod task;
+#[cfg(feature = "tasks")]
 mod text_report;
+#[cfg(feature = "tasks")]
 mod ways;
 
+#[cfg(feature = "tasks")]
 pub use agreement::agreement;
 pub use base_file::{BaseFile, Rows, packed, write_header};
+#[cfg(feature = "tasks")]
 pub use collect::{Excerpt, Sight, collect, collect_own, excerpts, fit_lenses, look_cost, own_answer, own_prompts};
+#[cfg(feature = "tasks")]
 pub use depth::{Depths, confidence};
 pub use divergence::{Base, Compared, Divergence, Quantile, compare, log_softmax};
 pub use imatrix::{Entry, Imatrix};
+#[cfg(feature = "tasks")]
 pub use measure::{Beside, Measured, Outcome, evaluate, fixed_plan};
 pub use perplexity::{Chunks, Estimate, Moments, surprise};
+#[cfg(feature = "tasks")]
 pub use questions::Questions;
 pub use reading::Reading;
+#[cfg(feature = "tasks")]
 pub use report::html;
 pub use score::{Against, Place, score};
+#[cfg(feature = "tasks")]
 pub use task::{Answers, Item, Task};
+#[cfg(feature = "tasks")]
 pub use text_report::Page;
+#[cfg(feature = "tasks")]
 pub use ways::{Way, WayDone, beside};
 
 use std::fmt::Display;

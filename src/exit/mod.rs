@@ -6,20 +6,19 @@
 //! ([`Input`]) an answer, top and gap ([`Reading`]); a [`Scorer`] says how sure that is; and the checkpoint stops where the
 //! score is high enough.
 
-mod crf;
 mod file;
+#[cfg(feature = "tasks")]
+mod fit;
 mod lens;
 mod probe;
-mod rules;
 mod scorer;
-mod train;
 
 pub use file::{Draft, Error, ExitFile, Fingerprint};
-pub use lens::{Lens, LensFit};
+#[cfg(feature = "tasks")]
+pub use fit::{LensFit, Options, Row, RuleKind, Trained, Tried, train, train_confidence};
+pub use lens::Lens;
 pub use probe::{Probe, Reading, reading_of, softmax_reading};
-pub use rules::RuleKind;
 pub use scorer::{Crf, Scorer, Svm};
-pub use train::{Options, Row, Trained, Tried, train, train_confidence};
 
 /// What a checkpoint sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

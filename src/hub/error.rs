@@ -1,9 +1,8 @@
 //! Owns what can go wrong between a name and a file, told so that the user knows what to do.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
-
-use indicatif::HumanBytes;
 
 use super::Offer;
 
@@ -113,7 +112,7 @@ pub enum Error {
         why: String,
     },
     /// The download ended too often before the file did; what there is stays.
-    #[error("`{name}`: {why}; {} of {} are kept\nhint: the same command goes on from there", HumanBytes(*have), HumanBytes(*size))]
+    #[error("`{name}`: {why}; {} of {} are kept\nhint: the same command goes on from there", Amount(*have), Amount(*size))]
     Cut {
         /// The file.
         name: String,
@@ -137,7 +136,7 @@ pub enum Error {
         found: String,
     },
     /// The disk is too small.
-    #[error("not enough space in `{}`: {} are needed, {} are free", folder.display(), HumanBytes(*needed), HumanBytes(*free))]
+    #[error("not enough space in `{}`: {} are needed, {} are free", folder.display(), Amount(*needed), Amount(*free))]
     Space {
         /// The folder.
         folder: PathBuf,
@@ -165,11 +164,28 @@ pub enum Error {
     Interrupted,
 }
 
+/// Bytes in the largest unit that they fill.
+struct Amount(u64);
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+        if self.0 < 1024 {
+            return write!(f, "{} B", self.0);
+        }
+        let (mut amount, mut unit) = (self.0 as f64 / 1024.0, 0);
+        while amount >= 1024.0 && unit + 1 < UNITS.len() {
+            (amount, unit) = (amount / 1024.0, unit + 1);
+        }
+        write!(f, "{amount:.2} {}", UNITS[unit])
+    }
+}
+
 /// The files that are there, a line each.
 fn listed(offers: &[Offer]) -> String {
     let width = offers.iter().map(|offer| offer.name.chars().count()).max().unwrap_or(0);
     let line = |offer: &Offer| {
-        let bytes = offer.bytes.map_or_else(String::new, |bytes| HumanBytes(bytes).to_string());
+        let bytes = offer.bytes.map_or_else(String::new, |bytes| Amount(bytes).to_string());
         format!("\n  {:width$}  {bytes:>10}", offer.name)
     };
     let lines: String = offers.iter().map(line).collect();

@@ -3,12 +3,14 @@
 
 mod compare;
 mod prune;
+#[cfg(feature = "tasks")]
 mod report;
 mod scan;
 mod speed;
 
 pub use compare::{Base, Sums};
 pub use prune::{Limits, Method, Part, Point, Search, parts_of};
+#[cfg(feature = "tasks")]
 pub use report::{prune_page, scan_page};
 pub use scan::{Change, Cosines, Done, Scan, ScanState};
 pub use speed::{Costs, measure_costs, measure_speed};

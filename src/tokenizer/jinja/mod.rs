@@ -23,6 +23,8 @@ mod ops;
 mod parser;
 mod predicates;
 mod repr;
+#[cfg(feature = "tasks")]
+mod rows;
 mod sequences;
 mod strings;
 mod text;
@@ -34,10 +36,10 @@ use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
-use serde_json::Value as Json;
-
 pub(crate) use lexer::Whitespace;
 pub(crate) use meter::on_deep_stack;
+#[cfg(feature = "tasks")]
+pub(crate) use rows::{Expression, fields};
 
 use eval::Run;
 use parser::Parser;
@@ -83,7 +85,8 @@ pub(crate) enum Data<'d> {
     /// A text that somebody typed.
     Typed(&'d str),
     /// Whatever a row of a data set holds.
-    Json(&'d Json),
+    #[cfg(feature = "tasks")]
+    Json(&'d serde_json::Value),
     /// Several.
     List(Vec<Data<'d>>),
     /// Several by name.
@@ -98,7 +101,8 @@ impl Data<'_> {
             Data::Bool(b) => Ok(Value::Bool(*b)),
             Data::Own(text) => Value::text(*text),
             Data::Typed(text) => Ok(Value::Str(Text::typed(text)?)),
-            Data::Json(json) => from_json(json),
+            #[cfg(feature = "tasks")]
+            Data::Json(json) => rows::from_json(json),
             Data::List(items) => Value::list(items.iter().map(Data::value).collect::<Result<_>>()?),
             Data::Dict(entries) => {
                 let mut dict = Dict::empty();
@@ -109,42 +113,6 @@ impl Data<'_> {
             }
         }
     }
-}
-
-fn from_json(json: &Json) -> Result<Value> {
-    meter::work(1)?;
-    match json {
-        Json::Null => Ok(Value::None),
-        Json::Bool(b) => Ok(Value::Bool(*b)),
-        Json::Number(n) => Ok(n.as_i64().map_or_else(|| Value::Float(n.as_f64().unwrap_or(f64::NAN)), Value::Int)),
-        Json::String(text) => Value::text(text.as_str()),
-        Json::Array(items) => Value::list(items.iter().map(from_json).collect::<Result<_>>()?),
-        Json::Object(entries) => {
-            let mut dict = Dict::empty();
-            for (key, value) in entries {
-                dict.insert(Value::text(key.as_str())?, from_json(value)?)?;
-            }
-            Ok(dict.into_value())
-        }
-    }
-}
-
-/// The JSON of a value; an error for what JSON cannot say.
-fn to_json(value: &Value) -> Result<Json> {
-    let _level = meter::deeper()?;
-    Ok(match value {
-        Value::None => Json::Null,
-        Value::Bool(b) => Json::Bool(*b),
-        Value::Int(n) => (*n).into(),
-        Value::Float(x) => (*x).into(),
-        Value::Str(text) => text.as_str().into(),
-        Value::Seq(seq) => Json::Array(seq.items().iter().map(to_json).collect::<Result<_>>()?),
-        Value::Dict(dict) => {
-            let entry = |(key, value): &(Value, Value)| Ok((repr::str(key)?.as_str().to_owned(), to_json(value)?));
-            Json::Object(dict.entries.values().map(entry).collect::<Result<_>>()?)
-        }
-        other => return Err(Error::new(format!("expected a value, found a {}", other.type_name()))),
-    })
 }
 
 /// A rendered text that knows which parts of it somebody typed: those are never special tokens.
@@ -213,33 +181,6 @@ impl Template {
             })
         })?
     }
-}
-
-/// A parsed expression.
-pub(crate) struct Expression(ast::Expr);
-
-impl Expression {
-    pub(crate) fn parse(source: &str) -> Result<Expression> {
-        check_size(source)?;
-        let parse = || Parser::new(lexer::tokens(source, Whitespace::default(), true)?).single_expression();
-        on_deep_stack(parse)?.map(Expression)
-    }
-
-    /// The value for the fields of a row; `None` where it is undefined.
-    pub(crate) fn eval(&self, row: &Json) -> Result<Option<Json>> {
-        let fields = fields(row);
-        on_deep_stack(|| {
-            run(&fields, true, |run, root| match run.value(&self.0, root)? {
-                Value::Undefined(_) => Ok(None),
-                value => to_json(&value).map(Some),
-            })
-        })?
-    }
-}
-
-/// The fields of a row, by name.
-pub(crate) fn fields(row: &Json) -> Vec<(&str, Data<'_>)> {
-    row.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), Data::Json(value))).collect()
 }
 
 fn check_size(source: &str) -> Result<()> {

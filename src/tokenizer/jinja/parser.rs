@@ -35,6 +35,7 @@ impl Parser {
     }
 
     /// One expression and nothing else.
+    #[cfg(feature = "tasks")]
     pub(super) fn single_expression(mut self) -> Result<Expr> {
         let value = self.expression()?;
         match self.peek() {

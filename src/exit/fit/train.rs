@@ -6,9 +6,9 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
-use super::probe::fit_classes;
-use super::rules::Looks;
-use super::{Checkpoint, Input, Lens, Probe, Reading, RuleKind, Scorer, Target, Walk};
+use super::classes::fit_classes;
+use super::rules::{Looks, RuleKind};
+use crate::exit::{Checkpoint, Input, Lens, Probe, Reading, Scorer, Target, Walk};
 
 /// One training row.
 #[derive(Clone, Debug)]

@@ -8,8 +8,9 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
-use super::probe::fit_classes;
-use super::{Reading, Scorer, Svm, crf};
+use super::classes::fit_classes;
+use super::crf;
+use crate::exit::{Reading, Scorer, Svm};
 
 /// What makes a score of top and gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

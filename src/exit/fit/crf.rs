@@ -3,7 +3,7 @@
 use crfs::train::Trainer;
 use crfs::{Attribute, Model};
 
-use super::{Crf, Reading};
+use crate::exit::{Crf, Reading};
 use crate::files::unfinished;
 
 /// What a look gives to the chain, by name; `@` and the checkpoint follow unless all share their weights.
