@@ -11,7 +11,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
-use super::{ggml_build, stop};
+use super::compile::ggml_build;
+use super::stop;
 
 /// Architectures of GPUs in wide use; the last that is not of one family alone also as PTX, which later drivers compile for
 /// later GPUs.
@@ -26,7 +27,6 @@ pub(crate) fn compile(ggml: &Path, out: &Path) -> Vec<PathBuf> {
     for name in ["CUDA_HOME", "CUDA_PATH", "CUDA_ARCHS"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
-    println!("cargo:rerun-if-changed=build/cuda.rs");
     println!("cargo:rerun-if-changed=vendor/cublas_lazy.c");
     let home = toolkit();
     // SAFETY: the build script has no other threads now. cc takes nvcc from there; a compiler that it is told of by name gets the

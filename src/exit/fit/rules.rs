@@ -149,8 +149,8 @@ impl Classifier {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Walk;
     use super::*;
+    use crate::exit::Walk;
 
     #[test]
     fn every_rule_learns_where_stopping_is_right() {

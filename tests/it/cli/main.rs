@@ -8,4 +8,5 @@ mod manners;
 mod models;
 mod pull;
 mod quantize;
+mod reference;
 mod repl;

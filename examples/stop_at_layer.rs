@@ -1,0 +1,48 @@
+//! Takes the last token of a text through the layers in stages, and shows after each what the model would say next: where
+//! that no longer changes, the layers behind are not needed.
+//!
+//! ```text
+//! $ cargo run --release --example stop_at_layer -- models/SmolLM2-135M-Instruct.Q4_1.gguf "The capital of France is"
+//! OUTPUT
+//! ```
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+
+use curtail::exit::softmax_reading;
+use curtail::ggml::Device;
+use curtail::gguf::File;
+use curtail::model::Model;
+use curtail::session::{Session, SessionParams, TokenId};
+use curtail::tokenizer::{Special, Tokenizer};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(path), Some(text)) = (arguments.next(), arguments.next()) else {
+        return Err("expected a model and a text".into());
+    };
+    let file = Arc::new(File::open(Path::new(&path))?);
+    let tokenizer = Tokenizer::from_gguf(file.metadata())?;
+    let n_threads = std::thread::available_parallelism()?.get();
+    let model = Arc::new(Model::load(file, Device::cpu(n_threads)?)?);
+    let n_layer = model.config().n_layer;
+    let mut session = Session::new(model, SessionParams { n_ctx: 512, ..SessionParams::default() })?;
+
+    for token in tokenizer.encode_with_bos(&text, Special::Plain) {
+        session.push(token)?;
+    }
+    for depth in (n_layer / 5..n_layer).step_by(3) {
+        // No layer runs twice: the state waits at one depth, and goes on from there.
+        let hidden = session.reach(depth)?;
+        show(&tokenizer, depth, &session.heads_of(&hidden)?);
+    }
+    show(&tokenizer, n_layer, session.logits()?);
+    Ok(())
+}
+
+fn show(tokenizer: &Tokenizer, depth: usize, logits: &[f32]) {
+    let best = softmax_reading(logits);
+    let next = String::from_utf8_lossy(&tokenizer.decode(&[best.label as TokenId])).into_owned();
+    println!("after layer {depth:2}: {next:?}, {:.1} %", 100.0 * best.top);
+}
