@@ -1,8 +1,8 @@
 //! Answers one question, as a chat does: the model's own chat template, tokens one by one, text as it comes.
 //!
 //! ```text
-//! $ cargo run --release --example chat -- models/SmolLM2-135M-Instruct.Q4_1.gguf "What is the capital of France?"
-//! OUTPUT
+//! $ cargo run --release --example chat -- models/SmolLM2-135M-Instruct.Q4_1.gguf "What is 2 + 2?"
+//! The answer to this classic math problem is 4.
 //! ```
 
 use std::error::Error;

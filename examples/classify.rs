@@ -3,7 +3,10 @@
 //!
 //! ```text
 //! $ cargo run --release --example classify -- models/SmolLM2-135M-Instruct.Q4_1.gguf
-//! OUTPUT
+//! a warm and funny film                  positive   97 %, after 21 of 30 layers
+//! a waste of two hours                   negative   77 %, after 30 of 30 layers
+//! wonderful music, wonderful pictures    positive   99 %, after 21 of 30 layers
+//! i fell asleep                          negative   60 %, after 30 of 30 layers
 //! ```
 
 use std::error::Error;
@@ -27,6 +30,9 @@ const LABELS: [&str; 2] = [" negative", " positive"];
 const REVIEWS: [&str; 4] =
     ["a warm and funny film", "a waste of two hours", "wonderful music, wonderful pictures", "i fell asleep"];
 
+/// Earlier layers are too sure of what they would say: this is what it took here.
+const SURE: f32 = 0.97;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::args().nth(1).ok_or("expected a model")?;
     let file = Arc::new(File::open(Path::new(&path))?);
@@ -41,13 +47,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let shots = tokenizer.encode_with_bos(SHOTS, Special::Plain);
     let texts = REVIEWS.map(|text| tokenizer.encode(&format!("Review: {text}\nSentiment:"), Special::Plain));
     let questions: Vec<Question> = texts.iter().map(|tokens| Question { tokens, shown: 1 }).collect();
-    let checkpoints: Vec<usize> = (n_layer / 2..n_layer).collect();
+    let checkpoints: Vec<usize> = (2 * n_layer / 3..n_layer).collect();
 
     let mut answers: Vec<Option<(Reading, usize)>> = vec![None; REVIEWS.len()];
     session.ask(&shots, &questions, &checkpoints, View::Logits, &mut |cuts| {
         let stops = |cut: &Cut| {
             let reading = read(cut);
-            let is_enough = reading.top > 0.8 || cut.layers_run == n_layer;
+            let is_enough = reading.top > SURE || cut.layers_run == n_layer;
             if is_enough {
                 answers[cut.question] = Some((reading, cut.layers_run));
             }
@@ -57,7 +63,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
     for (review, answer) in REVIEWS.iter().zip(answers) {
         let (Reading { label, top, .. }, layers) = answer.ok_or("a question was not answered")?;
-        println!("{review:38}{:10} {:.0} %, after {layers} of {n_layer} layers", LABELS[label], 100.0 * top);
+        println!("{review:38}{:10} {:3.0} %, after {layers} of {n_layer} layers", LABELS[label], 100.0 * top);
     }
     Ok(())
 }

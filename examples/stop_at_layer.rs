@@ -3,7 +3,12 @@
 //!
 //! ```text
 //! $ cargo run --release --example stop_at_layer -- models/SmolLM2-135M-Instruct.Q4_1.gguf "The capital of France is"
-//! OUTPUT
+//! after layer 15: " ", 82.1 %
+//! after layer 18: " ", 87.7 %
+//! after layer 21: " ", 92.9 %
+//! after layer 24: ".", 45.5 %
+//! after layer 27: " the", 60.4 %
+//! after layer 30: " Paris", 76.8 %
 //! ```
 
 use std::error::Error;
@@ -32,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for token in tokenizer.encode_with_bos(&text, Special::Plain) {
         session.push(token)?;
     }
-    for depth in (n_layer / 5..n_layer).step_by(3) {
+    for depth in (n_layer / 2..n_layer).step_by(3) {
         // No layer runs twice: the state waits at one depth, and goes on from there.
         let hidden = session.reach(depth)?;
         show(&tokenizer, depth, &session.heads_of(&hidden)?);
