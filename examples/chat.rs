@@ -11,11 +11,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use curtail::engine::{EngineParams, Sequence};
 use curtail::ggml::Device;
 use curtail::gguf::File;
 use curtail::model::Model;
 use curtail::sample::Sampler;
-use curtail::session::{Session, SessionParams};
 use curtail::tokenizer::{ChatTemplate, Message, Tokenizer};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -28,15 +28,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let template = ChatTemplate::from_gguf(file.metadata())?.ok_or("the model brings no chat template")?;
     let n_threads = std::thread::available_parallelism()?.get();
     let model = Arc::new(Model::load(file, Device::cpu(n_threads)?)?);
-    let mut session = Session::new(model, SessionParams { n_ctx: 2048, ..SessionParams::default() })?;
+    let mut sequence = Sequence::alone(model, EngineParams { n_ctx: 2048, ..EngineParams::default() })?;
 
     let message = Message { role: "user".to_owned(), content: question };
     let prompt = tokenizer.encode_rendered_with_bos(&template.render(&[message], true)?);
-    session.sync(&prompt, &mut |_, _| ControlFlow::Continue(()))?;
+    sequence.sync(&prompt, &mut |_, _| ControlFlow::Continue(()))?;
     let mut sampler = Sampler::greedy();
     let mut text = tokenizer.stream();
     for _ in 0..256 {
-        let token = session.step(&mut sampler)?.token;
+        let token = sequence.step(&mut sampler)?.token;
         if tokenizer.is_end_of_generation(token) {
             break;
         }

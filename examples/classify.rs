@@ -13,11 +13,11 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
+use curtail::engine::{Cut, EngineParams, Question, Sequence, TokenId, View};
 use curtail::exit::{Reading, softmax_reading};
 use curtail::ggml::Device;
 use curtail::gguf::File;
 use curtail::model::Model;
-use curtail::session::{Cut, Question, Session, SessionParams, TokenId, View};
 use curtail::tokenizer::{Special, Tokenizer};
 
 /// Solved examples, which all questions share: they are evaluated once.
@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let n_threads = std::thread::available_parallelism()?.get();
     let model = Arc::new(Model::load(file, Device::cpu(n_threads)?)?);
     let n_layer = model.config().n_layer;
-    let mut session = Session::new(model, SessionParams { n_ctx: 512, ..SessionParams::default() })?;
+    let mut sequence = Sequence::alone(model, EngineParams { n_ctx: 512, ..EngineParams::default() })?;
 
     let labels: [TokenId; 2] = LABELS.map(|label| tokenizer.encode(label, Special::Plain)[0]);
     let read = |cut: &Cut| softmax_reading(&labels.map(|label| cut.logits[label as usize]));
@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let checkpoints: Vec<usize> = (2 * n_layer / 3..n_layer).collect();
 
     let mut answers: Vec<Option<(Reading, usize)>> = vec![None; REVIEWS.len()];
-    session.ask(&shots, &questions, &checkpoints, View::Logits, &mut |cuts| {
+    sequence.fan_out(&shots, &questions, &checkpoints, View::Logits, &mut |cuts| {
         let stops = |cut: &Cut| {
             let reading = read(cut);
             let is_enough = reading.top > SURE || cut.layers_run == n_layer;

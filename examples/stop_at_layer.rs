@@ -15,11 +15,11 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
+use curtail::engine::{EngineParams, Sequence, TokenId};
 use curtail::exit::softmax_reading;
 use curtail::ggml::Device;
 use curtail::gguf::File;
 use curtail::model::Model;
-use curtail::session::{Session, SessionParams, TokenId};
 use curtail::tokenizer::{Special, Tokenizer};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -32,17 +32,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let n_threads = std::thread::available_parallelism()?.get();
     let model = Arc::new(Model::load(file, Device::cpu(n_threads)?)?);
     let n_layer = model.config().n_layer;
-    let mut session = Session::new(model, SessionParams { n_ctx: 512, ..SessionParams::default() })?;
+    let mut sequence = Sequence::alone(model, EngineParams { n_ctx: 512, ..EngineParams::default() })?;
 
     for token in tokenizer.encode_with_bos(&text, Special::Plain) {
-        session.push(token)?;
+        sequence.push(token)?;
     }
     for depth in (n_layer / 2..n_layer).step_by(3) {
         // No layer runs twice: the state waits at one depth, and goes on from there.
-        let hidden = session.reach(depth)?;
-        show(&tokenizer, depth, &session.heads_of(&hidden)?);
+        let hidden = sequence.hidden_state_at(depth)?;
+        show(&tokenizer, depth, &sequence.logits_of_states(&hidden)?);
     }
-    show(&tokenizer, n_layer, session.logits()?);
+    show(&tokenizer, n_layer, sequence.logits()?);
     Ok(())
 }
 

@@ -1,20 +1,20 @@
 //! curtail runs quantized GGUF language models and stops each token at the layer where its result is decided.
 //!
 //! From prompt to token: [`gguf`] maps the file and checks it once; [`tokenizer`] turns text into ids and back;
-//! [`model`] holds the weights, immutable, and builds graphs for the steps of a [`plan`] with [`ggml`]; [`session`] owns one
-//! timeline of tokens with its cache; [`sample`] chooses the next token; [`commands`] owns text, terminals and files.
+//! [`model`] holds the weights, immutable, and builds graphs for the steps of a [`plan`] with [`ggml`]; [`engine`] runs many
+//! texts on it, each a sequence of tokens; [`sample`] chooses the next token; [`commands`] owns text, terminals and files.
 //! Layers may lie on other devices and other machines: [`ggml`] reaches them, [`model`] knows which layer is where, and
-//! [`session`] takes rows from one to the next. A model that lies on a hub, [`hub`] brings into a cache on this machine.
-//! Tokens of a text may be found with less than all layers, or guessed and verified: [`decode`] decides how, and measures
-//! what pays. Where a single answer is wanted, [`session`] shows the hidden state between two ranges of layers, [`exit`] decides
+//! [`engine`] takes rows from one to the next. A model that lies on a hub, [`hub`] brings into a cache on this machine.
+//! Tokens of a text may be found with less than all layers, or drafted and verified: [`decode`] decides how, and measures
+//! what pays. Where a single answer is wanted, [`engine`] shows the hidden state between two ranges of layers, [`exit`] decides
 //! whether it is enough, and [`eval`] measures what that saves. Files come from Hugging Face checkpoints through [`convert`].
 //!
 //! Modules in reading order, each using only those the design lets it use:
 //! [`text`], [`files`], [`dtype`], [`gguf`], [`hub`], [`tokenizer`], [`ggml`], [`plan`], [`model`], [`exit`],
-//! [`sample`], [`session`], [`decode`], [`eval`], [`convert`], [`quantize`], [`cli`], [`commands`].
+//! [`sample`], [`engine`], [`decode`], [`eval`], [`convert`], [`quantize`], [`cli`], [`commands`].
 //!
 //! What holds everywhere: unsafe code lives in [`ggml`] and around the one mmap of [`gguf`]; a loaded model serves any
-//! number of sessions; after loading, shapes are facts; only commands print, data to stdout and the rest to stderr.
+//! number of engines; after loading, shapes are facts; only commands print, data to stdout and the rest to stderr.
 
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -23,6 +23,7 @@ pub mod commands;
 pub mod convert;
 pub mod decode;
 pub mod dtype;
+pub mod engine;
 pub mod eval;
 pub mod exit;
 pub mod files;
@@ -33,6 +34,5 @@ pub mod model;
 pub mod plan;
 pub mod quantize;
 pub mod sample;
-pub mod session;
 pub mod text;
 pub mod tokenizer;

@@ -14,11 +14,11 @@ use super::shared::progress::bar;
 use super::shared::{exits, note, plan, screen};
 use super::train_exit::OWN;
 use crate::cli::{EvalArgs, LoadArgs, ModelArgs};
+use crate::engine::Sequence;
 use crate::eval::{Beside, Measured, Questions, Task, Way, WayDone, beside, evaluate, fixed_plan, html};
 use crate::exit::{ExitFile, Fingerprint, Input, Policy};
 use crate::gguf;
 use crate::model::LayerStep;
-use crate::session::Session;
 
 pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let tasks: Vec<Task> =
@@ -30,15 +30,16 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     // Full depth is what everything else is beside.
     let mut engine = Engine::open(&LoadArgs { layers: None, ..args.load.clone() })?;
     let file = open_exit(args, &engine)?;
-    let plan = args.load.layers.as_ref().map(|layers| plan::steps(Some(layers), engine.session.model())).transpose()?;
+    let plan =
+        args.load.layers.as_ref().map(|layers| plan::steps(Some(layers), engine.sequence.model())).transpose()?;
     let other = args.beside.as_ref().map(|path| open_other(path, args)).transpose()?;
     let (mut measured, mut ways) = (Vec::new(), Vec::new());
     for task in &tasks {
         let policy = policy_of(&file, task, args)?;
         measured.push(measure(task, policy, &mut engine, args).with_context(|| format!("task `{}`", task.name))?);
         if plan.is_some() || other.is_some() {
-            let sessions = [Some(&engine), other.as_ref()].into_iter().flatten();
-            ways.push(measure_ways(task, policy, sessions, plan.as_deref(), args)?);
+            let sequences = [Some(&engine), other.as_ref()].into_iter().flatten();
+            ways.push(measure_ways(task, policy, sequences, plan.as_deref(), args)?);
         }
     }
     let mut out = screen::stdout();
@@ -51,7 +52,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
         measured.iter().zip(&ways).try_for_each(|(m, ways)| print_ways(m, ways, &mut out))?;
     }
     if let Some(path) = &args.report {
-        let name = &engine.session.model().config().name;
+        let name = &engine.sequence.model().config().name;
         let page = html(name, &measured).map_err(|e| anyhow!("the report cannot be drawn: {e}"))?;
         write_whole(path, |file| Ok(file.write_all(page.as_bytes())?))?;
         note(format_args!("(written `{}`)", path.display()));
@@ -85,9 +86,9 @@ fn measure_ways<'e>(
 ) -> anyhow::Result<Vec<WayDone>> {
     let mut ways = Vec::new();
     let mut questions = None;
-    for (i, Engine { session, tokenizer, .. }) in engines.enumerate() {
+    for (i, Engine { sequence, tokenizer, .. }) in engines.enumerate() {
         questions = questions.or(Some(Questions::new(task, tokenizer)?));
-        let model = session.model();
+        let model = sequence.model();
         let file = model.file().path().file_name().map_or_else(String::new, |name| format!("{}: ", name.display()));
         let file = if i > 0 { file } else { String::new() };
         let text = plan.map_or_else(String::new, |plan| crate::plan::text(plan, model.plan()));
@@ -96,8 +97,8 @@ fn measure_ways<'e>(
             let checkpoints = exits::placed(policy.checkpoints.clone(), plan);
             let early = Policy { checkpoints, ..policy.clone() };
             for (policy, ending) in [(None, ""), (Some(early), ", early stop")] {
-                let session = Session::new(model.clone(), session.params().with_plan(plan.to_vec()))?;
-                ways.push(Way { name: format!("{file}{name}{ending}"), session, policy });
+                let sequence = Sequence::alone(model.clone(), sequence.params().with_plan(plan.to_vec()))?;
+                ways.push(Way { name: format!("{file}{name}{ending}"), sequence, policy });
             }
         }
     }
@@ -145,26 +146,27 @@ fn policy_of<'f>(file: &'f ExitFile, task: &Task, args: &EvalArgs) -> anyhow::Re
 const FIXED_ROWS: usize = 16;
 
 fn measure(task: &Task, policy: &Policy, engine: &mut Engine, args: &EvalArgs) -> anyhow::Result<Measured> {
-    let Engine { session, tokenizer, .. } = engine;
-    let n_layer = session.n_steps();
+    let Engine { sequence, tokenizer, .. } = engine;
+    let n_layer = sequence.n_steps();
     let questions = Questions::new(task, tokenizer)?;
     let items = &task.test[..args.rows.min(task.test.len())];
     anyhow::ensure!(!items.is_empty(), "there are no rows to test on");
     let how = Beside { keep_prefix: !args.no_prefix_cache, parallel: args.parallel };
-    let model = session.model().clone();
-    let params = session.params().clone();
-    let mut session_of = |plan: Vec<LayerStep>| Session::new(model.clone(), params.with_plan(plan));
+    let model = sequence.model().clone();
+    let params = sequence.params().clone();
+    let mut sequence_of = |plan: Vec<LayerStep>| Sequence::alone(model.clone(), params.with_plan(plan));
     let bar = bar(items.len(), &task.name);
     // The baseline skips as many layers as the policy saves on average, as the first rows show.
-    let mut whole = session_of(Vec::new())?;
+    let mut whole = sequence_of(Vec::new())?;
     let first = &items[..items.len().min(20)];
-    let saved = n_layer as f64 - evaluate(session, &mut whole, &questions, first, policy, how, &mut |_| {})?.layers().0;
+    let saved =
+        n_layer as f64 - evaluate(sequence, &mut whole, &questions, first, policy, how, &mut |_| {})?.layers().0;
     let n_skip = (saved.round() as usize).min(n_layer - 1);
     let chosen_on = task.training_rows(FIXED_ROWS);
-    let plan = fixed_plan(session, &questions, &chosen_on, n_skip, how, &mut session_of)?;
-    let mut baseline = session_of(plan)?;
+    let plan = fixed_plan(sequence, &questions, &chosen_on, n_skip, how, &mut sequence_of)?;
+    let mut baseline = sequence_of(plan)?;
     let progress = &mut |n| bar.set_position(n as u64);
-    let measured = evaluate(session, &mut baseline, &questions, items, policy, how, progress)?;
+    let measured = evaluate(sequence, &mut baseline, &questions, items, policy, how, progress)?;
     bar.finish_and_clear();
     Ok(measured)
 }

@@ -8,14 +8,14 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::perplexity::{Interrupted, N_CTX, tokens};
-use super::shared::engine::{find_model, open_model, session_params, warn_of_context};
+use super::shared::engine::{engine_params, find_model, open_model, warn_of_context};
 use super::shared::output::Inputs;
 use super::shared::progress::bar;
 use super::shared::{INTERRUPTED, Usage, interrupt, note, plan, print_line};
 use crate::cli::ImatrixArgs;
+use crate::engine::Sequence;
 use crate::eval::{Chunks, Estimate, Imatrix, Moments, surprise};
 use crate::gguf;
-use crate::session::Session;
 use crate::tokenizer::{Special, TokenId};
 
 pub(super) fn run(args: &ImatrixArgs) -> anyhow::Result<ExitCode> {
@@ -69,15 +69,15 @@ fn collect(args: &ImatrixArgs, before: &Imatrix, inputs: &Inputs) -> anyhow::Res
     );
     tokens.drain(..skipped);
     let chunks = Chunks::new(tokens, n_ctx, args.text.chunks.limit())?;
-    let params = session_params(&load.context).with_plan(plan::steps(load.layers.as_ref(), &model)?);
-    let mut session = Session::new(model, params)?;
-    session.observe();
+    let params = engine_params(&load.context).with_plan(plan::steps(load.layers.as_ref(), &model)?);
+    let mut sequence = Sequence::alone(model, params)?;
+    sequence.engine().observe();
     let (mut surprises, bos) = (Moments::default(), tokenizer.leading_bos());
-    let so_far = |session: &Session| -> anyhow::Result<Imatrix> {
+    let so_far = |sequence: &Sequence| -> anyhow::Result<Imatrix> {
         let mut all = before.clone();
         let dataset = args.text.file.as_deref().unwrap_or(Path::new("-")).display().to_string();
-        let observed = session.inputs().expect("the session observes");
-        let own = Imatrix::of(observed, n_ctx, dataset, args.process_output);
+        let observed = sequence.engine().inputs().expect("the sequence observes");
+        let own = Imatrix::of(&observed, n_ctx, dataset, args.process_output);
         all.chunk_size = n_ctx;
         all.merge(own, Path::new("this run"))?;
         Ok(all)
@@ -87,22 +87,22 @@ fn collect(args: &ImatrixArgs, before: &Imatrix, inputs: &Inputs) -> anyhow::Res
         if interrupt::requested() {
             return Err(Interrupted.into());
         }
-        read(&mut session, &chunks, i, bos, &mut surprises).with_context(|| format!("chunk {i}"))?;
+        read(&mut sequence, &chunks, i, bos, &mut surprises).with_context(|| format!("chunk {i}"))?;
         bar.set_message(format!("imatrix, PPL {:.4}", surprises.perplexity().value));
         bar.inc(1);
         if args.save_frequency > 0 && (i + 1).is_multiple_of(args.save_frequency) {
             let copy = copy(&args.output, i + 1);
             inputs.allow([copy.as_path()])?;
-            so_far(&session)?.save(&copy)?;
+            so_far(&sequence)?.save(&copy)?;
         }
     }
     bar.finish_and_clear();
-    Ok((so_far(&session)?, surprises.perplexity()))
+    Ok((so_far(&sequence)?, surprises.perplexity()))
 }
 
 /// Takes a chunk through the model, every token to the end: what is summed up are all tokens, what is scored the second half.
 fn read(
-    session: &mut Session,
+    sequence: &mut Sequence,
     chunks: &Chunks,
     i: usize,
     bos: Option<TokenId>,
@@ -110,7 +110,7 @@ fn read(
 ) -> anyhow::Result<()> {
     let (scored, targets) = (chunks.scored(), chunks.targets(i));
     let all: Vec<usize> = (0..chunks.n_ctx()).collect();
-    session.read(&chunks.input(i, bos), &all, &mut |places, logits| {
+    sequence.read(&chunks.input(i, bos), &all, &mut |places, logits| {
         let rows = places.par_iter().zip(logits.par_chunks_exact(logits.len() / places.len()));
         let rows = rows.filter(|(place, _)| scored.contains(place));
         let found: Vec<f64> = rows.map(|(place, row)| surprise(row, targets[place - scored.start])).collect();

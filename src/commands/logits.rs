@@ -12,8 +12,8 @@ use super::shared::engine::{Engine, find_model};
 use super::shared::{batch, print_line};
 use crate::cli::LogitsArgs;
 use crate::decode::Decoder;
+use crate::engine::Sequence;
 use crate::sample::{Sampler, argmax};
-use crate::session::Session;
 use crate::tokenizer::TokenId;
 
 #[derive(Deserialize)]
@@ -43,9 +43,9 @@ pub(super) fn run(args: &LogitsArgs) -> anyhow::Result<ExitCode> {
     let (mut engine, mut decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
     let chooses = args.exits.exit.is_some() || args.exits.draft.is_some();
     batch::for_each(&args.batch, |request: Request| {
-        let mut scores = score(&mut engine.session, &request)?;
+        let mut scores = score(&mut engine.sequence, &request)?;
         if chooses {
-            scores.chosen = Some(choose(&mut engine.session, &mut decoder, &request)?);
+            scores.chosen = Some(choose(&mut engine.sequence, &mut decoder, &request)?);
         }
         print_line(&serde_json::to_string(&scores)?)?;
         Ok(ControlFlow::Continue(()))
@@ -53,22 +53,22 @@ pub(super) fn run(args: &LogitsArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn score(session: &mut Session, request: &Request) -> anyhow::Result<Scores> {
-    let n_vocab = session.model().config().n_vocab;
+fn score(sequence: &mut Sequence, request: &Request) -> anyhow::Result<Scores> {
+    let n_vocab = sequence.model().config().n_vocab;
     batch::check_ids("prompt", &request.prompt, n_vocab)?;
     batch::check_ids("tokens", &request.tokens, n_vocab)?;
     ensure!(!request.prompt.is_empty(), "prompt: expected at least one token, found none");
     let n_tokens = request.prompt.len() + request.tokens.len();
     ensure!(
-        n_tokens <= session.n_ctx(),
+        n_tokens <= sequence.n_ctx(),
         "prompt and tokens: expected at most {} tokens (the context), found {}",
-        session.n_ctx(),
+        sequence.n_ctx(),
         n_tokens
     );
     let mut scores = Scores::default();
     // What another line left in the cache was rounded in other batches.
-    session.rewind(0);
-    session.score(&request.prompt, &request.tokens, &mut |i, logits| {
+    sequence.rewind(0);
+    sequence.score(&request.prompt, &request.tokens, &mut |i, logits| {
         scores.argmax.push(argmax(logits));
         scores.logprob.push(log_probability(logits, request.tokens[i]));
     })?;
@@ -76,17 +76,17 @@ fn score(session: &mut Session, request: &Request) -> anyhow::Result<Scores> {
 }
 
 /// Generates along the given tokens: a choice that differs is noted and replaced.
-fn choose(session: &mut Session, decoder: &mut Decoder, request: &Request) -> anyhow::Result<Chosen> {
+fn choose(sequence: &mut Sequence, decoder: &mut Decoder, request: &Request) -> anyhow::Result<Chosen> {
     let (mut found, mut greedy) = (Chosen::default(), Sampler::greedy());
-    session.rewind(0);
-    session.sync(&request.prompt, &mut |_, _| ControlFlow::Continue(()))?;
+    sequence.rewind(0);
+    sequence.sync(&request.prompt, &mut |_, _| ControlFlow::Continue(()))?;
     for &token in &request.tokens {
-        let step = decoder.step(session, &mut greedy)?;
+        let step = decoder.step(sequence, &mut greedy)?;
         found.chosen.push(step.token);
         found.layers.extend(numbers(&[step.layers]));
         if step.token != token {
-            session.rewind(session.tokens().len() - 1);
-            session.push(token)?;
+            sequence.rewind(sequence.tokens().len() - 1);
+            sequence.push(token)?;
         }
     }
     Ok(found)

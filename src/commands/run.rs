@@ -17,9 +17,9 @@ use super::shared::stats::Stats;
 use super::shared::{INTERRUPTED, batch, exits, input, interrupt, note, print_line, screen, template};
 use crate::cli::{Count, RunArgs};
 use crate::decode::Decoder;
+use crate::engine::Sequence;
 use crate::eval::Depths;
 use crate::sample::Sampler;
-use crate::session::Session;
 use crate::tokenizer::{ChatTemplate, Message, Special, TokenId, Tokenizer};
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -41,7 +41,7 @@ fn run_one(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let tokens = encode(&engine.tokenizer, template.as_ref(), args.generation.system.as_deref(), &text)?;
     interrupt::watch();
-    let mut stats = Stats::new(engine.session.model().config().n_layer);
+    let mut stats = Stats::new(engine.sequence.model().config().n_layer);
     let starts = if template.is_some() { Starts::Answer } else { Starts::Continuation };
     let end = answer_one(&mut engine, &mut decoder, args, &tokens, starts, &mut stats)?;
     note(&stats);
@@ -51,9 +51,9 @@ fn run_one(args: &RunArgs) -> anyhow::Result<ExitCode> {
 
 /// Writes the page of an answer to these tokens: evaluates it once more, to see all layers.
 fn write_depths(path: &Path, engine: &mut Engine, prompt: &[TokenId], answer: &Answer) -> anyhow::Result<()> {
-    let Engine { session, tokenizer, .. } = engine;
+    let Engine { sequence, tokenizer, .. } = engine;
     let whole = [prompt, &answer.tokens].concat();
-    ensure!(whole.len() <= session.n_ctx(), "--depth-report: prompt and answer no longer fit into the context");
+    ensure!(whole.len() <= sequence.n_ctx(), "--depth-report: prompt and answer no longer fit into the context");
     let mut stream = tokenizer.stream();
     let tokens = answer.tokens.iter().zip(&answer.layers).map(|(&token, &layers)| (stream.push(token), layers));
     let tokens = tokens.collect();
@@ -61,13 +61,13 @@ fn write_depths(path: &Path, engine: &mut Engine, prompt: &[TokenId], answer: &A
         // What a token was chosen from is what the one before it had.
         Some(_) => {
             let part = whole[prompt.len() - 1..whole.len() - 1].to_vec();
-            crate::eval::confidence(session, (prompt[..prompt.len() - 1].to_vec(), part))?
+            crate::eval::confidence(sequence, (prompt[..prompt.len() - 1].to_vec(), part))?
         }
         None => Vec::new(),
     };
-    let after = (1..=session.n_steps()).map(|depth| session.layers_at(depth)).collect();
-    let n_layer = session.model().config().n_layer;
-    let page = Depths { tokens, confidence, after, n_layer }.html(&session.model().config().name);
+    let after = (1..=sequence.n_steps()).map(|depth| sequence.layers_at(depth)).collect();
+    let n_layer = sequence.model().config().n_layer;
+    let page = Depths { tokens, confidence, after, n_layer }.html(&sequence.model().config().name);
     let page = page.map_err(|e| anyhow!("the page cannot be drawn: {e}"))?;
     write_whole(path, |file| Ok(file.write_all(page.as_bytes())?))?;
     note(format_args!("(written `{}`)", path.display()));
@@ -88,10 +88,10 @@ fn answer_one(
     starts: Starts,
     stats: &mut Stats,
 ) -> anyhow::Result<End> {
-    let Engine { session, tokenizer, .. } = engine;
-    let (n_ctx, may_grow) = (session.n_ctx(), session.may_grow());
-    check_length(tokens, session)?;
-    if answer::prompt(session, tokens, stats)? {
+    let Engine { sequence, tokenizer, .. } = engine;
+    let (n_ctx, may_grow) = (sequence.n_ctx(), sequence.may_grow());
+    check_length(tokens, sequence)?;
+    if answer::prompt(sequence, tokens, stats)? {
         return Ok(End::Interrupted);
     }
     let limits = Limits {
@@ -114,7 +114,7 @@ fn answer_one(
         stdout.flush()
     };
     let mut sampler = Sampler::new(args.sampling.params());
-    let finder = Finder { session, decoder, sampler: &mut sampler, stats };
+    let finder = Finder { sequence, decoder, sampler: &mut sampler, stats };
     let answer = answer::generate(finder, tokenizer, stream, &limits, &mut show)?;
     // The text ends with a newline, whether or not the model wrote one.
     if !answer.text.ends_with('\n') {
@@ -143,9 +143,9 @@ fn limit(args: &RunArgs) -> usize {
     args.generation.n_predict.unwrap_or(Count::All).limit()
 }
 
-fn check_length(tokens: &[TokenId], session: &Session) -> anyhow::Result<()> {
-    let n_ctx = session.n_ctx();
-    let hint = if session.may_grow() { "\nhint: -c makes it larger" } else { "" };
+fn check_length(tokens: &[TokenId], sequence: &Sequence) -> anyhow::Result<()> {
+    let n_ctx = sequence.n_ctx();
+    let hint = if sequence.may_grow() { "\nhint: -c makes it larger" } else { "" };
     ensure!(!tokens.is_empty(), "the prompt is empty");
     ensure!(tokens.len() <= n_ctx, "the prompt has {} tokens, the context only {n_ctx}{hint}", tokens.len());
     Ok(())
@@ -186,7 +186,7 @@ struct Response<'a> {
 fn run_batch(args: &RunArgs, path: &Path) -> anyhow::Result<ExitCode> {
     let (mut engine, mut decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
     interrupt::watch();
-    let mut stats = Stats::new(engine.session.model().config().n_layer);
+    let mut stats = Stats::new(engine.sequence.model().config().n_layer);
     let mut interrupted = false;
     batch::for_each(path, |request: Request| {
         interrupted = answer_line(&mut engine, &mut decoder, args, request, &mut stats)? == End::Interrupted;
@@ -211,17 +211,17 @@ fn answer_line(
         (None, Some(text)) => engine.tokenizer.encode_with_bos(&text, Special::Parse),
         _ => bail!("expected one of `prompt` and `text`"),
     };
-    batch::check_ids("prompt", &tokens, engine.session.model().config().n_vocab)?;
-    let Engine { session, tokenizer, .. } = engine;
-    check_length(&tokens, session)?;
-    session.rewind(0);
-    if answer::prompt(session, &tokens, stats)? {
+    batch::check_ids("prompt", &tokens, engine.sequence.model().config().n_vocab)?;
+    let Engine { sequence, tokenizer, .. } = engine;
+    check_length(&tokens, sequence)?;
+    sequence.rewind(0);
+    if answer::prompt(sequence, &tokens, stats)? {
         return Ok(End::Interrupted);
     }
     let limits = Limits { n_predict: limit(args), ..Limits::default() };
     let mut sampler = Sampler::new(args.sampling.params());
     let stream = tokenizer.stream_after(&tokens).with_special(args.generation.special);
-    let finder = Finder { session, decoder, sampler: &mut sampler, stats };
+    let finder = Finder { sequence, decoder, sampler: &mut sampler, stats };
     let answer = answer::generate(finder, tokenizer, stream, &limits, &mut |_, _| Ok(()))?;
     // A cut answer is no result.
     if answer.end != End::Interrupted {

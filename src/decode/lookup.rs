@@ -1,6 +1,6 @@
 //! Guesses from the text itself: what followed the last tokens where they stood before (prompt lookup).
 
-use crate::session::TokenId;
+use crate::engine::TokenId;
 
 /// What followed before.
 #[derive(Debug, Default, PartialEq)]

@@ -14,9 +14,9 @@ mod race;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::engine::{self, Error, Sequence, Step, TokenId};
 use crate::exit::{Checkpoint, Probe};
 use crate::sample::Sampler;
-use crate::session::{Error, Reader, Session, Step, TokenId};
 use pace::{Arm, Pace};
 
 pub use race::{Raced, race};
@@ -44,7 +44,7 @@ pub enum Source {
     Checkpoints,
     /// Every token after so many layers (LayerSkip, arXiv 2404.16710).
     Layer(usize),
-    /// The session's draft plan, which skips parts of layers (Draft & Verify, arXiv 2309.08168).
+    /// The sequence's draft plan, which skips parts of layers (Draft & Verify, arXiv 2309.08168).
     Plan,
     /// What followed the same tokens before.
     Lookup,
@@ -121,7 +121,7 @@ struct Cycle {
 }
 
 impl Decoder {
-    /// For sessions of one model.
+    /// For sequences of one model.
     pub fn new(options: Options) -> Decoder {
         Decoder { options, pace: Pace::default(), cycle: None, tally: Tally::default() }
     }
@@ -141,13 +141,13 @@ impl Decoder {
         self.options.source
     }
 
-    /// What the checkpoints read, for a session that can read it where the states are.
-    pub fn readers(&self) -> Vec<Reader> {
-        let reader = |checkpoint: &Checkpoint| {
+    /// What the checkpoints read, for a sequence that can read it where the states are.
+    pub fn probes(&self) -> Vec<engine::Probe> {
+        let probe = |checkpoint: &Checkpoint| {
             let Probe { weights, bias } = checkpoint.probe.clone()?;
-            Some(Reader { depth: checkpoint.layer, weights, bias })
+            Some(engine::Probe { depth: checkpoint.layer, weights, bias })
         };
-        self.options.checkpoints.iter().filter_map(reader).collect()
+        self.options.checkpoints.iter().filter_map(probe).collect()
     }
 
     /// Whether there are checkpoints to look at.
@@ -160,21 +160,21 @@ impl Decoder {
         &self.tally
     }
 
-    /// The next token, now the last of the session's timeline. Sure to stay, but in fast mode not sure to be full depth's.
-    pub fn step(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<Step, Error> {
+    /// The next token, now the last of the sequence's timeline. Sure to stay, but in fast mode not sure to be full depth's.
+    pub fn step(&mut self, sequence: &mut Sequence, sampler: &mut Sampler) -> Result<Step, Error> {
         let start = Instant::now();
-        session.aim(sampler);
+        sequence.limit_logits(sampler);
         if self.options.mode == Mode::Fast {
-            return self.step_fast(session, sampler);
+            return self.step_fast(sequence, sampler);
         }
-        let evaluates = !session.has_logits();
-        if evaluates && session.n_guesses() == 0 {
+        let evaluates = !sequence.has_logits();
+        if evaluates && sequence.n_drafts() == 0 {
             self.close_cycle();
-            let arm = self.draft(session, sampler)?;
+            let arm = self.draft(sequence, sampler)?;
             self.cycle = Some(Cycle { arm, time: Duration::ZERO, tokens: 0 });
         }
-        let step = session.step(sampler)?;
-        self.tally.accepted += usize::from(step.was_guessed);
+        let step = sequence.step(sampler)?;
+        self.tally.accepted += usize::from(step.was_drafted);
         if let Some(cycle) = &mut self.cycle {
             cycle.tokens += 1;
             cycle.time += start.elapsed();
@@ -188,78 +188,78 @@ impl Decoder {
         }
     }
 
-    fn step_fast(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<Step, Error> {
-        let Some((layer, logits)) = self.early(session)? else { return session.step(sampler) };
-        let token = sampler.sample(&logits, session.tokens());
-        session.push(token)?;
-        Ok(Step { token, layers_run: layer, layers: session.layers_at(layer), was_guessed: false })
+    fn step_fast(&mut self, sequence: &mut Sequence, sampler: &mut Sampler) -> Result<Step, Error> {
+        let Some((layer, logits)) = self.early(sequence)? else { return sequence.step(sampler) };
+        let token = sampler.sample(&logits, sequence.tokens());
+        sequence.push(token)?;
+        Ok(Step { token, layers_run: layer, layers: sequence.layers_at(layer), was_drafted: false })
     }
 
     /// What the token after the timeline is chosen from, in the modes off and fast: the logits \[n_vocab\], and the layers run
     /// for them. The token itself is the caller's to push.
-    pub fn read_out(&mut self, session: &mut Session) -> Result<(usize, Vec<f32>), Error> {
-        let early = if self.options.mode == Mode::Fast { self.early(session)? } else { None };
+    pub fn read_out(&mut self, sequence: &mut Sequence) -> Result<(usize, Vec<f32>), Error> {
+        let early = if self.options.mode == Mode::Fast { self.early(sequence)? } else { None };
         match early {
             Some(early) => Ok(early),
-            None => Ok((session.n_steps(), session.logits()?.to_vec())),
+            None => Ok((sequence.n_steps(), sequence.logits()?.to_vec())),
         }
     }
 
     /// The depth and the logits of the last token, if it may stop early and a checkpoint is sure; its deeper cache rows are
     /// treated as the options say.
-    fn early(&self, session: &mut Session) -> Result<Option<(usize, Vec<f32>)>, Error> {
-        let may_stop = !session.has_logits() && session.n_pending() <= self.options.most;
-        let found = if may_stop { self.look(session)? } else { None };
+    fn early(&self, sequence: &mut Sequence) -> Result<Option<(usize, Vec<f32>)>, Error> {
+        let may_stop = !sequence.has_logits() && sequence.n_pending() <= self.options.most;
+        let found = if may_stop { self.look(sequence)? } else { None };
         if found.is_some() {
             match self.options.kv {
                 Kv::Deferred => {}
-                Kv::Propagate => session.propagate()?,
-                Kv::Mask => session.hide(),
+                Kv::Propagate => sequence.propagate_kv()?,
+                Kv::Mask => sequence.mask_kv(),
             }
         }
         Ok(found)
     }
 
     /// Takes the last token through the checkpoints. The first that is sure gives its depth and its logits.
-    fn look(&self, session: &mut Session) -> Result<Option<(usize, Vec<f32>)>, Error> {
+    fn look(&self, sequence: &mut Sequence) -> Result<Option<(usize, Vec<f32>)>, Error> {
         for checkpoint in &self.options.checkpoints {
-            let (chance, x) = match session.reach_reading(checkpoint.layer)? {
+            let (chance, x) = match sequence.probe_at(checkpoint.layer)? {
                 Some(chances) => (Checkpoint::chance_among(&chances), None),
                 None => {
-                    let x = session.reach_normed(checkpoint.layer)?;
+                    let x = sequence.normed_state_at(checkpoint.layer)?;
                     (checkpoint.chance(&x), Some(x))
                 }
             };
             if chance.is_some_and(|chance| chance >= checkpoint.least) {
-                let x = x.map_or_else(|| session.reach_normed(checkpoint.layer), Ok)?;
-                return Ok(Some((checkpoint.layer, session.heads_of(&through(checkpoint, x))?)));
+                let x = x.map_or_else(|| sequence.normed_state_at(checkpoint.layer), Ok)?;
+                return Ok(Some((checkpoint.layer, sequence.logits_of_states(&through(checkpoint, x))?)));
             }
         }
         Ok(None)
     }
 
     /// Puts guesses behind the timeline.
-    fn draft(&mut self, session: &mut Session, sampler: &Sampler) -> Result<Arm, Error> {
+    fn draft(&mut self, sequence: &mut Sequence, sampler: &Sampler) -> Result<Arm, Error> {
         let (source, most) = match self.options.mode {
             Mode::Off | Mode::Fast => return Ok(Arm::Plain),
             Mode::Verified(source) => (source, self.options.most),
-            Mode::Measured | Mode::Auto => return self.draft_auto(session, sampler),
+            Mode::Measured | Mode::Auto => return self.draft_auto(sequence, sampler),
         };
         match source {
             Source::Lookup => {
-                let found = lookup::continuation(session.tokens(), most);
-                self.guess_all(session, &found.tokens)?;
+                let found = lookup::continuation(sequence.tokens(), most);
+                self.guess_all(sequence, &found.tokens)?;
             }
-            source => self.draft_by_running(session, sampler, source, most)?,
+            source => self.draft_by_running(sequence, sampler, source, most)?,
         }
         Ok(Arm::Plain)
     }
 
-    fn draft_auto(&mut self, session: &mut Session, sampler: &Sampler) -> Result<Arm, Error> {
-        let found = lookup::continuation(session.tokens(), self.options.most);
+    fn draft_auto(&mut self, sequence: &mut Sequence, sampler: &Sampler) -> Result<Arm, Error> {
+        let found = lookup::continuation(sequence.tokens(), self.options.most);
         let n = self.pace.choose_lookup(found.matched, found.tokens.len());
         if n > 0 {
-            self.guess_all(session, &found.tokens[..n])?;
+            self.guess_all(sequence, &found.tokens[..n])?;
             return Ok(Arm::Lookup { matched: found.matched, guessed: n });
         }
         let runs = match self.options.source {
@@ -268,43 +268,43 @@ impl Decoder {
             Source::Layer(_) | Source::Plan => true,
         };
         if runs && self.pace.tries_running() {
-            self.draft_by_running(session, sampler, self.options.source, self.options.most)?;
+            self.draft_by_running(sequence, sampler, self.options.source, self.options.most)?;
             return Ok(Arm::Running);
         }
         Ok(Arm::Plain)
     }
 
-    fn guess_all(&mut self, session: &mut Session, tokens: &[TokenId]) -> Result<(), Error> {
+    fn guess_all(&mut self, sequence: &mut Sequence, tokens: &[TokenId]) -> Result<(), Error> {
         self.tally.guessed += tokens.len();
-        tokens.iter().try_for_each(|&token| session.guess(token, 0))
+        tokens.iter().try_for_each(|&token| sequence.draft(token, 0))
     }
 
     fn draft_by_running(
         &mut self,
-        session: &mut Session,
+        sequence: &mut Sequence,
         sampler: &Sampler,
         source: Source,
         most: usize,
     ) -> Result<(), Error> {
         let mut sampler = sampler.clone(); // so that a guess takes the random number that its verification will take
-        let mut history = session.tokens().to_vec();
+        let mut history = sequence.tokens().to_vec();
         for _ in 0..most {
             let found = match source {
-                Source::Checkpoints => self.look(session)?,
+                Source::Checkpoints => self.look(sequence)?,
                 Source::Layer(layer) => {
-                    let x = session.reach_normed(layer)?;
+                    let x = sequence.normed_state_at(layer)?;
                     let lens = self.options.checkpoints.iter().find(|checkpoint| checkpoint.layer == layer);
                     let state = lens.map_or(x.clone(), |checkpoint| through(checkpoint, x));
-                    Some((layer, session.heads_of(&state)?))
+                    Some((layer, sequence.logits_of_states(&state)?))
                 }
-                Source::Plan => Some((session.params().draft_plan.len(), session.skim()?)),
+                Source::Plan => Some((sequence.params().draft_plan.len(), sequence.run_draft_plan()?)),
                 Source::Lookup => None,
             };
             let Some((layers, logits)) = found else { break };
             let token = sampler.sample(&logits, &history);
             match source {
-                Source::Plan => session.guess_skimmed(token)?,
-                _ => session.guess(token, layers)?,
+                Source::Plan => sequence.draft_by_plan(token)?,
+                _ => sequence.draft(token, layers)?,
             }
             self.tally.guessed += 1;
             history.push(token);

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{Decoder, Mode, Options, Tally};
+use crate::engine::{Error, Sequence, TokenId};
 use crate::sample::Sampler;
-use crate::session::{Error, Session, TokenId};
 
 /// How guesses did.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,12 +16,12 @@ pub struct Raced {
 }
 
 /// Generates `n` tokens after each prompt, greedily, at full depth and as `options` say, by turns.
-pub fn race(session: &mut Session, options: &Options, prompts: &[Vec<TokenId>], n: usize) -> Result<Raced, Error> {
+pub fn race(sequence: &mut Sequence, options: &Options, prompts: &[Vec<TokenId>], n: usize) -> Result<Raced, Error> {
     let mut tally = Tally::default();
     let mut ratios = Vec::new();
     for prompt in prompts {
-        let (dense, _) = generate(session, &Options { mode: Mode::Off, ..options.clone() }, prompt, n)?;
-        let (time, some) = generate(session, options, prompt, n)?;
+        let (dense, _) = generate(sequence, &Options { mode: Mode::Off, ..options.clone() }, prompt, n)?;
+        let (time, some) = generate(sequence, options, prompt, n)?;
         tally.guessed += some.guessed;
         tally.accepted += some.accepted;
         ratios.push(dense.as_secs_f64() / time.as_secs_f64());
@@ -32,18 +32,18 @@ pub fn race(session: &mut Session, options: &Options, prompts: &[Vec<TokenId>], 
 }
 
 fn generate(
-    session: &mut Session,
+    sequence: &mut Sequence,
     options: &Options,
     prompt: &[TokenId],
     n: usize,
 ) -> Result<(Duration, Tally), Error> {
     let mut decoder = Decoder::new(options.clone());
     let mut greedy = Sampler::greedy();
-    session.rewind(0);
-    session.sync(prompt, &mut |_, _| std::ops::ControlFlow::Continue(()))?;
+    sequence.rewind(0);
+    sequence.sync(prompt, &mut |_, _| std::ops::ControlFlow::Continue(()))?;
     let start = Instant::now();
     for _ in 0..n {
-        decoder.step(session, &mut greedy)?;
+        decoder.step(sequence, &mut greedy)?;
     }
     Ok((start.elapsed(), decoder.tally().clone()))
 }

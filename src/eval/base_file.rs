@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use super::divergence::Base;
 use super::perplexity::{Chunks, normalizer};
+use crate::engine::TokenId;
 use crate::files;
-use crate::session::TokenId;
 
 const MAGIC: &[u8; 8] = b"_logits_";
 

@@ -8,9 +8,9 @@ use rayon::prelude::*;
 use super::eye::Eye;
 use super::questions::{Asked, Questions};
 use super::{Error, Item};
+use crate::engine::{Cut, Question, Sequence, TokenId, View};
 use crate::exit::{Input, Lens, LensFit, Row, softmax_reading};
 use crate::sample::Sampler;
-use crate::session::{Cut, Question, Session, TokenId, View};
 use crate::tokenizer::Tokenizer;
 
 /// What is looked at.
@@ -26,18 +26,18 @@ pub struct Sight<'a> {
 
 /// Runs training rows at full depth and keeps what is looked at. `progress` hears how many are done.
 pub fn collect(
-    session: &mut Session,
+    sequence: &mut Sequence,
     questions: &Questions<'_>,
     items: &[Item],
     sight: Sight<'_>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Row>, Error> {
-    let model = session.model().clone();
+    let model = sequence.model().clone();
     let eye = Eye::new(sight.input, questions, of_layers(sight.layers, sight.lenses), &model)?;
     let mut rows = Vec::new();
     for item in items {
-        let asked = questions.ask(item);
-        rows.push(eye.with_view(|view| collect_one(session, questions, &eye, &asked, sight.layers, view))?);
+        let asked = questions.of_item(item);
+        rows.push(eye.with_view(|view| collect_one(sequence, questions, &eye, &asked, sight.layers, view))?);
         progress(rows.len());
     }
     Ok(rows)
@@ -48,7 +48,7 @@ fn of_layers<'l>(layers: &[usize], lenses: &'l [Lens]) -> Vec<(usize, &'l Lens)>
 }
 
 fn collect_one(
-    session: &mut Session,
+    sequence: &mut Sequence,
     questions: &Questions<'_>,
     eye: &Eye<'_>,
     asked: &Asked,
@@ -56,9 +56,9 @@ fn collect_one(
     view: View<'_>,
 ) -> Result<Row, Error> {
     let mut row = Row { inputs: Vec::new(), readings: Vec::new(), full: 0, truth: 0 };
-    let n_layer = session.n_steps();
+    let n_layer = sequence.n_steps();
     let parts: Vec<Question<'_>> = asked.questions().collect();
-    session.ask(&asked.prefix, &parts, layers, view, &mut |cuts| {
+    sequence.fan_out(&asked.prefix, &parts, layers, view, &mut |cuts| {
         let cuts: Vec<&Cut> = cuts.iter().collect();
         if cuts[0].layers_run < n_layer {
             let seen = eye.see(asked, &cuts);
@@ -91,42 +91,42 @@ pub type Excerpt = (Vec<TokenId>, Vec<TokenId>);
 /// The model's greedy answer to a prompt, of at most `n` tokens, without its last: after the prompt without *its* last, so
 /// that every token shown has one that was chosen after it.
 pub fn own_answer(
-    session: &mut Session,
+    sequence: &mut Sequence,
     tokenizer: &Tokenizer,
     prompt: &[TokenId],
     n: usize,
 ) -> Result<Excerpt, Error> {
-    session.sync(prompt, &mut |_, _| ControlFlow::Continue(()))?;
+    sequence.sync(prompt, &mut |_, _| ControlFlow::Continue(()))?;
     let mut greedy = Sampler::greedy();
     for _ in 0..n {
-        if tokenizer.is_end_of_generation(session.step(&mut greedy)?.token) {
+        if tokenizer.is_end_of_generation(sequence.step(&mut greedy)?.token) {
             break;
         }
     }
-    let (prefix, answer) = session.tokens().split_at(prompt.len() - 1);
+    let (prefix, answer) = sequence.tokens().split_at(prompt.len() - 1);
     Ok((prefix.to_vec(), answer[..answer.len() - 1].to_vec()))
 }
 
 /// Keeps, for every token of excerpts, the normed hidden state after each of the `layers` and what it says there, through
 /// `lenses` if there are any; at most `n_rows`. `progress` hears how many rows are done.
 pub fn collect_own(
-    session: &mut Session,
+    sequence: &mut Sequence,
     excerpts: &[Excerpt],
     layers: &[usize],
     lenses: &[Lens],
     n_rows: usize,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Row>, Error> {
-    let model = session.model().clone();
+    let model = sequence.model().clone();
     let eye = Eye::of_tokens(of_layers(layers, lenses), &model);
-    let (n_layer, n_vocab, n_embd) = (session.n_steps(), model.config().n_vocab, model.config().n_embd);
+    let (n_layer, n_vocab, n_embd) = (sequence.n_steps(), model.config().n_vocab, model.config().n_embd);
     let mut rows: Vec<Row> = Vec::new();
     for (prefix, part) in excerpts {
         let shown = part.len();
         let first = rows.len();
         rows.resize(first + shown, Row { inputs: Vec::new(), readings: Vec::new(), full: 0, truth: 0 });
         eye.with_view(|view| {
-            session.ask(prefix, &[Question { tokens: part, shown }], layers, view, &mut |cuts| {
+            sequence.fan_out(prefix, &[Question { tokens: part, shown }], layers, view, &mut |cuts| {
                 let states = cuts[0].hidden.chunks_exact(n_embd).zip(cuts[0].logits.chunks_exact(n_vocab));
                 for (row, (hidden, logits)) in rows[first..].iter_mut().zip(states) {
                     let reading = softmax_reading(logits);
@@ -154,13 +154,13 @@ const LENS_ROWS: usize = 24_576;
 
 /// Fits a lens for each of the `layers` to the tokens of excerpts, as a stream. `progress` hears how many excerpts are done.
 pub fn fit_lenses(
-    session: &mut Session,
+    sequence: &mut Sequence,
     excerpts: &[Excerpt],
     layers: &[usize],
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Lens>, Error> {
-    let model = session.model().clone();
-    let (n_embd, n_layer) = (model.config().n_embd, session.n_steps());
+    let model = sequence.model().clone();
+    let (n_embd, n_layer) = (model.config().n_embd, sequence.n_steps());
     let eye = Eye::of_tokens(Vec::new(), &model);
     let mut fits: Vec<LensFit> = layers.iter().map(|_| LensFit::new(n_embd)).collect();
     let mut n_rows = 0;
@@ -168,7 +168,7 @@ pub fn fit_lenses(
         let mut seen: Vec<Vec<f32>> = Vec::new();
         let normed = |cut: &Cut| cut.hidden.chunks_exact(n_embd).flat_map(|row| eye.normed(row)).collect::<Vec<_>>();
         let question = Question { tokens: part, shown: part.len() };
-        session.ask(prefix, &[question], layers, View::Hidden, &mut |cuts| {
+        sequence.fan_out(prefix, &[question], layers, View::Hidden, &mut |cuts| {
             if cuts[0].layers_run < n_layer {
                 seen.push(normed(&cuts[0]));
             } else {
@@ -190,7 +190,7 @@ pub fn fit_lenses(
 /// The questions of rows as excerpts.
 pub fn excerpts(questions: &Questions<'_>, items: &[Item]) -> Vec<Excerpt> {
     let excerpt = |item: &Item| {
-        let mut asked = questions.ask(item);
+        let mut asked = questions.of_item(item);
         (asked.prefix, asked.parts.swap_remove(0))
     };
     items.iter().map(excerpt).collect()
@@ -198,26 +198,26 @@ pub fn excerpts(questions: &Questions<'_>, items: &[Item]) -> Vec<Excerpt> {
 
 /// What a look costs, in layers: questions that are looked at after all of the layers beside questions that are not.
 pub fn look_cost(
-    session: &mut Session,
+    sequence: &mut Sequence,
     questions: &Questions<'_>,
     items: &[Item],
     sight: Sight<'_>,
 ) -> Result<f64, Error> {
     const ROUNDS: usize = 7;
-    let model = session.model().clone();
+    let model = sequence.model().clone();
     let layers = sight.layers;
     let eye = Eye::new(sight.input, questions, of_layers(layers, sight.lenses), &model)?;
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for item in items.iter().take(ROUNDS) {
-        let asked = questions.ask(item);
+        let asked = questions.of_item(item);
         for (cuts, times) in [(&[][..], &mut without), (layers, &mut with)] {
             let start = Instant::now();
-            eye.with_view(|view| collect_one(session, questions, &eye, &asked, cuts, view))?;
+            eye.with_view(|view| collect_one(sequence, questions, &eye, &asked, cuts, view))?;
             times.push(start.elapsed());
         }
     }
     let (without, with) = (median(without), median(with));
-    let layer = without.as_secs_f64() / session.n_steps() as f64;
+    let layer = without.as_secs_f64() / sequence.n_steps() as f64;
     let looks = with.saturating_sub(without).as_secs_f64();
     Ok(if layer > 0.0 { looks / layers.len() as f64 / layer } else { 0.0 })
 }

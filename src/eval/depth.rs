@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::Excerpt;
 use super::collect::collect_own;
 use super::report::{bars, drawn, escape, head};
-use crate::session::Session;
+use crate::engine::Sequence;
 
 /// An answer with the depths of its tokens.
 #[derive(Clone, Debug)]
@@ -22,9 +22,9 @@ pub struct Depths {
 
 /// What the output head makes of every layer's hidden state, for each token of an excerpt and the one after it: the
 /// probability of the best token.
-pub fn confidence(session: &mut Session, excerpt: Excerpt) -> Result<Vec<Vec<f32>>, super::Error> {
-    let (layers, n) = ((1..session.n_steps()).collect::<Vec<_>>(), excerpt.1.len());
-    let rows = collect_own(session, &[excerpt], &layers, &[], n, &mut |_| {})?;
+pub fn confidence(sequence: &mut Sequence, excerpt: Excerpt) -> Result<Vec<Vec<f32>>, super::Error> {
+    let (layers, n) = ((1..sequence.n_steps()).collect::<Vec<_>>(), excerpt.1.len());
+    let rows = collect_own(sequence, &[excerpt], &layers, &[], n, &mut |_| {})?;
     Ok(rows.into_iter().map(|row| row.readings.iter().map(|reading| reading.top).collect()).collect())
 }
 

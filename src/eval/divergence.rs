@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::perplexity::{Estimate, Moments, normalizer};
-use crate::session::TokenId;
+use crate::engine::TokenId;
 
 /// A distribution to compare with: natural logarithms of probabilities.
 #[derive(Clone, Copy, Debug)]

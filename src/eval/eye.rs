@@ -2,9 +2,9 @@
 
 use super::Error;
 use super::questions::{Asked, Questions};
+use crate::engine::{self, Cut, View};
 use crate::exit::{Checkpoint, Input, Lens, Probe, Reading, Walk, reading_of, softmax_reading};
 use crate::model::{FinalNorm, Model, OutputRow};
-use crate::session::{Cut, Reader, View};
 
 /// Makes of a cut what a policy reads.
 pub(super) struct Eye<'q> {
@@ -101,17 +101,19 @@ impl<'q> Eye<'q> {
         self.label_rows.iter().find(|(layer, _)| *layer == wanted).map_or(&[], |(_, rows)| rows)
     }
 
-    /// What a session can read for the checkpoints where the states are: the fitted read-outs, with what lies before them.
-    pub(super) fn readers(&self, checkpoints: &[Checkpoint]) -> Vec<Reader> {
-        let reader = |checkpoint: &Checkpoint| {
+    /// What a sequence can read for the checkpoints where the states are: the fitted read-outs, with what lies before them.
+    pub(super) fn probes(&self, checkpoints: &[Checkpoint]) -> Vec<engine::Probe> {
+        let probe = |checkpoint: &Checkpoint| {
             let (depth, probe) = (checkpoint.layer, checkpoint.probe.as_ref()?);
             match self.input {
-                Input::Hidden => Some(Reader { depth, weights: probe.weights.clone(), bias: probe.bias.clone() }),
+                Input::Hidden => {
+                    Some(engine::Probe { depth, weights: probe.weights.clone(), bias: probe.bias.clone() })
+                }
                 Input::Labels => Some(through_labels(depth, probe, self.label_rows_at(depth))),
                 Input::Vocabulary | Input::Choices | Input::Confidence => None,
             }
         };
-        checkpoints.iter().filter_map(reader).collect()
+        checkpoints.iter().filter_map(probe).collect()
     }
 
     pub(super) fn normed(&self, hidden: &[f32]) -> Vec<f32> {
@@ -120,7 +122,7 @@ impl<'q> Eye<'q> {
 }
 
 /// A read-out of label logits as one of the state that they are products of.
-fn through_labels(depth: usize, probe: &Probe, rows: &[OutputRow]) -> Reader {
+fn through_labels(depth: usize, probe: &Probe, rows: &[OutputRow]) -> engine::Probe {
     let (mut weights, mut bias) = (Vec::new(), Vec::new());
     for (factors, constant) in probe.weights.chunks_exact(rows.len()).zip(&probe.bias) {
         let mut sum = vec![0.0; rows[0].0.len()];
@@ -130,7 +132,7 @@ fn through_labels(depth: usize, probe: &Probe, rows: &[OutputRow]) -> Reader {
         weights.extend(sum);
         bias.push(constant + factors.iter().zip(rows).map(|(factor, (_, c))| factor * c).sum::<f32>());
     }
-    Reader { depth, weights, bias }
+    engine::Probe { depth, weights, bias }
 }
 
 impl Seen {

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::Error;
 use crate::dtype::DType;
+use crate::engine::Inputs;
 use crate::gguf::{Array, File, Metadata, TensorInfo, Value, Writer};
-use crate::session::Inputs;
 
 const TYPE: &str = "general.type";
 const DATASETS: &str = "imatrix.datasets";
@@ -41,7 +41,7 @@ pub struct Imatrix {
 }
 
 impl Imatrix {
-    /// What a session has observed. Of weights outside the layers only the output head counts, if `with_output`.
+    /// What a sequence has observed. Of weights outside the layers only the output head counts, if `with_output`.
     pub fn of(inputs: &Inputs, chunk_size: usize, dataset: String, with_output: bool) -> Imatrix {
         let mut entries = BTreeMap::new();
         for (weight, sums) in inputs {
@@ -207,7 +207,7 @@ fn floats(file: &File, name: &str) -> Result<Option<Vec<f64>>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::InputSums;
+    use crate::engine::InputSums;
 
     fn observed() -> Inputs {
         let sums = |n_rows, x: f64| InputSums { n_rows, sums: vec![x, -x], squares: vec![x * x, 2.0] };

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use super::eye::Eye;
 use super::questions::{Asked, Questions};
 use super::{Error, Item};
+use crate::engine::{Cut, Question, Sequence, TokenId, View};
 use crate::exit::{Input, Lens, Policy, Walk};
 use crate::model::{Config, LayerStep};
-use crate::session::{Cut, Question, Session, TokenId, View};
 
 /// What became of one question.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,23 +62,23 @@ pub(super) type Answer = (usize, usize);
 
 /// Answers questions at full depth and with a policy, by turns, and with the baseline's plan of layers.
 pub fn evaluate(
-    session: &mut Session,
-    baseline: &mut Session,
+    sequence: &mut Sequence,
+    baseline: &mut Sequence,
     questions: &Questions<'_>,
     items: &[Item],
     policy: &Policy,
     how: Beside,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Measured, Error> {
-    let model = session.model().clone();
+    let model = sequence.model().clone();
     let lenses: Vec<(usize, &Lens)> =
         policy.checkpoints.iter().filter_map(|c| Some((c.layer, c.lens.as_ref()?))).collect();
     let eye = Eye::new(policy.input, questions, lenses, &model)?;
     let cost = Cost::of(model.config(), policy);
     let mut outcomes: Vec<Outcome> = Vec::new();
-    let asked: Vec<Asked> = items.iter().map(|item| questions.ask(item)).collect();
+    let asked: Vec<Asked> = items.iter().map(|item| questions.of_item(item)).collect();
     if let Some(first) = asked.first() {
-        full_depth(session, questions, std::slice::from_ref(first), how)?; // warm-up
+        full_depth(sequence, questions, std::slice::from_ref(first), how)?; // warm-up
     }
     let batches: Vec<&[Asked]> =
         asked.chunk_by(|a, b| a.prefix == b.prefix).flat_map(|same| same.chunks(how.parallel.max(1))).collect();
@@ -88,9 +88,9 @@ pub fn evaluate(
         // By turns, so that a slow moment of the machine hits both.
         for which in [i % 2, (i + 1) % 2] {
             if which == 0 {
-                full = Some(full_depth(session, questions, batch, how)?);
+                full = Some(full_depth(sequence, questions, batch, how)?);
             } else {
-                early = Some(run(session, questions, batch, Some((&eye, policy)), how)?);
+                early = Some(run(sequence, questions, batch, Some((&eye, policy)), how)?);
             }
         }
         let (Some((full, full_time)), Some((early, early_time))) = (full, early) else { continue };
@@ -110,24 +110,24 @@ pub fn evaluate(
         }
         progress(outcomes.len());
     }
-    let n_layer = session.n_steps();
+    let n_layer = sequence.n_steps();
     let skipped = (0..n_layer).filter(|il| !baseline.plan().iter().any(|step| step.il == *il)).collect();
     let task = questions.task();
     Ok(Measured { task: task.name.clone(), shots: task.shots, n_layer, skipped, outcomes })
 }
 
 fn full_depth(
-    session: &mut Session,
+    sequence: &mut Sequence,
     questions: &Questions<'_>,
     batch: &[Asked],
     how: Beside,
 ) -> Result<(Vec<Answer>, Duration), Error> {
-    run(session, questions, batch, None, how)
+    run(sequence, questions, batch, None, how)
 }
 
 /// Answers questions of one prefix side by side; with a policy each as early as it may.
 pub(super) fn run(
-    session: &mut Session,
+    sequence: &mut Sequence,
     questions: &Questions<'_>,
     batch: &[Asked],
     policy: Option<(&Eye<'_>, &Policy)>,
@@ -138,9 +138,9 @@ pub(super) fn run(
         batch.iter().enumerate().flat_map(|(i, asked)| asked.parts.iter().map(move |_| i)).collect();
     let cuts: Vec<usize> = policy.iter().flat_map(|(_, policy)| policy.checkpoints.iter().map(|c| c.layer)).collect();
     let prefix = &batch[0].prefix;
-    keep(session, &prefix[..if how.keep_prefix { batch[0].n_kept } else { 0 }])?;
-    if let Some((eye, policy)) = policy.filter(|_| session.model().placement().devices().len() > 1) {
-        session.set_readers(eye.readers(&policy.checkpoints))?;
+    keep(sequence, &prefix[..if how.keep_prefix { batch[0].n_kept } else { 0 }])?;
+    if let Some((eye, policy)) = policy.filter(|_| sequence.model().placement().devices().len() > 1) {
+        sequence.set_probes(eye.probes(&policy.checkpoints))?;
     }
     let mut answers = vec![(0, 0); batch.len()];
     let mut walks = vec![Walk::default(); batch.len()];
@@ -166,50 +166,50 @@ pub(super) fn run(
         stops
     };
     match policy {
-        Some((eye, _)) => eye.with_view(|view| session.ask(prefix, &parts, &cuts, view, &mut look))?,
-        None => session.ask(prefix, &parts, &[], View::Hidden, &mut look)?,
+        Some((eye, _)) => eye.with_view(|view| sequence.fan_out(prefix, &parts, &cuts, view, &mut look))?,
+        None => sequence.fan_out(prefix, &parts, &[], View::Hidden, &mut look)?,
     }
     Ok((answers, start.elapsed()))
 }
 
 /// Makes the timeline these tokens, at full depth.
-fn keep(session: &mut Session, tokens: &[TokenId]) -> Result<(), Error> {
-    let common = session.tokens().iter().zip(tokens).take_while(|(a, b)| a == b).count();
-    session.rewind(common);
+fn keep(sequence: &mut Sequence, tokens: &[TokenId]) -> Result<(), Error> {
+    let common = sequence.tokens().iter().zip(tokens).take_while(|(a, b)| a == b).count();
+    sequence.rewind(common);
     if common < tokens.len() {
-        session.sync(tokens, &mut |_, _| ControlFlow::Continue(()))?;
+        sequence.sync(tokens, &mut |_, _| ControlFlow::Continue(()))?;
     }
     Ok(())
 }
 
 /// The baseline: the run of `n` neighbouring layers whose absence keeps most of full depth's answers to these items.
-/// `session_of` makes a session that runs a plan. Returns its plan.
+/// `sequence_of` makes a sequence that runs a plan. Returns its plan.
 pub fn fixed_plan(
-    session: &mut Session,
+    sequence: &mut Sequence,
     questions: &Questions<'_>,
     items: &[Item],
     n: usize,
     how: Beside,
-    session_of: &mut dyn FnMut(Vec<LayerStep>) -> Result<Session, crate::session::Error>,
+    sequence_of: &mut dyn FnMut(Vec<LayerStep>) -> Result<Sequence, crate::engine::Error>,
 ) -> Result<Vec<LayerStep>, Error> {
-    let n_layer = session.n_steps();
+    let n_layer = sequence.n_steps();
     if n == 0 {
-        return Ok(session.plan().to_vec());
+        return Ok(sequence.plan().to_vec());
     }
-    let asked: Vec<Asked> = items.iter().map(|item| questions.ask(item)).collect();
-    let answers = |session: &mut Session| {
-        let of = |asked: &Asked| Ok(full_depth(session, questions, std::slice::from_ref(asked), how)?.0[0].0);
+    let asked: Vec<Asked> = items.iter().map(|item| questions.of_item(item)).collect();
+    let answers = |sequence: &mut Sequence| {
+        let of = |asked: &Asked| Ok(full_depth(sequence, questions, std::slice::from_ref(asked), how)?.0[0].0);
         asked.iter().map(of).collect::<Result<Vec<usize>, Error>>()
     };
-    let full = answers(session)?;
+    let full = answers(sequence)?;
     let mut best: Option<(usize, Vec<LayerStep>)> = None;
     // The first layer makes the state that all others work on.
     for first in 1..=(n_layer - n).max(1) {
         let left_out = first..first + n;
         let stays = |step: &&LayerStep| !left_out.contains(&step.il);
-        let plan: Vec<LayerStep> = session.plan().iter().filter(stays).copied().collect();
-        let mut session = session_of(plan.clone())?;
-        let same = answers(&mut session)?.iter().zip(&full).filter(|(a, b)| a == b).count();
+        let plan: Vec<LayerStep> = sequence.plan().iter().filter(stays).copied().collect();
+        let mut sequence = sequence_of(plan.clone())?;
+        let same = answers(&mut sequence)?.iter().zip(&full).filter(|(a, b)| a == b).count();
         if best.as_ref().is_none_or(|(most, _)| same > *most) {
             best = Some((same, plan));
         }

@@ -106,7 +106,7 @@ pub enum Error {
     Gguf(#[from] crate::gguf::Error),
     /// The model cannot run a row.
     #[error(transparent)]
-    Session(#[from] crate::session::Error),
+    Sequence(#[from] crate::engine::Error),
     /// The model lacks what is read.
     #[error(transparent)]
     Model(#[from] crate::model::Error),

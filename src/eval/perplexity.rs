@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde::Serialize;
 
 use super::Error;
-use crate::session::TokenId;
+use crate::engine::TokenId;
 
 /// A text in chunks.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::{Answers, Error, Item, Task};
+use crate::engine::{Cut, Question, TokenId};
 use crate::exit::{Reading, softmax_reading};
-use crate::session::{Cut, Question, TokenId};
 use crate::tokenizer::{Special, Tokenizer};
 
 /// A task, ready to ask.
@@ -35,7 +35,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// What the session is asked.
+    /// What the sequence is asked.
     pub(super) fn questions(&self) -> impl Iterator<Item = Question<'_>> {
         let shown = |tokens: &[TokenId]| if self.choices.is_empty() { 1 } else { tokens.len() };
         self.parts.iter().map(move |tokens| Question { tokens, shown: shown(tokens) })
@@ -94,7 +94,7 @@ impl<'t> Questions<'t> {
     }
 
     /// A question as ids.
-    pub(super) fn ask(&self, item: &Item) -> Asked {
+    pub(super) fn of_item(&self, item: &Item) -> Asked {
         let (text, prefix_ids) = &self.prefixes[&item.group];
         let encode = |text: &str| self.tokenizer.encode_with_bos(text, Special::Plain);
         let prompt = format!("{text}{}", item.prompt);

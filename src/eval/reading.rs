@@ -4,21 +4,21 @@ use std::ops::{ControlFlow, Range};
 
 use super::Error;
 use crate::decode::Decoder;
-use crate::session::{Session, TokenId};
+use crate::engine::{Sequence, TokenId};
 
 /// How the distribution at a place comes about.
 pub enum Reading {
-    /// The whole plan of the session, in batches.
-    Batches(Session),
+    /// The whole plan of the sequence, in batches.
+    Batches(Sequence),
     /// Token by token, as a decoder chooses: at full depth, or after the checkpoint that is sure.
-    Tokens(Session, Box<Decoder>),
-    /// Given numbers of layers, one place after the other and from the beginning again: for each number a session that
+    Tokens(Sequence, Box<Decoder>),
+    /// Given numbers of layers, one place after the other and from the beginning again: for each number a sequence that
     /// runs no more, and which of the turns are its.
     Forced {
         /// The layers of each turn.
         turns: Vec<usize>,
-        /// For each number of layers, its session.
-        sessions: Vec<(usize, Session)>,
+        /// For each number of layers, its sequence.
+        sequences: Vec<(usize, Sequence)>,
     },
 }
 
@@ -32,16 +32,16 @@ impl Reading {
     /// Reads a chunk and gives the logits of the places `scored` to `each`. Returns the layers run for each place.
     pub fn chunk(&mut self, input: &[TokenId], scored: Range<usize>, each: &mut Each<'_>) -> Result<Vec<usize>, Error> {
         match self {
-            Reading::Batches(session) => {
-                batches(session, input, scored.start, scored.clone().collect(), each)?;
-                Ok(vec![session.n_steps(); scored.len()])
+            Reading::Batches(sequence) => {
+                batches(sequence, input, scored.start, scored.clone().collect(), each)?;
+                Ok(vec![sequence.n_steps(); scored.len()])
             }
-            Reading::Tokens(session, decoder) => tokens(session, decoder, input, scored, each),
-            Reading::Forced { turns, sessions } => {
+            Reading::Tokens(sequence, decoder) => tokens(sequence, decoder, input, scored, each),
+            Reading::Forced { turns, sequences } => {
                 let turn = |place: usize| turns[(place - scored.start) % turns.len()];
-                for (layers, session) in sessions {
+                for (layers, sequence) in sequences {
                     let own = scored.clone().filter(|&place| turn(place) == *layers).collect();
-                    batches(session, input, scored.start, own, each)?;
+                    batches(sequence, input, scored.start, own, each)?;
                 }
                 Ok(scored.clone().map(turn).collect())
             }
@@ -51,20 +51,20 @@ impl Reading {
     /// Rows times layers run so far.
     pub fn layers_executed(&self) -> f64 {
         match self {
-            Reading::Batches(session) | Reading::Tokens(session, _) => session.layers_executed(),
-            Reading::Forced { sessions, .. } => sessions.iter().map(|(_, session)| session.layers_executed()).sum(),
+            Reading::Batches(sequence) | Reading::Tokens(sequence, _) => sequence.layers_executed(),
+            Reading::Forced { sequences, .. } => sequences.iter().map(|(_, sequence)| sequence.layers_executed()).sum(),
         }
     }
 }
 
 fn batches(
-    session: &mut Session,
+    sequence: &mut Sequence,
     input: &[TokenId],
     first: usize,
     places: Vec<usize>,
     each: &mut Each<'_>,
 ) -> Result<(), Error> {
-    session.read(input, &places, &mut |places, logits| {
+    sequence.read(input, &places, &mut |places, logits| {
         let from_first: Vec<usize> = places.iter().map(|place| place - first).collect();
         each(&from_first, logits);
     })?;
@@ -73,18 +73,18 @@ fn batches(
 
 /// What lies before the first place is a prompt; each token after it is pushed once its distribution was read.
 fn tokens(
-    session: &mut Session,
+    sequence: &mut Sequence,
     decoder: &mut Decoder,
     input: &[TokenId],
     scored: Range<usize>,
     each: &mut Each<'_>,
 ) -> Result<Vec<usize>, Error> {
-    session.rewind(0);
-    session.sync(&input[..scored.start], &mut |_, _| ControlFlow::Continue(()))?;
+    sequence.rewind(0);
+    sequence.sync(&input[..scored.start], &mut |_, _| ControlFlow::Continue(()))?;
     let (mut layers, mut places, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     for place in scored.clone() {
-        session.push(input[place])?;
-        let (layer, logits) = decoder.read_out(session)?;
+        sequence.push(input[place])?;
+        let (layer, logits) = decoder.read_out(sequence)?;
         layers.push(layer);
         places.push(place - scored.start);
         rows.extend(logits);

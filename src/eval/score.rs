@@ -7,7 +7,7 @@ use super::base_file::Rows;
 use super::divergence::{Base, Compared, compare, log_softmax};
 use super::perplexity::{Chunks, surprise};
 use super::reading::Reading;
-use crate::session::TokenId;
+use crate::engine::TokenId;
 
 /// A scored place.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -7,15 +7,15 @@ use super::eye::Eye;
 use super::measure::{Answer, Beside, run, wilson};
 use super::questions::{Asked, Questions};
 use super::{Error, Item};
+use crate::engine::Sequence;
 use crate::exit::{Lens, Policy};
-use crate::session::Session;
 
 /// A way to answer.
 pub struct Way {
     /// What it is called.
     pub name: String,
     /// What runs.
-    pub session: Session,
+    pub sequence: Sequence,
     /// When it stops early, in depths of what runs.
     pub policy: Option<Policy>,
 }
@@ -78,7 +78,7 @@ pub fn beside(
     how: Beside,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<WayDone>, Error> {
-    let asked: Vec<Asked> = items.iter().map(|item| questions.ask(item)).collect();
+    let asked: Vec<Asked> = items.iter().map(|item| questions.of_item(item)).collect();
     let nothing = |way: &Way| WayDone {
         name: way.name.clone(),
         n: 0,
@@ -86,8 +86,8 @@ pub fn beside(
         same: 0,
         steps: 0,
         layers: 0.0,
-        n_steps: way.session.n_steps(),
-        n_layer: way.session.model().config().n_layer,
+        n_steps: way.sequence.n_steps(),
+        n_layer: way.sequence.model().config().n_layer,
         time: Duration::ZERO,
     };
     let mut done: Vec<WayDone> = ways.iter().map(nothing).collect();
@@ -109,7 +109,7 @@ pub fn beside(
                 done.right += usize::from(asked.is_right(answer.0));
                 done.same += usize::from(answer.0 == first.0);
                 done.steps += answer.1;
-                done.layers += way.session.layers_at(answer.1);
+                done.layers += way.sequence.layers_at(answer.1);
             }
         }
         progress(done[0].n);
@@ -121,10 +121,10 @@ pub fn beside(
 type Answers = (Vec<Answer>, Duration);
 
 fn answers(way: &mut Way, questions: &Questions<'_>, batch: &[Asked], how: Beside) -> Result<Answers, Error> {
-    let Some(policy) = &way.policy else { return run(&mut way.session, questions, batch, None, how) };
-    let model = way.session.model().clone();
+    let Some(policy) = &way.policy else { return run(&mut way.sequence, questions, batch, None, how) };
+    let model = way.sequence.model().clone();
     let lenses: Vec<(usize, &Lens)> =
         policy.checkpoints.iter().filter_map(|c| Some((c.layer, c.lens.as_ref()?))).collect();
     let eye = Eye::new(policy.input, questions, lenses, &model)?;
-    run(&mut way.session, questions, batch, Some((&eye, policy)), how)
+    run(&mut way.sequence, questions, batch, Some((&eye, policy)), how)
 }

@@ -28,7 +28,7 @@ struct Memory {
 }
 
 // SAFETY: a tensor's data is written by the `StoreBuilder` before the tensor is handed out, or by whoever alone runs graphs on
-// it (a session, which is `&mut` while it does). The builder alone adds to the context, which others only compare with.
+// it (a sequence, which is `&mut` while it does). The builder alone adds to the context, which others only compare with.
 unsafe impl Send for Store {}
 // SAFETY: see above.
 unsafe impl Sync for Store {}

@@ -30,7 +30,7 @@ pub(super) fn attend<'g>(
     let (heads, t) = (config.heads(), v.shape()[1]);
     let Seen { sees, mask } = if config.has_window(step.il) { rows.in_window } else { rows.all };
     if let Some(sees) = sees {
-        let (k, v) = cache.for_kernel(step, &heads).expect("the session asked for a kernel");
+        let (k, v) = cache.for_kernel(step, &heads).expect("the engine asked for a kernel");
         return g.ops.attention(&heads, q, k, v, sees, rows.order).named("kqv_out", step.il);
     }
     let mask = mask.expect("without a kernel there is a mask");

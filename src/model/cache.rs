@@ -16,7 +16,7 @@ pub enum ValueLayout {
     Columns,
 }
 
-/// The key-value cache of one session, each layer's on the layer's device. Memory is touched as rows come into use.
+/// The key-value cache of an engine, each layer's on the layer's device. Memory is touched as rows come into use.
 pub struct Cache {
     /// Layer and turn of the steps that have rows, in the order of these.
     steps: Vec<(usize, usize)>,
@@ -88,7 +88,7 @@ impl Cache {
 
     fn place(&self, step: &LayerStep) -> usize {
         let wanted = (step.il, step.turn);
-        self.steps.iter().position(|own| *own == wanted).expect("the session made rows for every step with attention")
+        self.steps.iter().position(|own| *own == wanted).expect("the engine made rows for every step with attention")
     }
 
     /// Makes the first `n` rows readable: masked rows are multiplied by zero, which a stray NaN would survive.
@@ -112,12 +112,17 @@ impl Cache {
         self.n_clear = n;
     }
 
-    /// Hands the bytes of the first `n` positions to `each`, piece by piece: a row per position, however they lie.
-    pub fn read_rows(&self, n: usize, each: &mut dyn FnMut(&[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+    /// Hands the bytes of some rows to `each`, piece by piece: a row per position, however they lie.
+    pub fn read_rows(
+        &self,
+        rows: &[Range<usize>],
+        each: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        let n = rows.iter().map(Range::len).sum();
         for ((k, v), layout) in self.k.iter().zip(&self.v).zip(&self.layouts) {
             for (tensor, layout) in [(k, ValueLayout::Rows), (v, *layout)] {
                 let mut bytes = Vec::new();
-                for (offset, len) in chunks(tensor, layout, 0..n) {
+                for (offset, len) in chunks_of(tensor, layout, rows) {
                     let start = bytes.len();
                     bytes.resize(start + len, 0);
                     tensor.read(offset, &mut bytes[start..]);
@@ -131,16 +136,16 @@ impl Cache {
         Ok(())
     }
 
-    /// Overwrites the first `n` positions with the pieces that [`Cache::read_rows`] gave: `next` gives one of so many bytes.
+    /// Overwrites some rows with the pieces that [`Cache::read_rows`] gave: `next` gives one of so many bytes.
     pub fn write_rows(
         &mut self,
-        n: usize,
+        rows: Range<usize>,
         next: &mut dyn FnMut(usize) -> std::io::Result<Vec<u8>>,
     ) -> std::io::Result<()> {
         let layouts = self.layouts.iter();
         for ((k, v), layout) in self.k.iter_mut().zip(&mut self.v).zip(layouts) {
             for (tensor, layout) in [(k, ValueLayout::Rows), (v, *layout)] {
-                let places = chunks(tensor, layout, 0..n);
+                let places = chunks(tensor, layout, rows.clone());
                 let mut bytes = next(places.iter().map(|(_, len)| len).sum())?;
                 if layout == ValueLayout::Columns {
                     bytes = transposed(&bytes, places.len(), tensor.t().strides()[0]);
@@ -230,7 +235,14 @@ fn transposed(bytes: &[u8], n: usize, size: usize) -> Vec<u8> {
     (0..n).flat_map(column).copied().collect()
 }
 
-/// Offsets and lengths of the bytes of some positions of a cache tensor.
+/// Offsets and lengths of the bytes of some positions of a cache tensor, column by column where they lie so.
+fn chunks_of(tensor: &Stored, layout: ValueLayout, spans: &[Range<usize>]) -> Vec<(usize, usize)> {
+    let spans: Vec<Vec<_>> = spans.iter().map(|span| chunks(tensor, layout, span.clone())).collect();
+    let n = spans.first().map_or(0, Vec::len);
+    (0..n).flat_map(|i| spans.iter().map(move |span| span[i])).collect()
+}
+
+/// The same of positions that lie side by side.
 fn chunks(tensor: &Stored, layout: ValueLayout, positions: Range<usize>) -> Vec<(usize, usize)> {
     let ([_, n_columns, ..], [element, row, ..]) = (tensor.t().shape(), tensor.t().strides());
     match layout {
@@ -242,6 +254,6 @@ fn chunks(tensor: &Stored, layout: ValueLayout, positions: Range<usize>) -> Vec<
 }
 
 fn by_head<'g>(g: &Builder<'g>, rows: Tensor<'g>, head: usize, n_head: usize, n_kv: usize) -> Tensor<'g> {
-    let head_bytes = rows.dtype().row_bytes(head).expect("the session checked that heads are whole blocks");
+    let head_bytes = rows.dtype().row_bytes(head).expect("the sequence checked that heads are whole blocks");
     g.ops.view(rows, [head, n_kv, n_head], [rows.strides()[1], head_bytes], 0)
 }

@@ -120,7 +120,7 @@ pub struct Seen<'g> {
     pub mask: Option<Tensor<'g>>,
 }
 
-/// A model, immutable after loading; any number of sessions use it.
+/// A model, immutable after loading; any number of engines use it.
 pub struct Model {
     file: Arc<File>,
     config: Config,

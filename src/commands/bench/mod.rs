@@ -19,12 +19,12 @@ use super::shared::engine;
 use super::shared::exits::Exits;
 use crate::cli::{BenchArgs, ExitArg, ExitArgs, Range};
 use crate::decode::{Decoder, Kv, Mode, Options, Source};
+use crate::engine::{EngineParams, Sequence};
 use crate::exit::{Checkpoint, Probe, Scorer};
 use crate::gguf::File;
 use crate::model::{Config, LayerStep, Model};
 use crate::plan::{self, Half};
 use crate::sample::{Sampler, SamplerParams};
-use crate::session::{Session, SessionParams};
 use crate::tokenizer::TokenId;
 use report::{Look, Report, Row};
 
@@ -69,7 +69,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let n_runners = hows(args).len() * (1 + args.layers.len());
     let progress = progress(threads.len() * tests.len() * args.repetitions * n_runners);
     for n_threads in threads {
-        let params = SessionParams { n_ctx: most_tokens(&tests), ..session_params(args) };
+        let params = EngineParams { n_ctx: most_tokens(&tests), ..engine_params(args) };
         let model = engine::load_model(&file, n_threads, &args.devices, &params)?;
         let plans = plans(&model, args)?;
         for &test in &tests {
@@ -97,7 +97,7 @@ fn rows(
     args: &BenchArgs,
     full: f64,
 ) -> anyhow::Result<Vec<Row>> {
-    let n_layer = runners[0].session.n_steps() as f64;
+    let n_layer = runners[0].sequence.n_steps() as f64;
     let (dense, all_heads) = (median(&samples[0]), test.n_gen as f64 * runners[0].head_time()?);
     let all_layers = dense - all_heads;
     let row = |(runner, samples): (&Runner, &Vec<Duration>)| {
@@ -108,26 +108,26 @@ fn rows(
             let seconds = (time - dense) / (test.n_gen * args.look_layers.len()) as f64;
             Look { us: 1e6 * seconds, of_layer: seconds * test.n_gen as f64 * n_layer / all_layers }
         });
-        let session = &runner.session;
-        let placement = session.model().placement();
+        let sequence = &runner.sequence;
+        let placement = sequence.model().placement();
         let at = |il: usize| &placement.devices()[placement.of_layer(il)];
         let mut backends = Vec::new();
-        for il in 0..session.model().config().n_layer {
+        for il in 0..sequence.model().config().n_layer {
             let backend = at(il).backend();
             if !backends.contains(&backend) {
                 backends.push(backend);
             }
         }
-        let last = session.model().config().n_layer - 1;
+        let last = sequence.model().config().n_layer - 1;
         Row {
             backends: backends.join(","),
             n_gpu_layers: (0..=last).filter(|&il| !at(il).is_cpu()).count(),
-            flash_attn: session.params().fuses_attention_on(at(last)),
+            flash_attn: sequence.params().fuses_attention_on(at(last)),
             n_threads,
             test,
             samples: samples.clone(),
-            weights_bytes: weights_read(&runner.session, test, args),
-            plan: plan::text(runner.session.plan(), runner.session.model().plan()),
+            weights_bytes: weights_read(&runner.sequence, test, args),
+            plan: plan::text(runner.sequence.plan(), runner.sequence.model().plan()),
             of_full: full / time,
             exit: runner.how.name(),
             layers: runner.layers,
@@ -211,7 +211,7 @@ fn time(
     args: &BenchArgs,
     progress: &ProgressBar,
 ) -> anyhow::Result<Vec<Vec<Duration>>> {
-    progress.set_message(format!("{test}, {} threads", runners[0].session.model().device().n_threads()));
+    progress.set_message(format!("{test}, {} threads", runners[0].sequence.model().device().n_threads()));
     progress.tick();
     let mut samples = vec![Vec::new(); runners.len()];
     for runner in runners.iter_mut() {
@@ -237,8 +237,8 @@ fn median(times: &[Duration]) -> f64 {
 }
 
 /// Bytes of weights that a test reads: all that the plan runs once for each batch and each step.
-fn weights_read(session: &Session, test: Test, args: &BenchArgs) -> f64 {
-    let model = session.model();
+fn weights_read(sequence: &Sequence, test: Test, args: &BenchArgs) -> f64 {
+    let model = sequence.model();
     let of = |step: &LayerStep| -> f64 {
         let parts = [(Half::Attention, "attn"), (Half::FeedForward, "ffn")].map(|(half, name)| {
             let prefix = format!("blk.{}.{name}_", step.il);
@@ -248,12 +248,12 @@ fn weights_read(session: &Session, test: Test, args: &BenchArgs) -> f64 {
         model.file().tensors().iter().filter(|tensor| runs(&tensor.name)).map(|tensor| tensor.bytes as f64).sum()
     };
     let all = |plan: &[LayerStep]| plan.iter().map(of).sum::<f64>();
-    let bytes = model.weights_bytes() as f64 - all(model.plan()) + all(session.plan());
+    let bytes = model.weights_bytes() as f64 - all(model.plan()) + all(sequence.plan());
     (test.n_prompt.div_ceil(args.batch_size) + test.n_gen) as f64 * bytes
 }
 
-fn session_params(args: &BenchArgs) -> SessionParams {
-    SessionParams { n_batch: args.batch_size, ..engine::cache_params(&args.cache) }
+fn engine_params(args: &BenchArgs) -> EngineParams {
+    EngineParams { n_batch: args.batch_size, ..engine::cache_params(&args.cache) }
 }
 
 /// Tokens that the longest test takes: one to start from where there is no prompt; and where some are generated, one sampled
@@ -266,7 +266,7 @@ fn most_tokens(tests: &[Test]) -> usize {
 
 struct Runner {
     how: How,
-    session: Session,
+    sequence: Sequence,
     decoder: Decoder,
     forced: Vec<usize>,
     sampler: Sampler,
@@ -287,87 +287,87 @@ impl Runner {
         let off = ExitArgs { exit: Some(ExitArg::Off), ..args.exits.clone() };
         let exits = if matches!(how, How::Exit(_)) { &args.exits } else { &off };
         let exits = Exits::new(exits, file, model, plan)?;
-        let params = SessionParams { n_ctx: most_tokens(&[test]), ..session_params(args) }.with_plan(plan.to_vec());
+        let params = EngineParams { n_ctx: most_tokens(&[test]), ..engine_params(args) }.with_plan(plan.to_vec());
         let params = exits.params(params);
         let decoder =
             if how == How::Looks { blind(&args.look_layers, model.config(), plan.len())? } else { exits.decoder };
-        let params = SessionParams { readers: decoder.readers(), ..params };
-        let session = Session::new(Arc::clone(model), params).with_context(|| format!("cannot run {test}"))?;
+        let params = EngineParams { probes: decoder.probes(), ..params };
+        let sequence = Sequence::alone(Arc::clone(model), params).with_context(|| format!("cannot run {test}"))?;
         let sampler = Sampler::new(SamplerParams { temperature: 0.0, seed: Some(0), ..SamplerParams::default() });
         let prompt = random_tokens(test.n_depth + test.n_prompt.max(1), model.config().n_vocab);
         let forced = args.exit_layers.clone();
         let layers = LayersPerToken { executed: 0.0, needed: 0.0, n_layer: model.config().n_layer };
-        Ok(Runner { how, session, decoder, forced, sampler, prompt, layers })
+        Ok(Runner { how, sequence, decoder, forced, sampler, prompt, layers })
     }
 
     /// Runs a test once, behind its context, which is evaluated by the first run.
     fn run(&mut self, test: Test) -> anyhow::Result<Duration> {
-        self.session.rewind(test.n_depth);
-        if self.session.tokens().len() < test.n_depth {
+        self.sequence.rewind(test.n_depth);
+        if self.sequence.tokens().len() < test.n_depth {
             self.evaluate(test.n_depth)?;
         }
         if test.n_prompt == 0 {
-            self.session.push(self.prompt[test.n_depth])?;
+            self.sequence.push(self.prompt[test.n_depth])?;
         }
         let start = Instant::now();
         if test.n_prompt > 0 {
             self.evaluate(test.n_depth + test.n_prompt)?;
             if test.n_gen > 0 {
                 // Comes out of the prompt's logits; evaluates nothing.
-                self.session.step(&mut self.sampler)?;
+                self.sequence.step(&mut self.sampler)?;
             }
         }
-        let before = self.session.layers_executed();
+        let before = self.sequence.layers_executed();
         let mut needed = 0.0;
         // Each step evaluates the token before it.
         for i in 0..test.n_gen {
             needed += match self.how {
-                How::Dense => self.session.step(&mut self.sampler)?.layers,
-                How::Exit(_) | How::Looks => self.decoder.step(&mut self.session, &mut self.sampler)?.layers,
+                How::Dense => self.sequence.step(&mut self.sampler)?.layers,
+                How::Exit(_) | How::Looks => self.decoder.step(&mut self.sequence, &mut self.sampler)?.layers,
                 How::Forced => self.step_forced(self.forced[i % self.forced.len()])?,
             }
         }
         let time = start.elapsed();
         let mean = |sum: f64| sum / test.n_gen.max(1) as f64;
-        self.layers.executed = mean(self.session.layers_executed() - before);
+        self.layers.executed = mean(self.sequence.layers_executed() - before);
         self.layers.needed = mean(needed);
         Ok(time)
     }
 
     /// A token after so many steps of the plan: what they are worth in layers.
     fn step_forced(&mut self, layers: usize) -> anyhow::Result<f64> {
-        if layers >= self.session.n_steps() {
-            return Ok(self.session.step(&mut self.sampler)?.layers);
+        if layers >= self.sequence.n_steps() {
+            return Ok(self.sequence.step(&mut self.sampler)?.layers);
         }
-        self.session.aim(&self.sampler);
-        let hidden = self.session.reach(layers)?;
-        let logits = self.session.heads_of(&hidden)?;
-        let token = self.sampler.sample(&logits, self.session.tokens());
-        self.session.push(token)?;
-        Ok(self.session.layers_at(layers))
+        self.sequence.limit_logits(&self.sampler);
+        let hidden = self.sequence.hidden_state_at(layers)?;
+        let logits = self.sequence.logits_of_states(&hidden)?;
+        let token = self.sampler.sample(&logits, self.sequence.tokens());
+        self.sequence.push(token)?;
+        Ok(self.sequence.layers_at(layers))
     }
 
     /// Mean of the forced numbers of layers.
     fn forced_mean(&self) -> f64 {
-        let n_layer = self.session.n_steps();
+        let n_layer = self.sequence.n_steps();
         self.forced.iter().map(|&layers| layers.min(n_layer) as f64).sum::<f64>() / self.forced.len() as f64
     }
 
     /// Seconds of the output head for one token: the median of some.
     fn head_time(&mut self) -> anyhow::Result<f64> {
-        let state = vec![1.0; self.session.model().config().n_embd];
-        self.session.aim(&self.sampler);
+        let state = vec![1.0; self.sequence.model().config().n_embd];
+        self.sequence.limit_logits(&self.sampler);
         let mut times = Vec::new();
         for _ in 0..9 {
             let start = Instant::now();
-            self.session.heads_of(&state)?;
+            self.sequence.logits_of_states(&state)?;
             times.push(start.elapsed());
         }
         Ok(median(&times))
     }
 
     fn evaluate(&mut self, n_tokens: usize) -> anyhow::Result<()> {
-        self.session.sync(&self.prompt[..n_tokens], &mut |_, _| ControlFlow::Continue(()))?;
+        self.sequence.sync(&self.prompt[..n_tokens], &mut |_, _| ControlFlow::Continue(()))?;
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
 //! What was said, and the token ids it became. Owns messages and their rendering; keeps generated text as exactly
-//! the ids that were generated, so that rendering the next turn does not lose the session's cache.
+//! the ids that were generated, so that rendering the next turn does not lose the sequence's cache.
 
 use serde::{Deserialize, Serialize};
 

@@ -112,22 +112,22 @@ fn show(talk: &Talk<'_>, topic: Topic) {
 }
 
 fn info(talk: &Talk<'_>) -> String {
-    let session = &talk.engine.session;
-    let (config, file) = (session.model().config(), &talk.engine.file);
+    let sequence = &talk.engine.sequence;
+    let (config, file) = (sequence.model().config(), &talk.engine.file);
     let name = if config.name.is_empty() { file.path().display().to_string() } else { config.name.clone() };
     format!(
         "{name}: {}, {} layers, {:.0} MB, context {} of {} tokens used",
         config.architecture,
         config.n_layer,
         file.file_bytes() as f64 / 1e6,
-        session.tokens().len(),
-        session.n_ctx()
+        sequence.tokens().len(),
+        sequence.n_ctx()
     )
 }
 
 fn clear(talk: &mut Talk<'_>) {
     talk.conversation = Conversation::new(talk.conversation.system().map(String::from));
-    talk.engine.session.rewind(0);
+    talk.engine.sequence.rewind(0);
     note("(forgotten)");
 }
 
@@ -147,7 +147,7 @@ fn save(talk: &Talk<'_>, path: &Path) -> anyhow::Result<()> {
     let model = talk.engine.file.path();
     let exit_file = exits::path(talk.args.exits.exit_file.as_deref(), model);
     let inputs = Inputs::model(model).and(exit_file).and_layers(&talk.args.load.layers);
-    let (conversation, state) = store::save(path, &inputs, &talk.conversation, &talk.engine.session)?;
+    let (conversation, state) = store::save(path, &inputs, &talk.conversation, &talk.engine.sequence)?;
     note(format_args!("(saved `{}` and `{}`)", conversation.display(), state.display()));
     Ok(())
 }
@@ -156,11 +156,11 @@ fn load(talk: &mut Talk<'_>, path: &Path) -> anyhow::Result<()> {
     if path.extension().is_some_and(|extension| extension == "gguf") {
         return change_model(talk, path);
     }
-    let loaded = store::load(path, &mut talk.engine.session)?;
+    let loaded = store::load(path, &mut talk.engine.sequence)?;
     talk.conversation = loaded.conversation;
     let messages = talk.conversation.messages().len();
     match loaded.state_problem {
-        None => note(format_args!("(loaded {messages} messages, {} tokens)", talk.engine.session.tokens().len())),
+        None => note(format_args!("(loaded {messages} messages, {} tokens)", talk.engine.sequence.tokens().len())),
         Some(problem) => {
             note(format_args!("(loaded {messages} messages; the next turn evaluates them again: {problem})"));
         }
@@ -177,7 +177,7 @@ fn change_model(talk: &mut Talk<'_>, path: &Path) -> anyhow::Result<()> {
     talk.conversation.forget_tokens();
     // Layers of two models have no common mean.
     note(&talk.stats);
-    talk.stats = Stats::new(talk.engine.session.model().config().n_layer);
+    talk.stats = Stats::new(talk.engine.sequence.model().config().n_layer);
     note(info(talk));
     talk.tell_completion_mode();
     Ok(())
@@ -202,13 +202,13 @@ fn set_depth(talk: &mut Talk<'_>, on: bool) {
     }
     talk.shows_depth = on;
     match on {
-        true => coloured_note(&depth::legend(talk.engine.session.model().config().n_layer)),
+        true => coloured_note(&depth::legend(talk.engine.sequence.model().config().n_layer)),
         false => note("(depth is not shown)"),
     }
 }
 
 fn show_stats(talk: &Talk<'_>) {
-    let session = &talk.engine.session;
+    let sequence = &talk.engine.sequence;
     note(&talk.stats);
     if talk.decoder.tally().guessed > 0 {
         note(talk.decoder.tally());
@@ -219,8 +219,8 @@ fn show_stats(talk: &Talk<'_>) {
     }
     note(format_args!(
         "context {} of {} tokens, {} prompt tokens reused",
-        session.tokens().len(),
-        session.n_ctx(),
+        sequence.tokens().len(),
+        sequence.n_ctx(),
         talk.stats.reused_tokens()
     ));
 }

@@ -1,4 +1,4 @@
-//! Saved conversations: a JSON file with what was said, and beside it the session's token state. Each file appears
+//! Saved conversations: a JSON file with what was said, and beside it the sequence's token state. Each file appears
 //! complete or not at all.
 
 use std::io::BufReader;
@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::conversation::Conversation;
 use crate::commands::shared::chain;
 use crate::commands::shared::output::{Inputs, write_whole};
+use crate::engine::Sequence;
 use crate::files;
 use crate::model::Model;
-use crate::session::Session;
 use crate::text;
 
 /// What a saved conversation and its state became.
@@ -43,18 +43,18 @@ pub(super) struct ModelId {
 const FORMAT: &str = "curtail conversation";
 const VERSION: u32 = 1;
 
-/// Writes a conversation and the state of its session. Returns the two files.
+/// Writes a conversation and the state of its sequence. Returns the two files.
 pub(super) fn save(
     path: &Path,
     inputs: &Inputs,
     conversation: &Conversation,
-    session: &Session,
+    sequence: &Sequence,
 ) -> anyhow::Result<(PathBuf, PathBuf)> {
     let path = conversation_path(path)?;
     let state = state_of(&path);
     inputs.allow([path.as_path(), &state])?;
-    write_whole(&state, |w| Ok(session.save_state(w)?))?;
-    write(&path, conversation, &ModelId::of(session.model()))?;
+    write_whole(&state, |w| Ok(sequence.save_state(w)?))?;
+    write(&path, conversation, &ModelId::of(sequence.model()))?;
     Ok((path, state))
 }
 
@@ -77,18 +77,18 @@ fn state_of(path: &Path) -> PathBuf {
     path.with_extension("state")
 }
 
-/// Reads a conversation and brings the session to its state. A state that does not fit is no failure: the next
+/// Reads a conversation and brings the sequence to its state. A state that does not fit is no failure: the next
 /// turn evaluates the tokens again.
-pub(super) fn load(path: &Path, session: &mut Session) -> anyhow::Result<Loaded> {
+pub(super) fn load(path: &Path, sequence: &mut Sequence) -> anyhow::Result<Loaded> {
     let (path, mut saved) = read(path)?;
-    let same_model = saved.model == ModelId::of(session.model());
+    let same_model = saved.model == ModelId::of(sequence.model());
     if !same_model {
         saved.conversation.forget_tokens();
     }
-    let n_vocab = session.model().config().n_vocab;
+    let n_vocab = sequence.model().config().n_vocab;
     saved.conversation.check(n_vocab).map_err(|why| anyhow!("`{}`: conversation.{why}", path.display()))?;
     let state_problem = if same_model {
-        load_state(&path.with_file_name(&saved.state), session).err().map(|error| chain(&error))
+        load_state(&path.with_file_name(&saved.state), sequence).err().map(|error| chain(&error))
     } else {
         Some(format!("it was saved with another model, {:?}", saved.model.name))
     };
@@ -113,9 +113,9 @@ fn read(path: &Path) -> anyhow::Result<(PathBuf, Saved)> {
     Ok((path, saved))
 }
 
-fn load_state(path: &Path, session: &mut Session) -> anyhow::Result<()> {
+fn load_state(path: &Path, sequence: &mut Sequence) -> anyhow::Result<()> {
     let file = files::open_regular(path).with_context(|| format!("cannot open `{}`", path.display()))?;
-    session.load_state(&mut BufReader::new(file)).with_context(|| format!("cannot use `{}`", path.display()))
+    sequence.load_state(&mut BufReader::new(file)).with_context(|| format!("cannot use `{}`", path.display()))
 }
 
 fn conversation_path(path: &Path) -> anyhow::Result<PathBuf> {

@@ -1,4 +1,4 @@
-//! One turn of a conversation: renders it, brings the session there, generates, keeps what was said. Knows no
+//! One turn of a conversation: renders it, brings the sequence there, generates, keeps what was said. Knows no
 //! terminal; the answer goes to stdout.
 
 use std::borrow::Cow;
@@ -16,8 +16,8 @@ use crate::commands::shared::engine::{Engine, find_model, note_no_template};
 use crate::commands::shared::stats::Stats;
 use crate::commands::shared::{interrupt, note, screen, template};
 use crate::decode::Decoder;
+use crate::engine::Error;
 use crate::sample::Sampler;
-use crate::session::Error;
 use crate::tokenizer::ChatTemplate;
 
 /// Tokens that a model without a chat template, which never ends by itself, writes at a time.
@@ -57,11 +57,11 @@ impl<'a> Talk<'a> {
         let conversation = Conversation::new(args.generation.system.clone());
         Ok(Talk {
             args,
-            keeper: Keeper::new(&conversation, engine.session.model()),
+            keeper: Keeper::new(&conversation, engine.sequence.model()),
             conversation,
             sampler: Sampler::new(settings.sampling.params()),
             settings,
-            stats: Stats::new(engine.session.model().config().n_layer),
+            stats: Stats::new(engine.sequence.model().config().n_layer),
             engine,
             template,
             decoder,
@@ -94,7 +94,7 @@ impl<'a> Talk<'a> {
     pub(super) fn during<T>(&mut self, input: impl FnOnce(&mut Talk<'a>) -> T) -> T {
         self.keeper.begin();
         let done = input(self);
-        self.keeper.done(&self.conversation, self.engine.session.model());
+        self.keeper.done(&self.conversation, self.engine.sequence.model());
         done
     }
 
@@ -127,16 +127,16 @@ impl<'a> Talk<'a> {
         Ok(end)
     }
 
-    /// Brings the session to the end of the conversation, without its oldest exchanges if they do not fit and may be
+    /// Brings the sequence to the end of the conversation, without its oldest exchanges if they do not fit and may be
     /// forgotten. True when Ctrl-C cut it short.
     fn evaluate(&mut self) -> anyhow::Result<bool> {
         self.tell_dropped_system()?;
-        let n_ctx = self.engine.session.n_ctx();
+        let n_ctx = self.engine.sequence.n_ctx();
         loop {
             let tokens = self.conversation.tokens(&self.engine.tokenizer, self.template.as_ref())?;
             // A full context has no room for an answer.
             if tokens.len() < n_ctx {
-                return answer::prompt(&mut self.engine.session, &tokens, &mut self.stats);
+                return answer::prompt(&mut self.engine.sequence, &tokens, &mut self.stats);
             }
             if !self.args.generation.context_shift || !self.conversation.forget_oldest() {
                 let full = anyhow::Error::from(Error::ContextFull { n_ctx });
@@ -162,8 +162,9 @@ impl<'a> Talk<'a> {
     }
 
     fn generate(&mut self) -> anyhow::Result<Answer> {
-        let Engine { session, tokenizer, .. } = &mut self.engine;
-        let keep = || self.conversation.system_tokens(tokenizer, self.template.as_ref()).len().min(session.n_ctx() / 4);
+        let Engine { sequence, tokenizer, .. } = &mut self.engine;
+        let keep =
+            || self.conversation.system_tokens(tokenizer, self.template.as_ref()).len().min(sequence.n_ctx() / 4);
         let limits = Limits {
             n_predict: self.settings.n_predict.limit(),
             stop: &self.args.generation.reverse_prompt,
@@ -171,12 +172,12 @@ impl<'a> Talk<'a> {
         };
         let stream = match self.template {
             Some(_) => tokenizer.stream(),
-            None => tokenizer.stream_after(session.tokens()),
+            None => tokenizer.stream_after(sequence.tokens()),
         };
         let stream = stream.with_special(self.args.generation.special);
         let mut stdout = io::stdout().lock();
         let is_terminal = stdout.is_terminal();
-        let (shows_depth, n_layer) = (self.shows_depth, session.model().config().n_layer);
+        let (shows_depth, n_layer) = (self.shows_depth, sequence.model().config().n_layer);
         let mut show = |text: &str, layers: f64| {
             // A pipe gets what the model said, a terminal must not obey it.
             let text = if is_terminal { screen::answer(text) } else { Cow::Borrowed(text) };
@@ -186,7 +187,8 @@ impl<'a> Talk<'a> {
             }
             stdout.flush()
         };
-        let finder = Finder { session, decoder: &mut self.decoder, sampler: &mut self.sampler, stats: &mut self.stats };
+        let finder =
+            Finder { sequence, decoder: &mut self.decoder, sampler: &mut self.sampler, stats: &mut self.stats };
         let answer = answer::generate(finder, tokenizer, stream, &limits, &mut show)?;
         if !answer.text.ends_with('\n') {
             show("\n", 0.0).context(CannotWrite)?;
@@ -209,14 +211,14 @@ impl<'a> Talk<'a> {
             End::Limit => note("(stopped: -n, or /set n-predict, allows no more tokens)"),
             End::Interrupted => note("(stopped)"),
             End::ContextFull => {
-                note(format_args!("(stopped: the context of {} tokens is full)", self.engine.session.n_ctx()));
+                note(format_args!("(stopped: the context of {} tokens is full)", self.engine.sequence.n_ctx()));
                 note(self.room_hint());
             }
         }
     }
 
     fn room_hint(&self) -> String {
-        let larger = if self.engine.session.may_grow() { "-c makes the context larger, " } else { "" };
+        let larger = if self.engine.sequence.may_grow() { "-c makes the context larger, " } else { "" };
         format!("hint: /clear begins anew, {larger}--context-shift forgets what is oldest")
     }
 }

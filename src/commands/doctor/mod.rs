@@ -14,11 +14,11 @@ use serde::Serialize;
 use self::machine_load::Load;
 use super::shared::{devices, engine, screen};
 use crate::cli::DoctorArgs;
+use crate::engine::{EngineParams, Sequence};
 use crate::ggml::{self, Device, Isa};
 use crate::gguf::File;
 use crate::model::{Model, Placement};
 use crate::sample::{Sampler, SamplerParams};
-use crate::session::{Session, SessionParams};
 
 #[derive(Serialize)]
 struct Report {
@@ -88,7 +88,7 @@ pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let (devices, model) = match path {
         Some(path) => {
             let file = Arc::new(File::open(&path)?);
-            let params = SessionParams { n_ctx: args.ctx_size, ..engine::cache_params(&args.cache) };
+            let params = EngineParams { n_ctx: args.ctx_size, ..engine::cache_params(&args.cache) };
             let model = engine::load_model(&file, n_threads, &device_args, &params)?;
             let devices = model.placement().devices().iter().map(|device| device_report(device)).collect();
             (devices, Some(model_report(&file, model, params)?))
@@ -142,7 +142,7 @@ fn device_report(device: &Device) -> DeviceReport {
     }
 }
 
-fn model_report(file: &File, model: Arc<Model>, params: SessionParams) -> anyhow::Result<ModelReport> {
+fn model_report(file: &File, model: Arc<Model>, params: EngineParams) -> anyhow::Result<ModelReport> {
     let placement: &Placement = model.placement();
     let name = |device: usize| placement.devices()[device].name().to_owned();
     let layers = devices::ranges(placement, model.config().n_layer);
@@ -170,14 +170,14 @@ struct Speed {
 }
 
 /// Tokens per second at full depth and the beginning of a context, in rounds, so that it shows how much chance is in them.
-fn measure(model: &Arc<Model>, params: SessionParams) -> anyhow::Result<Speed> {
-    let mut session = Session::new(Arc::clone(model), params).context("cannot make a session")?;
+fn measure(model: &Arc<Model>, params: EngineParams) -> anyhow::Result<Speed> {
+    let mut sequence = Sequence::alone(Arc::clone(model), params).context("cannot make a sequence")?;
     let mut sampler = Sampler::new(SamplerParams { temperature: 0.0, seed: Some(0), ..SamplerParams::default() });
-    session.sync(&[0], &mut |_, _| ControlFlow::Continue(()))?;
+    sequence.sync(&[0], &mut |_, _| ControlFlow::Continue(()))?;
     // The first needs no evaluation, the second builds the graphs.
-    (0..2).try_for_each(|_| session.step(&mut sampler).map(drop))?;
+    (0..2).try_for_each(|_| sequence.step(&mut sampler).map(drop))?;
     let before = Load::now();
-    let rounds = (0..ROUNDS).map(|_| round(&mut session, &mut sampler)).collect::<anyhow::Result<Vec<f64>>>()?;
+    let rounds = (0..ROUNDS).map(|_| round(&mut sequence, &mut sampler)).collect::<anyhow::Result<Vec<f64>>>()?;
     let load = before.suspicion(&Load::now(), &rounds, model.device().n_threads());
     Ok(Speed { rounds, load })
 }
@@ -188,19 +188,19 @@ const ROUNDS: usize = 2;
 const TOKENS: usize = 16;
 const A_WHILE: Duration = Duration::from_millis(150);
 
-fn round(session: &mut Session, sampler: &mut Sampler) -> anyhow::Result<f64> {
-    let first = session.tokens().len();
-    let n_tokens = TOKENS.min(session.n_ctx().saturating_sub(first));
+fn round(sequence: &mut Sequence, sampler: &mut Sampler) -> anyhow::Result<f64> {
+    let first = sequence.tokens().len();
+    let n_tokens = TOKENS.min(sequence.n_ctx().saturating_sub(first));
     let (start, mut done) = (Instant::now(), 0);
     while done == 0 || start.elapsed() < A_WHILE {
-        session.rewind(first);
+        sequence.rewind(first);
         for _ in 0..n_tokens {
-            session.step(sampler)?;
+            sequence.step(sampler)?;
         }
         done += n_tokens.max(1);
     }
     let speed = done as f64 / start.elapsed().as_secs_f64();
-    session.rewind(first);
+    sequence.rewind(first);
     Ok(speed)
 }
 

@@ -11,8 +11,8 @@ use anyhow::ensure;
 use super::shared::engine::Engine;
 use super::shared::input;
 use crate::cli::{LayersArgs, LayersCommand, LoadArgs, MeasureArgs};
+use crate::engine::{EngineParams, Sequence};
 use crate::eval::layers::{Window, windows};
-use crate::session::{Session, SessionParams};
 use crate::tokenizer::{Special, TokenId};
 
 pub(super) fn run(args: &LayersArgs) -> anyhow::Result<ExitCode> {
@@ -40,11 +40,11 @@ impl Lab {
         let windows = windows(&tokens, &before, args.window);
         ensure!(!windows.is_empty(), "the text: expected at least 2 tokens, found {}", tokens.len());
         let n_ctx = windows.iter().map(|window| window.tokens.len()).max().unwrap_or(1);
-        let found = engine.session.n_ctx();
+        let found = engine.sequence.n_ctx();
         ensure!(n_ctx <= found, "--window: expected at most {} tokens (the context), found {}", found, args.window);
-        let model = engine.session.model().clone();
-        let params = SessionParams { n_ctx, ..engine.session.params().clone() };
-        engine.session = Session::new(model, params)?;
+        let model = engine.sequence.model().clone();
+        let params = EngineParams { n_ctx, ..engine.sequence.params().clone() };
+        engine.sequence = Sequence::alone(model, params)?;
         Ok(Lab { engine, windows, tokens })
     }
 }

@@ -32,11 +32,11 @@ pub(super) fn run(args: &PruneArgs) -> anyhow::Result<ExitCode> {
     ensure!(!check.is_empty(), "the text: expected at least two windows of {} tokens", args.text.window);
     let limits = Limits { loss: args.loss, speed: args.speed, skip: args.skip }.or_default();
     interrupt::watch();
-    let session = &mut lab.engine.session;
-    let (model, params, unpruned) = (session.model().clone(), session.params().clone(), session.plan().to_vec());
+    let sequence = &mut lab.engine.sequence;
+    let (model, params, unpruned) = (sequence.model().clone(), sequence.params().clone(), sequence.plan().to_vec());
     let costs = measure_costs(&model, &params, &unpruned, args.at_context, TIMED)?;
     let bar = bar(0, "");
-    let mut search = Search::new(session, [&decide, &check], costs)?;
+    let mut search = Search::new(sequence, [&decide, &check], costs)?;
     let points =
         search.run(parts(args, &unpruned), method(args), limits, &mut |gone, tried| progress(&bar, gone, tried))?;
     bar.finish_and_clear();
@@ -161,7 +161,7 @@ impl Found<'_> {
     }
 
     fn save(&self, args: &PruneArgs, lab: &Lab) -> anyhow::Result<()> {
-        let model = lab.engine.session.model();
+        let model = lab.engine.sequence.model();
         let (name, sums) = (&model.config().name, &self.chosen.checked_on);
         if let Some(path) = &args.output {
             write_whole(path, |file| {

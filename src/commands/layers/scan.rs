@@ -41,7 +41,7 @@ pub(super) fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
         None => ScanState::default(),
     };
     interrupt::watch();
-    let mut scan = Scan::new(&mut lab.engine.session, &lab.windows);
+    let mut scan = Scan::new(&mut lab.engine.sequence, &lab.windows);
     if let Some(path) = &args.resume {
         scan.check(&state).map_err(|why| anyhow!("`{}`: {why}", path.display()))?;
     }
@@ -80,15 +80,15 @@ pub(super) fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
 
 /// Everything that a measurement depends on.
 fn fingerprint(lab: &Lab, args: &ScanArgs) -> String {
-    let (session, mut hasher) = (&lab.engine.session, DefaultHasher::new());
+    let (sequence, mut hasher) = (&lab.engine.sequence, DefaultHasher::new());
     lab.tokens.hash(&mut hasher);
-    let (params, file) = (session.params(), session.model().file());
+    let (params, file) = (sequence.params(), sequence.model().file());
     format!(
         "{} `{}`, {} bytes, plan {}, {} tokens with hash {:x}, window {}, cache {} {}, flash attention {:?}",
-        session.model().config().architecture,
-        session.model().config().name,
+        sequence.model().config().architecture,
+        sequence.model().config().name,
         file.file_bytes(),
-        plan::text(session.plan(), session.model().plan()),
+        plan::text(sequence.plan(), sequence.model().plan()),
         lab.tokens.len(),
         hasher.finish(),
         args.text.window,
@@ -116,7 +116,7 @@ fn keep(path: &Path, of: &str, state: &ScanState) -> anyhow::Result<()> {
 }
 
 fn show(lab: &Lab, done: &Done, args: &ScanArgs) -> anyhow::Result<()> {
-    let config = lab.engine.session.model().config();
+    let config = lab.engine.sequence.model().config();
     let mut out = screen::stdout();
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&as_json(lab, done))?)?;
@@ -160,7 +160,7 @@ fn as_json(lab: &Lab, done: &Done) -> Value {
             "layer_cosine": mean(c.layer),
         })
     };
-    let model = lab.engine.session.model();
+    let model = lab.engine.sequence.model();
     json!({
         "model": model.config().name,
         "plan": plan::text(&done.plan, model.plan()),

@@ -10,17 +10,17 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail, ensure};
 use rayon::prelude::*;
 
-use super::shared::engine::{find_model, open_model, session_params, warn_of_context};
+use super::shared::engine::{engine_params, find_model, open_model, warn_of_context};
 use super::shared::exits::Exits;
 use super::shared::output::{Inputs, write_whole};
 use super::shared::progress::bar;
 use super::shared::{INTERRUPTED, Usage, exits, input, interrupt, note, plan, screen};
 use crate::cli::{ExitArg, ExitArgs, PerplexityArgs};
+use crate::engine::{EngineParams, Sequence};
 use crate::eval::{Against, BaseFile, Chunks, Moments, Page, Place, Reading, packed, score, write_header};
 use crate::gguf::File;
 use crate::model::{LayerStep, Model};
 use crate::plan::layers_of;
-use crate::session::{Session, SessionParams};
 use crate::tokenizer::{Special, TokenId, Tokenizer};
 use figures::Found;
 
@@ -81,7 +81,7 @@ fn measure(args: &PerplexityArgs) -> anyhow::Result<()> {
         )?,
         Some(stored) => checked(stored, args, &tokenizer, &model)?,
     };
-    let params = session_params(&load.context).with_plan(plan::steps(load.layers.as_ref(), &model)?);
+    let params = engine_params(&load.context).with_plan(plan::steps(load.layers.as_ref(), &model)?);
     let reading = reading(args, &file, &model, &params)?;
     let beside = match has_exit && stored.is_none() {
         true => Some(full_depth(args, &file, &model, &params)?),
@@ -139,12 +139,12 @@ fn checked(stored: &BaseFile, args: &PerplexityArgs, tokenizer: &Tokenizer, mode
 }
 
 /// What is measured.
-fn reading(args: &PerplexityArgs, file: &File, model: &Arc<Model>, params: &SessionParams) -> anyhow::Result<Reading> {
+fn reading(args: &PerplexityArgs, file: &File, model: &Arc<Model>, params: &EngineParams) -> anyhow::Result<Reading> {
     if args.is_fast() {
         return by_token(&args.exits(), file, model, params);
     }
     if args.exit_layers.is_empty() {
-        return Ok(Reading::Batches(Session::new(model.clone(), params.clone())?));
+        return Ok(Reading::Batches(Sequence::alone(model.clone(), params.clone())?));
     }
     let (turns, n_layer) = (args.exit_layers.clone(), params.plan.len());
     let mut layers = turns.clone();
@@ -153,8 +153,8 @@ fn reading(args: &PerplexityArgs, file: &File, model: &Arc<Model>, params: &Sess
     let most = layers.last().copied().unwrap_or(0);
     ensure!(most <= n_layer, Usage(format!("--exit-layers: expected at most {n_layer}, found {most}")));
     let up_to = |layers: usize| params.with_plan(params.plan[..layers].to_vec());
-    let session = |layers: usize| Ok((layers, Session::new(model.clone(), up_to(layers))?));
-    Ok(Reading::Forced { turns, sessions: layers.into_iter().map(session).collect::<anyhow::Result<_>>()? })
+    let sequence = |layers: usize| Ok((layers, Sequence::alone(model.clone(), up_to(layers))?));
+    Ok(Reading::Forced { turns, sequences: layers.into_iter().map(sequence).collect::<anyhow::Result<_>>()? })
 }
 
 /// Full depth, rounded as what is measured beside it: token by token, or in batches.
@@ -162,18 +162,18 @@ fn full_depth(
     args: &PerplexityArgs,
     file: &File,
     model: &Arc<Model>,
-    params: &SessionParams,
+    params: &EngineParams,
 ) -> anyhow::Result<Reading> {
     match args.is_fast() {
         true => by_token(&ExitArgs { exit: Some(ExitArg::Off), ..args.exits() }, file, model, params),
-        false => Ok(Reading::Batches(Session::new(model.clone(), params.clone())?)),
+        false => Ok(Reading::Batches(Sequence::alone(model.clone(), params.clone())?)),
     }
 }
 
-fn by_token(exits: &ExitArgs, file: &File, model: &Arc<Model>, params: &SessionParams) -> anyhow::Result<Reading> {
+fn by_token(exits: &ExitArgs, file: &File, model: &Arc<Model>, params: &EngineParams) -> anyhow::Result<Reading> {
     let exits = Exits::new(exits, file, model, &params.plan)?;
-    let session = Session::new(model.clone(), exits.params(params.clone()))?;
-    Ok(Reading::Tokens(session, Box::new(exits.decoder)))
+    let sequence = Sequence::alone(model.clone(), exits.params(params.clone()))?;
+    Ok(Reading::Tokens(sequence, Box::new(exits.decoder)))
 }
 
 struct Measurement {

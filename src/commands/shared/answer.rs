@@ -1,4 +1,4 @@
-//! One answer: evaluates a prompt, then generates until something ends it. Owns the loop between session and text;
+//! One answer: evaluates a prompt, then generates until something ends it. Owns the loop between sequence and text;
 //! where the text goes is the caller's business.
 
 use std::io::{self, IsTerminal};
@@ -12,8 +12,8 @@ use super::interrupt;
 use super::stats::Stats;
 use super::stop::{Found, StopMatcher};
 use crate::decode::Decoder;
+use crate::engine::{self, Sequence};
 use crate::sample::Sampler;
-use crate::session::{self, Session};
 use crate::tokenizer::{TextStream, TokenId, Tokenizer};
 
 /// What ends an answer, besides the model itself and Ctrl-C.
@@ -59,12 +59,12 @@ pub(crate) struct Answer {
 #[error("cannot write the answer")]
 pub(crate) struct CannotWrite;
 
-/// Brings the session to `tokens`. Says whether Ctrl-C cut it short.
-pub(crate) fn prompt(session: &mut Session, tokens: &[TokenId], stats: &mut Stats) -> anyhow::Result<bool> {
+/// Brings the sequence to `tokens`. Says whether Ctrl-C cut it short.
+pub(crate) fn prompt(sequence: &mut Sequence, tokens: &[TokenId], stats: &mut Stats) -> anyhow::Result<bool> {
     let start = Instant::now();
     let bar = progress();
     let mut first = true;
-    let synced = session.sync(tokens, &mut |done, total| {
+    let synced = sequence.sync(tokens, &mut |done, total| {
         // One batch is over before a bar could be read.
         if !first || done < total {
             bar.set_length(total as u64);
@@ -88,7 +88,7 @@ fn progress() -> ProgressBar {
 
 /// What finds the tokens of an answer.
 pub(crate) struct Finder<'a> {
-    pub(crate) session: &'a mut Session,
+    pub(crate) sequence: &'a mut Sequence,
     pub(crate) decoder: &'a mut Decoder,
     pub(crate) sampler: &'a mut Sampler,
     pub(crate) stats: &'a mut Stats,
@@ -97,7 +97,7 @@ pub(crate) struct Finder<'a> {
 /// Gets text as soon as it is sure to stay, with the layers that its last token needed.
 pub(crate) type Show<'a> = dyn FnMut(&str, f64) -> io::Result<()> + 'a;
 
-/// Generates after what the session holds. `stream` makes the text, and `show` gets whole characters.
+/// Generates after what the sequence holds. `stream` makes the text, and `show` gets whole characters.
 pub(crate) fn generate(
     mut finder: Finder<'_>,
     tokenizer: &Tokenizer,
@@ -148,19 +148,19 @@ impl Finder<'_> {
     /// The next token, also written down in `answer`; `None` when the context is full and may not be shifted.
     fn next(&mut self, limits: &Limits<'_>, answer: &mut Answer) -> anyhow::Result<Option<TokenId>> {
         loop {
-            let (start, executed) = (Instant::now(), self.session.layers_executed());
-            match (self.decoder.step(self.session, self.sampler), limits.shift) {
+            let (start, executed) = (Instant::now(), self.sequence.layers_executed());
+            match (self.decoder.step(self.sequence, self.sampler), limits.shift) {
                 (Ok(step), _) => {
-                    let executed = self.session.layers_executed() - executed;
+                    let executed = self.sequence.layers_executed() - executed;
                     self.stats.token(&step, executed, start.elapsed(), answer.tokens.is_empty());
                     answer.tokens.push(step.token);
                     answer.layers.push(step.layers);
                     return Ok(Some(step.token));
                 }
-                (Err(session::Error::ContextFull { .. }), Some(n_keep)) => {
-                    self.session.shift(n_keep, &mut |_, _| ControlFlow::Continue(()))?;
+                (Err(engine::Error::ContextFull { .. }), Some(n_keep)) => {
+                    self.sequence.shift(n_keep, &mut |_, _| ControlFlow::Continue(()))?;
                 }
-                (Err(session::Error::ContextFull { .. }), None) => {
+                (Err(engine::Error::ContextFull { .. }), None) => {
                     answer.end = End::ContextFull;
                     return Ok(None);
                 }

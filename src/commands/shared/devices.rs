@@ -11,10 +11,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Usage, note, screen};
 use crate::cli::{DeviceArgs, GpuLayers};
+use crate::engine::EngineParams;
 use crate::ggml::{Device, Memory, Token};
 use crate::gguf::File;
 use crate::model::{Config, Placement};
-use crate::session::SessionParams;
 use crate::text;
 
 /// The accelerators of this machine; none where the program was built without one.
@@ -140,7 +140,7 @@ pub(crate) struct Needs {
 }
 
 impl Needs {
-    pub(crate) fn new(file: &File, config: &Config, params: &SessionParams) -> Needs {
+    pub(crate) fn new(file: &File, config: &Config, params: &EngineParams) -> Needs {
         let bytes = |prefix: &str| -> u64 {
             file.tensors().iter().filter(|t| t.name.starts_with(prefix)).map(|t| t.bytes as u64).sum()
         };
@@ -194,7 +194,7 @@ pub(crate) fn place(
     args: &DeviceArgs,
     devices: Vec<Arc<Device>>,
     needs: &Needs,
-    params: &SessionParams,
+    params: &EngineParams,
 ) -> anyhow::Result<Placement> {
     let (others, n_layer) = (&devices[1..], needs.layers.len());
     if others.is_empty() {
@@ -311,7 +311,7 @@ mod tests {
     fn without_another_device_nothing_can_be_asked_of_one() {
         let cpu = || vec![Device::cpu(1).unwrap()];
         let (needs, params) =
-            (Needs { layers: vec![1; 4], cache: 1, scratch: 1, scores: 1, output: 1 }, SessionParams::default());
+            (Needs { layers: vec![1; 4], cache: 1, scratch: 1, scores: 1, output: 1 }, EngineParams::default());
         let of = |gpu_layers| place(&DeviceArgs { gpu_layers, ..DeviceArgs::default() }, cpu(), &needs, &params);
         assert!(of(Some(GpuLayers::All)).is_err() && of(Some(GpuLayers::Last(2))).is_err());
         for possible in [None, Some(GpuLayers::Auto), Some(GpuLayers::Last(0))] {

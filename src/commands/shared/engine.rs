@@ -1,4 +1,4 @@
-//! Opens what a command runs on: finds the model file, loads it, makes a session. Owns the defaults of the machine.
+//! Opens what a command runs on: finds the model file, loads it, makes a sequence. Owns the defaults of the machine.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use super::hub_model::named_model;
 use super::{Usage, note, plan, template};
 use crate::cli::{CacheArgs, ContextArgs, DeviceArgs, ExitArgs, LoadArgs, ModelArgs, TemplateArgs};
 use crate::decode::Decoder;
+use crate::engine::{EngineParams, Sequence};
 use crate::gguf::File;
 use crate::hub;
 use crate::model::{Config, Model};
-use crate::session::{Session, SessionParams};
 use crate::tokenizer::{ChatTemplate, Tokenizer};
 
 /// What is said of a model without a chat template: it is never given another model's.
@@ -34,7 +34,7 @@ pub(crate) fn note_no_template(args: &TemplateArgs) {
 pub(crate) struct Engine {
     pub(crate) file: Arc<File>,
     pub(crate) tokenizer: Tokenizer,
-    pub(crate) session: Session,
+    pub(crate) sequence: Sequence,
 }
 
 impl Engine {
@@ -43,9 +43,9 @@ impl Engine {
         let (file, tokenizer, model) = open_model(&find_model(&args.model)?, args)?;
         warn_of_context(args.context.ctx_size, &model, "-c asks for");
         let plan = plan::steps(args.layers.as_ref(), &model)?;
-        let params = session_params(&args.context).with_plan(plan);
-        let session = Session::new(model, params).context("cannot make a session")?;
-        Ok(Engine { file, tokenizer, session })
+        let params = engine_params(&args.context).with_plan(plan);
+        let sequence = Sequence::alone(model, params).context("cannot make a sequence")?;
+        Ok(Engine { file, tokenizer, sequence })
     }
 
     /// Loads the model at `path` to generate with; everything else is as the flags say.
@@ -54,9 +54,9 @@ impl Engine {
         warn_of_context(args.context.ctx_size, &model, "-c asks for");
         let plan = plan::steps(args.layers.as_ref(), &model)?;
         let exits = Exits::new(exits, &file, &model, &plan)?;
-        let params = exits.params(session_params(&args.context).with_plan(plan));
-        let session = Session::new(model, params).context("cannot make a session")?;
-        Ok((Engine { file, tokenizer, session }, exits.decoder))
+        let params = exits.params(engine_params(&args.context).with_plan(plan));
+        let sequence = Sequence::alone(model, params).context("cannot make a sequence")?;
+        Ok((Engine { file, tokenizer, sequence }, exits.decoder))
     }
 
     /// The chat template that the flags name, else the model's, if it brings one.
@@ -72,7 +72,7 @@ pub(crate) fn open_model(path: &Path, args: &LoadArgs) -> anyhow::Result<(Arc<Fi
     let tokenizer = Tokenizer::from_gguf(file.metadata()).with_context(context)?;
     tokenizer.notice().iter().for_each(|notice| note(format_args!("note: {notice}")));
     check_rows(&file, &tokenizer)?;
-    let model = load_model(&file, n_threads(args.threads), &args.devices, &session_params(&args.context))?;
+    let model = load_model(&file, n_threads(args.threads), &args.devices, &engine_params(&args.context))?;
     if let Some(summary) = devices::summary(model.placement(), model.config().n_layer) {
         note(summary);
     }
@@ -104,13 +104,13 @@ fn check_rows(file: &File, tokenizer: &Tokenizer) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Loads the weights of a file onto the devices that the flags name, with room for sessions like this. The CPU computes with
+/// Loads the weights of a file onto the devices that the flags name, with room for sequences like this. The CPU computes with
 /// `n_threads` threads.
 pub(crate) fn load_model(
     file: &Arc<File>,
     n_threads: usize,
     args: &DeviceArgs,
-    params: &SessionParams,
+    params: &EngineParams,
 ) -> anyhow::Result<Arc<Model>> {
     let context = || format!("cannot load `{}`", file.path().display());
     let config = Config::from_gguf(file).with_context(context)?;
@@ -168,17 +168,17 @@ pub(crate) fn default_threads() -> usize {
 }
 
 /// The parameters that the context flags spell; the others are the defaults.
-pub(crate) fn session_params(args: &ContextArgs) -> SessionParams {
-    SessionParams { n_ctx: args.ctx_size, n_batch: args.batch_size, ..cache_params(&args.cache) }
+pub(crate) fn engine_params(args: &ContextArgs) -> EngineParams {
+    EngineParams { n_ctx: args.ctx_size, n_batch: args.batch_size, ..cache_params(&args.cache) }
 }
 
 /// The parameters that the cache flags spell; the others are the defaults.
-pub(crate) fn cache_params(args: &CacheArgs) -> SessionParams {
-    SessionParams {
+pub(crate) fn cache_params(args: &CacheArgs) -> EngineParams {
+    EngineParams {
         type_k: args.cache_type_k,
         type_v: args.cache_type_v,
         flash_attn: args.wants_flash_attn(),
-        ..SessionParams::default()
+        ..EngineParams::default()
     }
 }
 

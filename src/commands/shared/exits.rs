@@ -6,11 +6,11 @@ use std::str::FromStr;
 use super::{Usage, note};
 use crate::cli::{DraftArg, ExitArg, ExitArgs, KvArg, Switch};
 use crate::decode::{Decoder, Kv, Mode, Options, Source};
+use crate::engine::EngineParams;
 use crate::exit::{Checkpoint, Draft, ExitFile, Fingerprint, Policy};
 use crate::gguf::File;
 use crate::model::{LayerStep, Model};
 use crate::plan::depth_after;
-use crate::session::SessionParams;
 
 /// The flags, resolved for a model.
 pub(crate) struct Exits {
@@ -20,7 +20,7 @@ pub(crate) struct Exits {
 }
 
 impl Exits {
-    /// For sessions on `model` that run `plan`.
+    /// For sequences on `model` that run `plan`.
     pub(crate) fn new(args: &ExitArgs, file: &File, model: &Model, plan: &[LayerStep]) -> anyhow::Result<Exits> {
         let Found { checkpoints, draft } = in_file(args, file, model)?;
         let checkpoints = placed(checkpoints, plan);
@@ -50,10 +50,10 @@ impl Exits {
         Ok(Exits { decoder, draft_plan, shortlist: args.shortlist == Switch::On })
     }
 
-    /// The same session, ready for such guesses.
-    pub(crate) fn params(&self, params: SessionParams) -> SessionParams {
-        let (draft_plan, readers) = (self.draft_plan.clone(), self.decoder.readers());
-        SessionParams { draft_plan, readers, shortlist: self.shortlist, ..params }
+    /// The same sequence, ready for such guesses.
+    pub(crate) fn params(&self, params: EngineParams) -> EngineParams {
+        let (draft_plan, probes) = (self.draft_plan.clone(), self.decoder.probes());
+        EngineParams { draft_plan, probes, shortlist: self.shortlist, ..params }
     }
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn placed(checkpoints: Vec<Checkpoint>, plan: &[LayerStep]) -> Vec<Ch
     placed
 }
 
-/// The plan that guesses for a session that runs `plan`, where one does, and the source that `--draft` names.
+/// The plan that guesses for a sequence that runs `plan`, where one does, and the source that `--draft` names.
 pub(crate) fn resolve(draft: &DraftArg, model: &Model, plan: &[LayerStep]) -> anyhow::Result<(Vec<LayerStep>, Source)> {
     Ok(match draft {
         DraftArg::Checkpoints => (Vec::new(), Source::Checkpoints),

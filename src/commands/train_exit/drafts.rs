@@ -9,11 +9,11 @@ use crate::commands::shared::exits;
 use crate::commands::shared::progress::bar;
 use crate::commands::shared::screen;
 use crate::decode::{Kv, Mode, Options, Raced, Source, race};
+use crate::engine::{EngineParams, Sequence, TokenId};
 use crate::eval::{Excerpt, agreement};
 use crate::exit::{Checkpoint, Draft};
 use crate::model::LayerStep;
 use crate::plan::{Half, Layers};
-use crate::session::{Session, SessionParams, TokenId};
 
 /// Prompts that guesses are tried on, and tokens generated for each.
 const PROMPTS: usize = 6;
@@ -44,7 +44,7 @@ pub(super) fn search(
     let prompt = |(prefix, part): &Excerpt| [&prefix[..], &part[..1]].concat();
     let prompts = answers.iter().rev().take(PROMPTS).map(prompt).collect();
     let mut search = Search { engine, checkpoints, prompts, best: None };
-    let n_layer = engine.session.n_steps();
+    let n_layer = engine.sequence.n_steps();
     let mut sources = vec![DraftArg::Lookup];
     if !checkpoints.is_empty() {
         sources.push(DraftArg::Checkpoints);
@@ -72,17 +72,17 @@ pub(super) fn search(
 }
 
 impl Search<'_> {
-    fn session(&self, params: SessionParams) -> anyhow::Result<Session> {
-        let params = SessionParams { n_ctx: self.engine.session.n_ctx().min(1024), ..params };
-        Ok(Session::new(Arc::clone(self.engine.session.model()), params)?)
+    fn sequence(&self, params: EngineParams) -> anyhow::Result<Sequence> {
+        let params = EngineParams { n_ctx: self.engine.sequence.n_ctx().min(1024), ..params };
+        Ok(Sequence::alone(Arc::clone(self.engine.sequence.model()), params)?)
     }
 
     /// Sets of parts to leave out, of rising size: first those without which most tokens stay the same.
     fn skips(&self, answers: &[Excerpt]) -> anyhow::Result<Vec<DraftArg>> {
-        let n_layer = self.engine.session.n_steps();
+        let n_layer = self.engine.sequence.n_steps();
         let halves = [Half::Attention, Half::FeedForward];
         let part = |step: &LayerStep, half: Half| step.has(half).then(|| format!("{}:{}", step.il, half.name()));
-        let plan = self.engine.session.plan();
+        let plan = self.engine.sequence.plan();
         let parts: Vec<String> =
             plan.iter().flat_map(|step| halves.into_iter().filter_map(move |half| part(step, half))).collect();
         let skip = |parts: &[String]| anyhow::Ok(DraftArg::Skip(Layers::parse_skips(&parts.join(","))?));
@@ -90,8 +90,8 @@ impl Search<'_> {
         let mut ranked = Vec::new();
         for part in parts {
             let (plan, _) = self.resolve(&skip(std::slice::from_ref(&part))?)?;
-            let mut session = self.session(self.engine.session.params().with_plan(plan))?;
-            ranked.push((agreement(&mut session, answers, COMPARED)?, part));
+            let mut sequence = self.sequence(self.engine.sequence.params().with_plan(plan))?;
+            ranked.push((agreement(&mut sequence, answers, COMPARED)?, part));
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -102,14 +102,14 @@ impl Search<'_> {
     }
 
     fn resolve(&self, source: &DraftArg) -> anyhow::Result<(Vec<LayerStep>, Source)> {
-        let session = &self.engine.session;
-        exits::resolve(source, session.model(), session.plan())
+        let sequence = &self.engine.sequence;
+        exits::resolve(source, sequence.model(), sequence.plan())
     }
 
     /// The number of guesses at once that is fastest.
     fn best_of(&mut self, source: &DraftArg) -> anyhow::Result<(usize, Raced)> {
         let (draft_plan, of_decoder) = self.resolve(source)?;
-        let mut session = self.session(SessionParams { draft_plan, ..self.engine.session.params().clone() })?;
+        let mut sequence = self.sequence(EngineParams { draft_plan, ..self.engine.sequence.params().clone() })?;
         let options = |most| Options {
             mode: Mode::Verified(of_decoder),
             source: of_decoder,
@@ -117,10 +117,10 @@ impl Search<'_> {
             kv: Kv::Deferred,
             most,
         };
-        race(&mut session, &options(1), &self.prompts[..1], TOKENS)?; // graphs are built, copies are made
+        race(&mut sequence, &options(1), &self.prompts[..1], TOKENS)?; // graphs are built, copies are made
         let mut best: Option<(usize, Raced)> = None;
         for most in AT_ONCE {
-            let raced = race(&mut session, &options(most), &self.prompts, TOKENS)?;
+            let raced = race(&mut sequence, &options(most), &self.prompts, TOKENS)?;
             if best.is_some_and(|(_, before)| before.speed > raced.speed) {
                 break;
             }

@@ -14,6 +14,7 @@ use super::shared::output::Inputs;
 use super::shared::progress::bar;
 use super::shared::{Usage, note, screen, template};
 use crate::cli::{InputArg, PresetArg, RuleArg, TargetArg, TemplateArgs, TrainExitArgs};
+use crate::engine::Sequence;
 use crate::eval::{
     Answers, Excerpt, Questions, Sight, Task, collect, collect_own, excerpts, fit_lenses, look_cost, own_answer,
     own_prompts,
@@ -22,7 +23,6 @@ use crate::exit::{
     ExitFile, Fingerprint, Input, Lens, Options, Policy, Row, RuleKind, Target, Trained, Tried, train, train_confidence,
 };
 use crate::plan::layers_before;
-use crate::session::Session;
 use crate::tokenizer::{Message, Special};
 
 /// The name of the task that needs no file, and of its policy for short answers.
@@ -44,10 +44,10 @@ pub(super) fn run(args: &TrainExitArgs) -> anyhow::Result<ExitCode> {
     let mut engine = Engine::open(&args.load)?;
     let searches = args.search_drafts && args.load.layers.is_some();
     anyhow::ensure!(!searches, Usage("--search-drafts: expected full depth, found --layers".into()));
-    let plan = engine.session.plan();
+    let plan = engine.sequence.plan();
     let rises = plan.is_sorted_by(|a, b| a.il < b.il);
     anyhow::ensure!(rises, Usage("--layers: expected layers in rising order, each once, to fit stops to".into()));
-    let layers = candidate_layers(args, engine.session.n_steps())?;
+    let layers = candidate_layers(args, engine.sequence.n_steps())?;
     let model = Fingerprint::of(&engine.file)?;
     let mut policies = Vec::new();
     let mut draft = None;
@@ -66,7 +66,7 @@ pub(super) fn run(args: &TrainExitArgs) -> anyhow::Result<ExitCode> {
     }
     // Policies count the model's layers; what was looked at are steps of the plan.
     for checkpoint in policies.iter_mut().flat_map(|policy| &mut policy.checkpoints) {
-        checkpoint.layer = layers_before(engine.session.plan(), checkpoint.layer);
+        checkpoint.layer = layers_before(engine.sequence.plan(), checkpoint.layer);
     }
     ExitFile { model, draft, policies }.save(&args.output)?;
     note(format_args!("(written `{}`)", args.output.display()));
@@ -142,25 +142,25 @@ fn fit_task(task: &Task, engine: &mut Engine, args: &TrainExitArgs, layers: &[us
     let questions = Questions::new(task, &engine.tokenizer)?;
     let items = task.training_rows(args.rows);
     anyhow::ensure!(!items.is_empty(), "there are no training rows beside the {} shots", task.shots);
-    let session = &mut engine.session;
+    let sequence = &mut engine.sequence;
     let start = Instant::now();
     let lenses = match args.lens {
         true => {
             let bar = bar(items.len(), &format!("{}: lenses", task.name));
             let excerpts = excerpts(&questions, &items);
-            fit_lenses(session, &excerpts, layers, &mut |n| bar.set_position(n as u64))?
+            fit_lenses(sequence, &excerpts, layers, &mut |n| bar.set_position(n as u64))?
         }
         false => Vec::new(),
     };
     let bar = bar(items.len(), &task.name);
     let progress = &mut |n| bar.set_position(n as u64);
     let sight = Sight { layers, input, lenses: &lenses };
-    let rows = collect(session, &questions, &items, sight, progress)?;
-    let look_cost = look_cost(session, &questions, &items, sight)?;
+    let rows = collect(sequence, &questions, &items, sight, progress)?;
+    let look_cost = look_cost(sequence, &questions, &items, sight)?;
     bar.finish_and_clear();
     note(format_args!("{} rows collected in {:.1} s", rows.len(), start.elapsed().as_secs_f64()));
     let options = options(args, input, look_cost);
-    let checkpoints = fit(&task.name, task.shots, &rows, layers, unit(&engine.session), &lenses, &options)?;
+    let checkpoints = fit(&task.name, task.shots, &rows, layers, unit(&engine.sequence), &lenses, &options)?;
     Ok(Policy {
         task: task.name.clone(),
         labels: task.labels().to_vec(),
@@ -188,9 +188,9 @@ fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyho
         matches!(args.input, None | Some(InputArg::Vocabulary)) && args.target == TargetArg::Model,
         "the task `{OWN}` has no labels: its checkpoints read the vocabulary, and their target is the model"
     );
-    let n_layer = engine.session.n_steps();
+    let n_layer = engine.sequence.n_steps();
     let answers = own_answers(engine, &args.template, args.prompts.unwrap_or(usize::MAX))?;
-    let session = &mut engine.session;
+    let sequence = &mut engine.sequence;
     let (with_lens, others): (Vec<_>, Vec<_>) = answers.into_iter().enumerate().partition(|(i, _)| i % 2 == 0);
     let [with_lens, others] = [with_lens, others].map(|some| some.into_iter().map(|(_, answer)| answer).collect());
     let (with_lens, mut others): (Vec<Excerpt>, Vec<Excerpt>) = (with_lens, others);
@@ -200,24 +200,24 @@ fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyho
     // Before the middle a state says too little about the next token.
     let later: Vec<usize> = layers.iter().copied().filter(|&layer| 2 * layer >= n_layer).collect();
     let bar_lens = bar(with_lens.len(), "tokens: lenses");
-    let lenses = fit_lenses(session, &with_lens, &later, &mut |n| bar_lens.set_position(n as u64))?;
+    let lenses = fit_lenses(sequence, &with_lens, &later, &mut |n| bar_lens.set_position(n as u64))?;
     bar_lens.finish_and_clear();
     let bar_rows = bar(CONFIDENCE_ROWS, "tokens");
     let progress = &mut |n| bar_rows.set_position(n as u64);
-    let rows = collect_own(session, &others, &later, &lenses, CONFIDENCE_ROWS, progress)?;
+    let rows = collect_own(sequence, &others, &later, &lenses, CONFIDENCE_ROWS, progress)?;
     bar_rows.finish_and_clear();
     note(format_args!("{} rows collected in {:.1} s", rows.len(), start.elapsed().as_secs_f64()));
     let threshold = Options { rule: Some(RuleKind::Threshold), ..options(args, Input::Confidence, TOKEN_LOOK_COST) };
-    let tokens = fit(TOKENS, 0, &rows, &later, unit(session), &lenses, &threshold)?;
+    let tokens = fit(TOKENS, 0, &rows, &later, unit(sequence), &lenses, &threshold)?;
 
     let start = Instant::now();
     let bar_rows = bar(args.rows, OWN);
     let progress = &mut |n| bar_rows.set_position(n as u64);
-    let rows = collect_own(session, &others, layers, &[], args.rows, progress)?;
+    let rows = collect_own(sequence, &others, layers, &[], args.rows, progress)?;
     bar_rows.finish_and_clear();
     note(format_args!("{} rows collected in {:.1} s", rows.len(), start.elapsed().as_secs_f64()));
     // After a prompt a look costs little; what it costs depends on the prompt.
-    let checkpoints = fit(OWN, 0, &rows, layers, unit(session), &[], &options(args, Input::Vocabulary, 0.0))?;
+    let checkpoints = fit(OWN, 0, &rows, layers, unit(sequence), &[], &options(args, Input::Vocabulary, 0.0))?;
     let policy = |task: &str, input, checkpoints| Policy {
         task: task.to_owned(),
         labels: Vec::new(),
@@ -237,7 +237,7 @@ const TOKEN_LOOK_COST: f64 = 0.15;
 fn own_answers(engine: &mut Engine, args: &TemplateArgs, n_prompts: usize) -> anyhow::Result<Vec<Excerpt>> {
     let template = engine.template(args)?;
     let bar = bar(own_prompts().take(n_prompts).count(), "own answers");
-    let Engine { session, tokenizer, .. } = engine;
+    let Engine { sequence, tokenizer, .. } = engine;
     let mut answers = Vec::new();
     for prompt in own_prompts().take(n_prompts) {
         let tokens = match &template {
@@ -247,7 +247,7 @@ fn own_answers(engine: &mut Engine, args: &TemplateArgs, n_prompts: usize) -> an
             }
             None => tokenizer.encode_with_bos(prompt, Special::Plain),
         };
-        let answer = own_answer(session, tokenizer, &tokens, OWN_TOKENS)?;
+        let answer = own_answer(sequence, tokenizer, &tokens, OWN_TOKENS)?;
         // An answer that is only an end shows nothing.
         if !answer.1.is_empty() {
             answers.push(answer);
@@ -261,9 +261,9 @@ fn own_answers(engine: &mut Engine, args: &TemplateArgs, n_prompts: usize) -> an
 /// What depth is counted in, and how much of it there is: steps where `--layers` leaves other ones than the model has.
 type Unit = (usize, &'static str);
 
-fn unit(session: &Session) -> Unit {
-    let what = if session.plan() == session.model().plan() { "layers" } else { "steps" };
-    (session.n_steps(), what)
+fn unit(sequence: &Sequence) -> Unit {
+    let what = if sequence.plan() == sequence.model().plan() { "layers" } else { "steps" };
+    (sequence.n_steps(), what)
 }
 
 fn fit(

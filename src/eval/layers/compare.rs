@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::session::TokenId;
+use crate::engine::TokenId;
 
 /// What the unchanged model predicts at some places.
 pub struct Base {

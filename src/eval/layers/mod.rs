@@ -15,7 +15,7 @@ pub use report::{prune_page, scan_page};
 pub use scan::{Change, Cosines, Done, Scan, ScanState};
 pub use speed::{Costs, measure_costs, measure_speed};
 
-use crate::session::TokenId;
+use crate::engine::TokenId;
 
 /// A piece of a text that is evaluated from its beginning, and the places in it that are measured.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use super::compare::{Base, Sums};
 use super::scan::{Change, halved, run_changed};
 use super::{Costs, Window};
+use crate::engine::{Sequence, Shown};
 use crate::eval::Error;
 use crate::model::LayerStep;
 use crate::plan::{Half, number};
-use crate::session::{Session, Shown};
 
 /// A step of the unpruned plan, or a half of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub fn parts_of(plan: &[LayerStep], halves: &[Half], whole: bool) -> Vec<Part> {
 
 /// A search on a plan.
 pub struct Search<'s> {
-    session: &'s mut Session,
+    sequence: &'s mut Sequence,
     windows: [&'s [Window]; 2],
     bases: [Vec<Base>; 2],
     unpruned: Vec<LayerStep>,
@@ -78,18 +78,18 @@ pub struct Search<'s> {
 }
 
 impl<'s> Search<'s> {
-    /// On what the session runs. `windows`: those that decide, those that check.
-    pub fn new(session: &'s mut Session, windows: [&'s [Window]; 2], costs: Costs) -> Result<Search<'s>, Error> {
+    /// On what the sequence runs. `windows`: those that decide, those that check.
+    pub fn new(sequence: &'s mut Sequence, windows: [&'s [Window]; 2], costs: Costs) -> Result<Search<'s>, Error> {
         let mut out = Shown::default();
         let mut bases = [Vec::new(), Vec::new()];
         for (windows, bases) in windows.iter().zip(&mut bases) {
             for window in *windows {
-                session.resume(&window.tokens, 0, &[], &window.shown, &mut out)?;
+                sequence.resume(&window.tokens, 0, &[], &window.shown, &mut out)?;
                 bases.push(Base::new(&out.logits, &window.next));
             }
         }
-        let unpruned = session.plan().to_vec();
-        Ok(Search { session, windows, bases, left: unpruned.clone(), unpruned, costs })
+        let unpruned = sequence.plan().to_vec();
+        Ok(Search { sequence, windows, bases, left: unpruned.clone(), unpruned, costs })
     }
 
     /// Takes part after part out; gives every plan on the way, the unpruned one first, the last one perhaps beyond the limit of
@@ -131,7 +131,7 @@ impl<'s> Search<'s> {
                 break;
             }
         }
-        self.session.replan(self.unpruned.clone())?;
+        self.sequence.replan(self.unpruned.clone())?;
         Ok(points)
     }
 
@@ -160,8 +160,8 @@ impl<'s> Search<'s> {
         let mut runs = 0;
         for (window, base) in self.windows[0].iter().zip(&self.bases[0]) {
             let mut states = Vec::new();
-            self.session.replan(halved(&plan))?;
-            self.session.trace(&window.tokens, &window.shown, &mut out, &mut |now| states.push(now))?;
+            self.sequence.replan(halved(&plan))?;
+            self.sequence.trace(&window.tokens, &window.shown, &mut out, &mut |now| states.push(now))?;
             before += base.compare(&out.logits);
             for ((_, part), sums) in ranked.iter().zip(&mut sums) {
                 let changed = self.change(*part).changed(&plan);
@@ -169,7 +169,7 @@ impl<'s> Search<'s> {
                     sums.kld = f64::INFINITY;
                     continue;
                 }
-                run_changed(self.session, window, &states, changed, &mut out)?;
+                run_changed(self.sequence, window, &states, changed, &mut out)?;
                 *sums += base.compare(&out.logits);
                 runs += 1;
                 if progress(n_gone, runs).is_break() {
@@ -197,9 +197,9 @@ impl<'s> Search<'s> {
     /// What is left beside the unpruned plan, on some windows.
     fn measure(&mut self, which: usize) -> Result<Sums, Error> {
         let (mut out, mut sums) = (Shown::default(), Sums::default());
-        self.session.replan(self.plan())?;
+        self.sequence.replan(self.plan())?;
         for (window, base) in self.windows[which].iter().zip(&self.bases[which]) {
-            self.session.resume(&window.tokens, 0, &[], &window.shown, &mut out)?;
+            self.sequence.resume(&window.tokens, 0, &[], &window.shown, &mut out)?;
             sums += base.compare(&out.logits);
         }
         Ok(sums)

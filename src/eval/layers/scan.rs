@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::compare::{Base, Sums};
 use super::{Part, Window};
+use crate::engine::{Sequence, Shown};
 use crate::eval::Error;
 use crate::model::LayerStep;
 use crate::plan::Half;
-use crate::session::{Session, Shown};
 
 /// A change of one place in a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,14 +105,14 @@ fn n_halves(step: &LayerStep) -> usize {
 
 /// Runs `changed` on a window of which the states before every half of the unchanged plan are known.
 pub(super) fn run_changed(
-    session: &mut Session,
+    sequence: &mut Sequence,
     window: &Window,
     states: &[Vec<f32>],
     changed: Changed,
     out: &mut Shown,
 ) -> Result<(), Error> {
-    session.replan(changed.plan)?;
-    Ok(session.resume(&window.tokens, changed.depth, &states[changed.halves], &window.shown, out)?)
+    sequence.replan(changed.plan)?;
+    Ok(sequence.resume(&window.tokens, changed.depth, &states[changed.halves], &window.shown, out)?)
 }
 
 /// Sums over places of the cosine between the state before a part and the state behind it, its own contribution added.
@@ -172,18 +172,18 @@ pub struct Done {
 
 /// A scan of a plan over windows.
 pub struct Scan<'s> {
-    session: &'s mut Session,
+    sequence: &'s mut Sequence,
     windows: &'s [Window],
     plan: Vec<LayerStep>,
     changes: Vec<Change>,
 }
 
 impl<'s> Scan<'s> {
-    /// Of what the session runs.
-    pub fn new(session: &'s mut Session, windows: &'s [Window]) -> Scan<'s> {
-        let plan = session.plan().to_vec();
+    /// Of what the sequence runs.
+    pub fn new(sequence: &'s mut Sequence, windows: &'s [Window]) -> Scan<'s> {
+        let plan = sequence.plan().to_vec();
         let changes = Change::all(&plan);
-        Scan { session, windows, plan, changes }
+        Scan { sequence, windows, plan, changes }
     }
 
     /// Runs of part of the model that a scan takes.
@@ -230,7 +230,7 @@ impl<'s> Scan<'s> {
     ) -> Result<Option<Done>, Error> {
         state.windows.resize(self.windows.len(), OfWindow::default());
         let result = self.run_windows(state, progress);
-        self.session.replan(self.plan.clone())?;
+        self.sequence.replan(self.plan.clone())?;
         Ok(if result?.is_continue() { Some(self.done(state)) } else { None })
     }
 
@@ -255,8 +255,8 @@ impl<'s> Scan<'s> {
     ) -> Result<ControlFlow<()>, Error> {
         let window = &self.windows[i];
         let (mut states, mut out) = (Vec::new(), Shown::default());
-        self.session.replan(halved(&self.plan))?;
-        self.session.trace(&window.tokens, &window.shown, &mut out, &mut |now| states.push(now))?;
+        self.sequence.replan(halved(&self.plan))?;
+        self.sequence.trace(&window.tokens, &window.shown, &mut out, &mut |now| states.push(now))?;
         let base = Base::new(&out.logits, &window.next);
         if state.windows[i].full.is_none() {
             let lens = self.lens(window, &states, &base)?;
@@ -270,7 +270,7 @@ impl<'s> Scan<'s> {
             if state.windows[i].changes.contains_key(&no) {
                 continue;
             }
-            run_changed(self.session, window, &states, change.changed(&self.plan), &mut out)?;
+            run_changed(self.sequence, window, &states, change.changed(&self.plan), &mut out)?;
             state.windows[i].changes.insert(no, base.compare(&out.logits));
             if progress(state).is_break() {
                 return Ok(ControlFlow::Break(()));
@@ -285,7 +285,7 @@ impl<'s> Scan<'s> {
         let mut halves = 0;
         for step in &self.plan {
             let shown: Vec<f32> = shown_rows(window, &states[halves]).concat();
-            sums.push(base.compare(&self.session.heads_of(&shown)?));
+            sums.push(base.compare(&self.sequence.logits_of_states(&shown)?));
             halves += n_halves(step);
         }
         Ok(sums)

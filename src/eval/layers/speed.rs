@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::engine::{EngineParams, Sequence, TokenId};
 use crate::eval::Error;
 use crate::model::{LayerStep, Model};
 use crate::plan::Half;
-use crate::session::{Session, SessionParams, TokenId};
 
 /// Seconds that a generated token takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,7 +33,7 @@ impl Costs {
 /// Measures the costs of a plan's parts after `n_context` tokens, from `n_tokens` tokens each.
 pub fn measure_costs(
     model: &Arc<Model>,
-    params: &SessionParams,
+    params: &EngineParams,
     plan: &[LayerStep],
     n_context: usize,
     n_tokens: usize,
@@ -61,7 +61,7 @@ pub fn measure_costs(
 /// that a slow moment of the machine hits both.
 pub fn measure_speed(
     model: &Arc<Model>,
-    params: &SessionParams,
+    params: &EngineParams,
     unpruned: &[LayerStep],
     plan: &[LayerStep],
     n_context: usize,
@@ -74,33 +74,33 @@ pub fn measure_speed(
 /// Seconds of every generated token of each plan, after `n_context` tokens, measured by turns.
 fn token_times(
     model: &Arc<Model>,
-    params: &SessionParams,
+    params: &EngineParams,
     plans: &[Vec<LayerStep>],
     n_context: usize,
     n_tokens: usize,
 ) -> Result<Vec<Vec<f64>>, Error> {
     let n_vocab = model.config().n_vocab;
     let token = |i: usize| ((i * 7919 + 13) % n_vocab) as TokenId;
-    let session = |plan: &Vec<LayerStep>| {
-        let params = SessionParams { n_ctx: n_context + n_tokens + 1, ..params.with_plan(plan.clone()) };
-        Ok((Session::new(model.clone(), params)?, Vec::new()))
+    let sequence = |plan: &Vec<LayerStep>| {
+        let params = EngineParams { n_ctx: n_context + n_tokens + 1, ..params.with_plan(plan.clone()) };
+        Ok((Sequence::alone(model.clone(), params)?, Vec::new()))
     };
-    let mut sessions = plans.iter().map(session).collect::<Result<Vec<_>, Error>>()?;
-    // Behind the sessions: they refuse what no machine holds.
+    let mut sequences = plans.iter().map(sequence).collect::<Result<Vec<_>, Error>>()?;
+    // Behind the sequences: they refuse what no machine holds.
     let context: Vec<TokenId> = (0..n_context).map(token).collect();
-    for (session, _) in &mut sessions {
-        session.sync(&context, &mut |_, _| std::ops::ControlFlow::Continue(()))?;
+    for (sequence, _) in &mut sequences {
+        sequence.sync(&context, &mut |_, _| std::ops::ControlFlow::Continue(()))?;
     }
     for i in 0..=n_tokens {
-        for (session, times) in &mut sessions {
-            session.push(token(n_context + i))?;
+        for (sequence, times) in &mut sequences {
+            sequence.push(token(n_context + i))?;
             let start = Instant::now();
-            session.logits()?;
+            sequence.logits()?;
             // The first builds the graph.
             times.extend((i > 0).then(|| start.elapsed().as_secs_f64()));
         }
     }
-    Ok(sessions.into_iter().map(|(_, times)| times).collect())
+    Ok(sequences.into_iter().map(|(_, times)| times).collect())
 }
 
 fn median(mut times: Vec<f64>) -> f64 {

@@ -128,12 +128,17 @@ impl Node for Attention {
     fn run(&self, run: &NodeRun<'_>) {
         let t = run.dst.ne[1] as usize;
         let n_tiles = t.div_ceil(TILE);
+        let sees = run.source(3);
+        // SAFETY: the graph runs this node after its sources; `Ops::attention` checked that there are four of each row.
+        let seen: &[[i32; 4]] = unsafe { std::slice::from_raw_parts(sees.data.cast(), t) };
         let mut scratch = Scratch::take();
         // Later rows see more: tiles alternate between the threads.
         for unit in run.alternate(self.heads.n_head * n_tiles) {
             let (tile, head) = (unit / self.heads.n_head, unit % self.heads.n_head);
             let rows = tile * TILE..t.min((tile + 1) * TILE);
-            match (rows.len(), self.order) {
+            // Rows of several sequences have no keys in common: together they would multiply all that lie between them.
+            let together = rows.len() == TILE && sees_alike(&seen[rows.clone()]);
+            match (if together { TILE } else { 1 }, self.order) {
                 (TILE, Order::Token) => self.tile::<TILE, 4>(run, head, rows.start, &mut scratch),
                 (TILE, Order::Prompt) => self.tile::<TILE, 1>(run, head, rows.start, &mut scratch),
                 (_, Order::Token) => rows.for_each(|row| self.tile::<1, 4>(run, head, row, &mut scratch)),
@@ -141,6 +146,13 @@ impl Node for Attention {
             }
         }
     }
+}
+
+/// Whether rows see the same but for a few positions at the end, and at the start of a window.
+#[cfg(target_arch = "x86_64")]
+fn sees_alike(rows: &[[i32; 4]]) -> bool {
+    let last = |row: &[i32; 4]| row[3] - rows[0][3];
+    rows.iter().all(|row| row[1..3] == rows[0][1..3] && (0..STEP as i32).contains(&last(row)))
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -190,9 +202,12 @@ impl Attention {
                 weights.copy_within(hole.end..seen, hole.start);
                 // Where a window starts behind the hole, it starts so much earlier without one.
                 let start = if start >= hole.end { start - hole.len() } else { start };
+                // Whole steps before it are left out: nothing is added for them in any lane.
+                let from = start / STEP * STEP;
                 self.scale(&mut weights[start..seen - hole.len()]);
-                weights[..start].fill(f32::NEG_INFINITY);
-                soft_max(lanes, weights, seen - hole.len());
+                weights[..from].fill(0.0);
+                weights[from..start].fill(f32::NEG_INFINITY);
+                soft_max(lanes, &mut weights[from..], seen - hole.len() - from);
                 weights.copy_within(hole.start..seen - hole.len(), hole.end);
                 weights[hole].fill(0.0);
             }

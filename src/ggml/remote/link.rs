@@ -117,7 +117,7 @@ impl Link {
         if let Some(token) = token {
             link.prove(token).map_err(no_greeting)?;
         }
-        let hello = link.ask(Command::Hello, &[&[0; CAPABILITIES]], 4 + CAPABILITIES).map_err(no_greeting)?;
+        let hello = link.request(Command::Hello, &[&[0; CAPABILITIES]], 4 + CAPABILITIES).map_err(no_greeting)?;
         if hello[0] != MAJOR_VERSION {
             let found = format!("protocol {}.{}.{}", hello[0], hello[1], hello[2]);
             return Err(io::Error::other(format!("expected RPC protocol {MAJOR_VERSION}, found {found}")));
@@ -207,14 +207,14 @@ impl Link {
     }
 
     /// Sends a request and waits for its answer of `n` bytes.
-    pub(super) fn ask(&mut self, command: Command, body: &[&[u8]], n: usize) -> io::Result<Vec<u8>> {
+    pub(super) fn request(&mut self, command: Command, body: &[&[u8]], n: usize) -> io::Result<Vec<u8>> {
         let mut answer = vec![0; n];
-        self.ask_into(command, body, &mut answer)?;
+        self.request_into(command, body, &mut answer)?;
         Ok(answer)
     }
 
     /// The same, into a place of the answer's length.
-    pub(super) fn ask_into(&mut self, command: Command, body: &[&[u8]], answer: &mut [u8]) -> io::Result<()> {
+    pub(super) fn request_into(&mut self, command: Command, body: &[&[u8]], answer: &mut [u8]) -> io::Result<()> {
         self.send(command, body)?;
         self.flush()?;
         let start = Instant::now();
@@ -238,8 +238,8 @@ impl Link {
     }
 
     /// The same for answers that are one number each, one behind the other.
-    pub(super) fn ask_numbers<const N: usize>(&mut self, command: Command, body: &[&[u8]]) -> io::Result<[u64; N]> {
-        let answer = self.ask(command, body, 8 * N)?;
+    pub(super) fn request_numbers<const N: usize>(&mut self, command: Command, body: &[&[u8]]) -> io::Result<[u64; N]> {
+        let answer = self.request(command, body, 8 * N)?;
         let mut numbers = [0; N];
         for (number, bytes) in numbers.iter_mut().zip(answer.chunks_exact(8)) {
             *number = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));

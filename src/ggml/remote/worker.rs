@@ -123,7 +123,7 @@ impl Worker {
 
     /// Free and total bytes of a device's memory.
     pub(in crate::ggml) fn memory(&self, device: u32) -> Option<[u64; 2]> {
-        self.attempt(|state| state.link().ask_numbers(Command::GetDeviceMemory, &[&device.to_le_bytes()]))
+        self.attempt(|state| state.link().request_numbers(Command::GetDeviceMemory, &[&device.to_le_bytes()]))
     }
 
     /// Why it was lost, if it was.
@@ -207,7 +207,7 @@ impl Worker {
                     None => body.extend_from_slice(&[0; wire::TENSOR_BYTES]),
                 }
             }
-            let [bytes] = state.link().ask_numbers(Command::GetAllocSize, &[&body])?;
+            let [bytes] = state.link().request_numbers(Command::GetAllocSize, &[&body])?;
             sane("bytes of a tensor", bytes, 0..=MOST_BYTES)?;
             state.alloc_sizes.insert(kind, bytes);
             Ok(bytes)
@@ -256,7 +256,7 @@ impl Worker {
         let done = self.attempt(|state| {
             let description = state.describe(tensor);
             let [offset, len] = [offset, data.len()].map(|n| (n as u64).to_le_bytes());
-            state.link().ask_into(Command::GetTensor, &[&description, &offset, &len], data)
+            state.link().request_into(Command::GetTensor, &[&description, &offset, &len], data)
         });
         if done.is_none() {
             data.fill(0);
@@ -342,12 +342,12 @@ impl Held {
     fn allocate(&mut self, link: &mut Link) -> io::Result<bool> {
         let body = [&self.device.to_le_bytes()[..], &(self.bytes as u64).to_le_bytes()];
         link.owe_memory(self.bytes);
-        let [buffer, bytes] = link.ask_numbers(Command::AllocBuffer, &body)?;
+        let [buffer, bytes] = link.request_numbers(Command::AllocBuffer, &body)?;
         if buffer == 0 {
             return Ok(false);
         }
         sane("bytes of a buffer", bytes, self.bytes as u64..=u64::MAX)?;
-        let [data] = link.ask_numbers(Command::BufferGetBase, &[&buffer.to_le_bytes()])?;
+        let [data] = link.request_numbers(Command::BufferGetBase, &[&buffer.to_le_bytes()])?;
         sane("address of a buffer", data, 0..=u64::MAX - MOST_BYTES)?;
         self.there = Place { buffer, data };
         Ok(true)
@@ -393,7 +393,7 @@ fn set(link: &mut Link, description: &Description, data: &[u8], offset: usize) -
 }
 
 fn device_count(link: &mut Link) -> io::Result<u32> {
-    let answer = link.ask(Command::DeviceCount, &[], 4)?;
+    let answer = link.request(Command::DeviceCount, &[], 4)?;
     let n = u32::from_le_bytes(answer.try_into().expect("four bytes"));
     sane("devices", n.into(), 1..=MOST_DEVICES.into()).map(|()| n)
 }
@@ -404,12 +404,12 @@ fn introduce(link: &mut Link) -> io::Result<Vec<(usize, usize)>> {
     let mut sizes = Vec::new();
     for device in 0..device_count(link)? {
         let body = device.to_le_bytes();
-        let [alignment] = link.ask_numbers(Command::GetAlignment, &[&body])?;
+        let [alignment] = link.request_numbers(Command::GetAlignment, &[&body])?;
         sane("alignment", alignment, 1..=MOST_ALIGNED)?;
         if !alignment.is_power_of_two() {
             return Err(io::Error::other(format!("alignment: expected a power of two, found {alignment}")));
         }
-        let [most] = link.ask_numbers(Command::GetMaxSize, &[&body])?;
+        let [most] = link.request_numbers(Command::GetMaxSize, &[&body])?;
         sane("bytes of the largest buffer", most, 1 << 20..=u64::MAX)?;
         sizes.push((alignment as usize, most.min(MOST_BYTES) as usize));
     }

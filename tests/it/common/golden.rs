@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use curtail::dtype::DType;
+use curtail::engine::{EngineParams, Sequence, TokenId};
 use curtail::ggml::Device;
 use curtail::gguf::{self, File, Writer};
 use curtail::model::Model;
-use curtail::session::{Session, SessionParams, TokenId};
 
 /// A file of a folder of `tests/data`.
 pub(crate) fn path(folder: &str, file: &str) -> PathBuf {
@@ -41,26 +41,26 @@ pub(crate) fn floats(path: &Path) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect()
 }
 
-pub(crate) fn f32_cache() -> SessionParams {
-    SessionParams { type_k: DType::F32, type_v: DType::F32, ..SessionParams::default() }
+pub(crate) fn f32_cache() -> EngineParams {
+    EngineParams { type_k: DType::F32, type_v: DType::F32, ..EngineParams::default() }
 }
 
 /// Logits at every position, the tokens fed one by one.
-pub(crate) fn logits(model: &Arc<Model>, tokens: &[TokenId], params: SessionParams) -> Vec<f32> {
-    let mut session = Session::new(model.clone(), params).expect("a session");
+pub(crate) fn logits(model: &Arc<Model>, tokens: &[TokenId], params: EngineParams) -> Vec<f32> {
+    let mut sequence = Sequence::alone(model.clone(), params).expect("a sequence");
     let mut all = Vec::new();
     for end in 1..=tokens.len() {
-        session.sync(&tokens[..end], &mut |_, _| ControlFlow::Continue(())).expect("it runs");
-        all.extend_from_slice(session.logits().expect("logits"));
+        sequence.sync(&tokens[..end], &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+        all.extend_from_slice(sequence.logits().expect("logits"));
     }
     all
 }
 
 /// Logits after the whole prompt, run as batches.
-pub(crate) fn last_logits(model: &Arc<Model>, tokens: &[TokenId], params: SessionParams) -> Vec<f32> {
-    let mut session = Session::new(model.clone(), params).expect("a session");
-    session.sync(tokens, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
-    session.logits().expect("logits").to_vec()
+pub(crate) fn last_logits(model: &Arc<Model>, tokens: &[TokenId], params: EngineParams) -> Vec<f32> {
+    let mut sequence = Sequence::alone(model.clone(), params).expect("a sequence");
+    sequence.sync(tokens, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+    sequence.logits().expect("logits").to_vec()
 }
 
 pub(crate) fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
@@ -74,7 +74,7 @@ pub(crate) fn assert_batches_give_the_reference(folder: &str, variants: &[&str],
         let (model, tokens, reference) = (load(folder, name, 1), prompt(folder, name), reference(folder, name));
         let last = &reference[reference.len() - model.config().n_vocab..];
         for n_batch in [tokens.len(), 7, 2] {
-            let found = last_logits(&model, &tokens, SessionParams { n_batch, ..f32_cache() });
+            let found = last_logits(&model, &tokens, EngineParams { n_batch, ..f32_cache() });
             let difference = largest_difference(&found, last);
             assert!(difference < tolerance, "{name}, batches of {n_batch}: {difference}");
         }

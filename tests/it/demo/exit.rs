@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use crate::common::golden::cut_model;
 use crate::common::{curtail, demo_model};
+use curtail::engine::{Cut, EngineParams, Question, Sequence, TokenId, View};
 use curtail::eval::Task;
 use curtail::ggml::{Device, Isa, isa};
 use curtail::gguf::File;
 use curtail::model::{LayerStep, Model};
-use curtail::session::{Cut, Question, Session, SessionParams, TokenId, View};
 use serde_json::{Value, json};
 
 const TOKENS: [TokenId; 20] = [1, 5, 9, 13, 17, 21, 25, 29, 33, 37, 41, 45, 49, 53, 57, 61, 65, 69, 73, 77];
@@ -19,16 +19,16 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/llama_golden").join(name)
 }
 
-fn session(path: &Path, n_batch: usize) -> Session {
+fn sequence(path: &Path, n_batch: usize) -> Sequence {
     let file = Arc::new(File::open(path).expect("a model file"));
     let model = Arc::new(Model::load(file, Device::cpu(1).expect("a CPU")).expect("it loads"));
-    Session::new(model, SessionParams { n_batch, ..SessionParams::default() }).expect("a session")
+    Sequence::alone(model, EngineParams { n_batch, ..EngineParams::default() }).expect("a sequence")
 }
 
 fn full_depth(path: &Path, n_batch: usize) -> Vec<f32> {
-    let mut session = session(path, n_batch);
-    session.sync(&TOKENS, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
-    session.logits().expect("logits").to_vec()
+    let mut sequence = sequence(path, n_batch);
+    sequence.sync(&TOKENS, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+    sequence.logits().expect("logits").to_vec()
 }
 
 /// What a question has at a cut: layers run, hidden state, logits.
@@ -36,7 +36,7 @@ type Seen = (usize, Vec<f32>, Vec<f32>);
 
 /// Asks questions after a prefix; each stops at its own layer, or never.
 fn ask(
-    session: &mut Session,
+    sequence: &mut Sequence,
     prefix: &[TokenId],
     questions: &[&[TokenId]],
     cuts: &[usize],
@@ -51,7 +51,7 @@ fn ask(
         seen.iter().map(&mut look).collect()
     };
     let questions: Vec<Question<'_>> = questions.iter().map(|tokens| Question { tokens, shown: 1 }).collect();
-    session.ask(prefix, &questions, cuts, View::Logits, at_cut).expect("it runs");
+    sequence.fan_out(prefix, &questions, cuts, View::Logits, at_cut).expect("it runs");
     last
 }
 
@@ -75,10 +75,10 @@ fn without_a_stop_a_question_is_a_plain_prompt_to_the_bit() {
     for path in [golden("gqa-untied.gguf"), PathBuf::from(demo_model())] {
         for n_batch in [7, 512] {
             let plain = full_depth(&path, n_batch);
-            let n_layer = session(&path, n_batch).model().config().n_layer;
+            let n_layer = sequence(&path, n_batch).model().config().n_layer;
             for cuts in [vec![], vec![1], (1..n_layer).collect()] {
-                let mut session = session(&path, n_batch);
-                let found = ask(&mut session, &[], &[&TOKENS], &cuts, &[NEVER]);
+                let mut sequence = sequence(&path, n_batch);
+                let found = ask(&mut sequence, &[], &[&TOKENS], &cuts, &[NEVER]);
                 assert_eq!(found[0].0, n_layer);
                 assert_eq!(found[0].2, plain, "{} cut at {cuts:?}", path.display());
             }
@@ -94,8 +94,8 @@ fn a_stop_gives_what_a_model_with_no_more_layers_gives() {
         for k in layers {
             cut_model(&path, k, &cut);
             let expected = full_depth(&cut, 512);
-            let mut session = session(&path, 512);
-            let found = ask(&mut session, &[], &[&TOKENS], &[k], &[k]);
+            let mut sequence = sequence(&path, 512);
+            let found = ask(&mut sequence, &[], &[&TOKENS], &[k], &[k]);
             assert_eq!(found[0].0, k);
             let largest = found[0].2.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             // The rows of a cut model's last layer run alone; ggml's f32 kernels, which the tiny model uses, then add up in
@@ -116,9 +116,9 @@ fn questions_side_by_side_leave_at_their_own_depth_with_what_they_get_alone() {
     let questions: [&[TokenId]; 6] = [rest, &rest[..4], &long, &[7], &rest[2..], &other];
     let (cuts, stops) = ([5, 10, 20], [10, NEVER, 5, 20, NEVER, NEVER]);
     for n_batch in [16, 512] {
-        let together = ask(&mut session(&path, n_batch), prefix, &questions, &cuts, &stops);
+        let together = ask(&mut sequence(&path, n_batch), prefix, &questions, &cuts, &stops);
         for (i, question) in questions.iter().enumerate() {
-            let alone = ask(&mut session(&path, n_batch), prefix, &[question], &cuts, &stops[i..=i]);
+            let alone = ask(&mut sequence(&path, n_batch), prefix, &[question], &cuts, &stops[i..=i]);
             assert_eq!(together[i].0, stops[i].min(30));
             // Without AVX2 attention has no kernel of ours, and ggml's adds up by where rows lie in the cache.
             match isa() >= Isa::Avx2 {
@@ -135,15 +135,15 @@ fn every_shown_row_has_what_it_has_as_the_last() {
     let (prefix, rest) = TOKENS.split_at(12);
     let mut seen = Vec::new();
     let question = Question { tokens: rest, shown: 3 };
-    let mut session = session(&path, 512);
+    let mut sequence = sequence(&path, 512);
     let at_cut = &mut |cuts: &[Cut]| {
         seen.extend(cuts.to_vec());
         Vec::new()
     };
-    session.ask(prefix, &[question], &[7], View::Through(&|_, h| h.to_vec()), at_cut).expect("it runs");
+    sequence.fan_out(prefix, &[question], &[7], View::Through(&|_, h| h.to_vec()), at_cut).expect("it runs");
     for (i, cut) in seen.iter().enumerate() {
         for back in 0..3 {
-            let found = ask(&mut session, prefix, &[&rest[..rest.len() - back]], &[7], &[[7, NEVER][i]]);
+            let found = ask(&mut sequence, prefix, &[&rest[..rest.len() - back]], &[7], &[[7, NEVER][i]]);
             let at = |all: &[f32], n: usize| all[(2 - back) * n..(3 - back) * n].to_vec();
             assert_eq!((cut.hidden.len(), cut.logits.len()), (3 * 576, 3 * 49152));
             assert!(at(&cut.logits, 49152) == found[0].2 && at(&cut.hidden, 576) == found[0].1, "cut {i}, {back} back");
@@ -154,21 +154,21 @@ fn every_shown_row_has_what_it_has_as_the_last() {
 #[test]
 fn a_prefix_goes_no_deeper_than_its_questions_and_later_as_deep_as_needed() {
     let path = PathBuf::from(demo_model());
-    let mut session = session(&path, 512);
+    let mut sequence = sequence(&path, 512);
     let (prefix, rest) = TOKENS.split_at(12);
     // Stops early, a bit later, never: the prefix follows, and a plain continuation takes it from there.
     for stop in [4, 15, 8, NEVER] {
-        let found = ask(&mut session, prefix, &[rest], &[4, 8, 15], &[stop]);
-        let fresh = ask(&mut self::session(&path, 512), prefix, &[rest], &[4, 8, 15], &[stop]);
+        let found = ask(&mut sequence, prefix, &[rest], &[4, 8, 15], &[stop]);
+        let fresh = ask(&mut self::sequence(&path, 512), prefix, &[rest], &[4, 8, 15], &[stop]);
         assert!(found == fresh, "stop at {stop}");
-        assert_eq!(session.tokens(), prefix);
+        assert_eq!(sequence.tokens(), prefix);
     }
-    ask(&mut session, &TOKENS[..15], &[&TOKENS[15..]], &[4], &[4]);
-    session.sync(&TOKENS, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
-    assert_eq!(session.logits().expect("logits"), full_depth(&path, 512));
+    ask(&mut sequence, &TOKENS[..15], &[&TOKENS[15..]], &[4], &[4]);
+    sequence.sync(&TOKENS, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+    assert_eq!(sequence.logits().expect("logits"), full_depth(&path, 512));
     let mut error = |tokens, shown, cuts: &[usize]| {
         let question = Question { tokens, shown };
-        session.ask(prefix, &[question], cuts, View::Hidden, &mut |_| Vec::new()).unwrap_err().to_string()
+        sequence.fan_out(prefix, &[question], cuts, View::Hidden, &mut |_| Vec::new()).unwrap_err().to_string()
     };
     assert_eq!(error(rest, 1, &[0]), "`cuts`: expected layers between 1 and 29, rising, found [0]");
     assert_eq!(error(&[], 1, &[]), "there is no token to continue from");
@@ -184,8 +184,8 @@ fn a_plan_without_layers_is_a_model_without_them() {
     let file = Arc::new(File::open(&path).expect("a model file"));
     let model = Arc::new(Model::load(file, Device::cpu(1).expect("a CPU")).expect("it loads"));
     let plan: Vec<LayerStep> = (0..20).map(LayerStep::whole).collect();
-    let mut session = Session::new(model, SessionParams { plan, ..SessionParams::default() }).expect("a session");
-    let found = ask(&mut session, &[], &[&TOKENS], &[], &[NEVER]);
+    let mut sequence = Sequence::alone(model, EngineParams { plan, ..EngineParams::default() }).expect("a sequence");
+    let found = ask(&mut sequence, &[], &[&TOKENS], &[], &[NEVER]);
     assert_eq!((found[0].0, &found[0].2), (20, &full_depth(&cut, 512)));
 }
 

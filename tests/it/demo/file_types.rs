@@ -7,12 +7,12 @@ use std::process::Command;
 use std::sync::Arc;
 
 use crate::common::{curtail, demo_model};
+use curtail::engine::{EngineParams, Sequence};
 use curtail::eval::{Base, compare, log_softmax};
 use curtail::ggml::{Device, usable_isas};
 use curtail::gguf::{Error, File, TensorInfo, Writer};
 use curtail::model::Model;
 use curtail::quantize::FileType;
-use curtail::session::{Session, SessionParams};
 use curtail::tokenizer::{Special, Tokenizer};
 use rayon::prelude::*;
 
@@ -163,10 +163,11 @@ fn writes_logits() {
     let tokenizer = Tokenizer::from_gguf(file.metadata()).expect("a vocabulary");
     let ids = tokenizer.encode(&fs::read_to_string(passage()).expect("a text"), Special::Plain);
     let model = Arc::new(Model::load(file, Device::cpu(1).expect("a CPU")).expect("it loads"));
-    let mut session = Session::new(model, SessionParams { n_ctx: 64, ..SessionParams::default() }).expect("a session");
+    let mut sequence =
+        Sequence::alone(model, EngineParams { n_ctx: 64, ..EngineParams::default() }).expect("a sequence");
     let mut bytes = Vec::new();
     let (prompt, tokens) = ids[..N_PROMPT + N_TOKENS + 1].split_at(N_PROMPT);
-    session
+    sequence
         .score(prompt, tokens, &mut |_, logits| {
             bytes.extend(logits.iter().flat_map(|logit| logit.to_le_bytes()));
         })

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use crate::common::demo_model;
 use curtail::decode::{Decoder, Kv, Mode, Options, Source};
 use curtail::dtype::DType;
+use curtail::engine::{EngineParams, Sequence, TokenId};
 use curtail::exit::{Checkpoint, Lens, Probe, Scorer};
 use curtail::ggml::Device;
 use curtail::gguf::File;
 use curtail::model::{LayerStep, Model};
 use curtail::sample::{Sampler, SamplerParams};
-use curtail::session::{Session, SessionParams, TokenId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -21,13 +21,13 @@ fn model() -> Arc<Model> {
     Arc::new(Model::load(file, Device::cpu(1).expect("a CPU")).expect("it loads"))
 }
 
-fn session(model: &Arc<Model>, draft_plan: Vec<LayerStep>) -> Session {
-    let params = SessionParams { n_ctx: 256, draft_plan, ..SessionParams::default() };
-    Session::new(model.clone(), params).expect("a session")
+fn sequence(model: &Arc<Model>, draft_plan: Vec<LayerStep>) -> Sequence {
+    let params = EngineParams { n_ctx: 256, draft_plan, ..EngineParams::default() };
+    Sequence::alone(model.clone(), params).expect("a sequence")
 }
 
-fn start(session: &mut Session, prompt: &[TokenId]) {
-    session.sync(prompt, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+fn start(sequence: &mut Sequence, prompt: &[TokenId]) {
+    sequence.sync(prompt, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
 }
 
 fn prompt(rng: &mut StdRng) -> Vec<TokenId> {
@@ -50,54 +50,54 @@ fn random_guesses_never_change_what_is_generated() {
         // Keys of 8 bits have no kernel of our own: there rows are run one by one.
         let type_k = if seed % 4 < 2 { DType::F16 } else { DType::Q8_0 };
         let of = |draft_plan| {
-            let params = SessionParams { n_ctx: 256, type_k, draft_plan, ..SessionParams::default() };
-            Session::new(model.clone(), params).expect("a session")
+            let params = EngineParams { n_ctx: 256, type_k, draft_plan, ..EngineParams::default() };
+            Sequence::alone(model.clone(), params).expect("a sequence")
         };
-        let (mut plain, mut session) = (of(Vec::new()), of(draft_plan()));
+        let (mut plain, mut sequence) = (of(Vec::new()), of(draft_plan()));
         let (mut sampler_plain, mut sampler) = (sampler(), sampler());
         let mut tokens = prompt(&mut rng);
         for _ in 0..3 {
             start(&mut plain, &tokens);
-            start(&mut session, &tokens);
+            start(&mut sequence, &tokens);
             let n = rng.random_range(10..30);
             let expected: Vec<TokenId> =
                 (0..n).map(|_| plain.step(&mut sampler_plain).expect("a token").token).collect();
             let mut found = Vec::new();
             while found.len() < n {
-                if !session.has_logits() && session.n_guesses() == 0 {
-                    expect_some(&mut session, &expected[found.len()..], &mut rng);
+                if !sequence.has_logits() && sequence.n_drafts() == 0 {
+                    expect_some(&mut sequence, &expected[found.len()..], &mut rng);
                 }
-                found.push(session.step(&mut sampler).expect("a token").token);
+                found.push(sequence.step(&mut sampler).expect("a token").token);
             }
             assert_eq!(found, expected, "seed {seed}");
-            assert_eq!(session.tokens(), plain.tokens());
+            assert_eq!(sequence.tokens(), plain.tokens());
             // Both go on from an earlier place, with what the user says next.
             tokens = plain.tokens().to_vec();
             tokens.truncate(tokens.len() - rng.random_range(0..3));
             tokens.extend(prompt(&mut rng));
             if rng.random_bool(0.3) {
                 let kept = rng.random_range(1..tokens.len());
-                session.rewind(kept);
+                sequence.rewind(kept);
                 plain.rewind(kept);
             }
         }
         start(&mut plain, &tokens);
-        start(&mut session, &tokens);
-        assert_eq!(session.logits().expect("logits"), plain.logits().expect("logits"), "seed {seed}: to the bit");
+        start(&mut sequence, &tokens);
+        assert_eq!(sequence.logits().expect("logits"), plain.logits().expect("logits"), "seed {seed}: to the bit");
     }
 }
 
 /// Puts guesses behind the timeline: mostly what will come, found in one way or another.
-fn expect_some(session: &mut Session, coming: &[TokenId], rng: &mut StdRng) {
+fn expect_some(sequence: &mut Sequence, coming: &[TokenId], rng: &mut StdRng) {
     for &next in coming.iter().take(rng.random_range(0..16)) {
         if rng.random_bool(0.4) {
-            session.reach(rng.random_range(1..30)).expect("it runs");
+            sequence.hidden_state_at(rng.random_range(1..30)).expect("it runs");
         }
         if rng.random_bool(0.4) {
-            session.skim().expect("it runs"); // of a row that has come some way, too
+            sequence.run_draft_plan().expect("it runs"); // of a row that has come some way, too
         }
         let token = if rng.random_bool(0.85) { next } else { rng.random_range(0..49_000) };
-        session.guess(token, 1).expect("a token");
+        sequence.draft(token, 1).expect("a token");
     }
 }
 
@@ -131,7 +131,7 @@ fn verified_tokens_are_full_depths_whatever_guesses_them() {
     for (i, mode) in modes.enumerate() {
         for (most, temperature) in [(1, 0.0), (4, 0.7), (16, 0.0)] {
             let params = SamplerParams { temperature, seed: Some(i as u64), ..SamplerParams::default() };
-            let (mut plain, mut session) = (session(&model, Vec::new()), session(&model, draft_plan()));
+            let (mut plain, mut sequence) = (sequence(&model, Vec::new()), sequence(&model, draft_plan()));
             let (mut sampler_plain, mut sampler) = (Sampler::new(params.clone()), Sampler::new(params));
             let options =
                 Options { mode, source: Source::Lookup, checkpoints: checkpoints.clone(), kv: Kv::Deferred, most };
@@ -139,14 +139,14 @@ fn verified_tokens_are_full_depths_whatever_guesses_them() {
             let mut tokens = prompt.clone();
             for _ in 0..2 {
                 start(&mut plain, &tokens);
-                start(&mut session, &tokens);
+                start(&mut sequence, &tokens);
                 for n in 0..14 {
                     let expected = plain.step(&mut sampler_plain).expect("a token").token;
-                    let found = decoder.step(&mut session, &mut sampler).expect("a token").token;
+                    let found = decoder.step(&mut sequence, &mut sampler).expect("a token").token;
                     assert_eq!(found, expected, "{mode:?}, {most} at once, token {n}");
                 }
                 // An answer is taken back in part, as /undo and a stop string do.
-                tokens = session.tokens().to_vec();
+                tokens = sequence.tokens().to_vec();
                 tokens.truncate(tokens.len() - 5);
                 tokens.extend(&phrase);
             }
@@ -170,13 +170,13 @@ fn fast_tokens_stand_and_few_wait() {
         most: 3,
     };
     let mut decoder = Decoder::new(options);
-    let mut session = session(&model, Vec::new());
-    start(&mut session, &prompt(&mut rng));
+    let mut sequence = sequence(&model, Vec::new());
+    start(&mut sequence, &prompt(&mut rng));
     let mut sampler = Sampler::greedy();
     let mut depths = Vec::new();
     for _ in 0..40 {
-        depths.push(decoder.step(&mut session, &mut sampler).expect("a token").layers_run);
-        assert!(session.n_pending() <= 5, "{}", session.n_pending()); // three, the last before and the new one
+        depths.push(decoder.step(&mut sequence, &mut sampler).expect("a token").layers_run);
+        assert!(sequence.n_pending() <= 5, "{}", sequence.n_pending()); // three, the last before and the new one
     }
     assert!(depths.iter().all(|layers| [16, 24, 28, 30].contains(layers)) && depths.contains(&30), "{depths:?}");
     assert!(depths.iter().any(|&layers| layers < 30), "{depths:?}");
@@ -189,39 +189,39 @@ fn published_approximations_are_what_they_say() {
     let model = model();
     let mut rng = StdRng::seed_from_u64(9);
     let prompt = prompt(&mut rng);
-    let run = |end: fn(&mut Session), depth: usize| {
-        let mut session = session(&model, Vec::new());
-        start(&mut session, &prompt);
-        session.push(500).expect("room");
-        session.reach(depth).expect("it runs");
-        end(&mut session);
-        assert_eq!(session.n_pending(), 0);
-        session.push(900).expect("room");
-        session.logits().expect("logits").to_vec()
+    let run = |end: fn(&mut Sequence), depth: usize| {
+        let mut sequence = sequence(&model, Vec::new());
+        start(&mut sequence, &prompt);
+        sequence.push(500).expect("room");
+        sequence.hidden_state_at(depth).expect("it runs");
+        end(&mut sequence);
+        assert_eq!(sequence.n_pending(), 0);
+        sequence.push(900).expect("room");
+        sequence.logits().expect("logits").to_vec()
     };
     let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    let mut full = session(&model, Vec::new());
+    let mut full = sequence(&model, Vec::new());
     start(&mut full, &prompt);
     full.push(500).expect("room");
     full.push(900).expect("room");
     let full = full.logits().expect("logits").to_vec();
-    let propagate: fn(&mut Session) = |session| session.propagate().expect("it runs");
-    let hide: fn(&mut Session) = Session::hide;
+    let propagate: fn(&mut Sequence) = |sequence| sequence.propagate_kv().expect("it runs");
+    let mask_kv: fn(&mut Sequence) = Sequence::mask_kv;
     // One layer is missing, or nearly all; the keys of the last layer are made of the state before it all the same.
-    let near = [run(propagate, 29), run(hide, 29)].map(|logits| distance(&logits, &full));
-    let far = [run(propagate, 2), run(hide, 2)].map(|logits| distance(&logits, &full));
+    let near = [run(propagate, 29), run(mask_kv, 29)].map(|logits| distance(&logits, &full));
+    let far = [run(propagate, 2), run(mask_kv, 2)].map(|logits| distance(&logits, &full));
     assert!(near[0] <= 1e-3, "the last layer's keys come from the state that full depth has there: {near:?}");
     assert!(near[1] > 1e-3 && far[0] > near[0] && far[1] > near[1], "{near:?} {far:?}");
     // Rewinding forgets what was hidden.
-    let mut session = session(&model, Vec::new());
-    start(&mut session, &prompt);
-    session.push(500).expect("room");
-    session.reach(2).expect("it runs");
-    session.hide();
-    session.rewind(prompt.len());
-    session.push(500).expect("room");
-    session.push(900).expect("room");
-    assert!(session.logits().expect("logits") == full, "to the bit");
+    let mut sequence = sequence(&model, Vec::new());
+    start(&mut sequence, &prompt);
+    sequence.push(500).expect("room");
+    sequence.hidden_state_at(2).expect("it runs");
+    sequence.mask_kv();
+    sequence.rewind(prompt.len());
+    sequence.push(500).expect("room");
+    sequence.push(900).expect("room");
+    assert!(sequence.logits().expect("logits") == full, "to the bit");
 }
 
 /// A timeline whose tokens stopped early settles to what full depth gives.
@@ -231,27 +231,27 @@ fn tokens_that_stopped_early_catch_up_to_the_bit() {
     for seed in 0..4 {
         let mut rng = StdRng::seed_from_u64(100 + seed);
         let prompt = prompt(&mut rng);
-        let (mut plain, mut session) = (session(&model, Vec::new()), session(&model, Vec::new()));
+        let (mut plain, mut sequence) = (sequence(&model, Vec::new()), sequence(&model, Vec::new()));
         start(&mut plain, &prompt);
-        start(&mut session, &prompt);
+        start(&mut sequence, &prompt);
         for _ in 0..20 {
             let token = rng.random_range(100..40_000);
             plain.push(token).expect("room");
             plain.logits().expect("logits");
-            session.push(token).expect("room");
+            sequence.push(token).expect("room");
             match rng.random_range(0..4) {
-                0 => drop(session.logits().expect("logits")),
+                0 => drop(sequence.logits().expect("logits")),
                 1 => {}
-                _ => drop(session.reach(rng.random_range(1..30)).expect("it runs")),
+                _ => drop(sequence.hidden_state_at(rng.random_range(1..30)).expect("it runs")),
             }
             if rng.random_bool(0.1) {
-                let kept = session.tokens().len() - 1;
-                session.rewind(kept);
+                let kept = sequence.tokens().len() - 1;
+                sequence.rewind(kept);
                 plain.rewind(kept);
             }
         }
-        assert_eq!(session.logits().expect("logits"), plain.logits().expect("logits"), "seed {seed}");
-        assert_eq!(session.n_pending(), 0);
+        assert_eq!(sequence.logits().expect("logits"), plain.logits().expect("logits"), "seed {seed}");
+        assert_eq!(sequence.n_pending(), 0);
     }
 }
 
@@ -271,27 +271,27 @@ fn tokens_after_guesses_have_the_full_models_distribution() {
         let sum: f64 = best.iter().map(|(_, x)| x.exp()).sum();
         best.into_iter().map(|(token, x)| (token, x.exp() / sum)).collect::<Vec<_>>()
     };
-    let mut plain = session(&model, Vec::new());
+    let mut plain = sequence(&model, Vec::new());
     start(&mut plain, &prompt);
     let first = chances(plain.logits().expect("logits"));
     plain.push(first[0].0).expect("room");
     let second = chances(plain.logits().expect("logits"));
 
-    let mut session = session(&model, Vec::new());
-    start(&mut session, &prompt);
+    let mut sequence = sequence(&model, Vec::new());
+    start(&mut sequence, &prompt);
     let (mut after_prompt, mut after_guess) = (Vec::new(), Vec::new());
     for seed in 0..TRIALS {
-        session.rewind(prompt.len());
+        sequence.rewind(prompt.len());
         // Mostly what is most probable, sometimes something else, and a wrong guess behind it.
         let guess = if seed % 4 == 3 { first[1].0 } else { first[0].0 };
-        session.guess(guess, 1).expect("room");
-        session.guess(77, 1).expect("room");
+        sequence.draft(guess, 1).expect("room");
+        sequence.draft(77, 1).expect("room");
         let params = SamplerParams { temperature: 1.0, top_k: 8, top_p: 1.0, min_p: 0.0, ..SamplerParams::default() };
         let mut sampler = Sampler::new(SamplerParams { seed: Some(seed as u64), ..params });
-        let token = session.step(&mut sampler).expect("a token").token;
+        let token = sequence.step(&mut sampler).expect("a token").token;
         after_prompt.push(token);
         if token == first[0].0 {
-            after_guess.push(session.step(&mut sampler).expect("a token").token);
+            after_guess.push(sequence.step(&mut sampler).expect("a token").token);
         }
     }
     for (found, chances) in [(after_prompt, first), (after_guess, second)] {

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use crate::common::golden::{f32_cache, largest_difference, last_logits, load, load_file, logits, path, prompt};
 use crate::common::{curtail, demo_model};
+use curtail::engine::{EngineParams, Sequence, Shown, TokenId};
 use curtail::eval::layers::{Change, Scan, ScanState, windows};
 use curtail::gguf::{self, File, Writer};
 use curtail::model::{LayerStep, Model};
 use curtail::plan::{Half, Layers, full};
 use curtail::sample::Sampler;
-use curtail::session::{Session, SessionParams, Shown, TokenId};
 use serde_json::Value;
 
 /// The weights whose zeros make a half contribute nothing.
@@ -54,7 +54,7 @@ fn rewrite(from: &Path, steps: &[LayerStep], to: &Path) {
     writer.write(to, bytes).expect("written");
 }
 
-fn with_plan(plan: &[LayerStep]) -> SessionParams {
+fn with_plan(plan: &[LayerStep]) -> EngineParams {
     f32_cache().with_plan(plan.to_vec())
 }
 
@@ -88,7 +88,7 @@ fn plans_give_the_logits_of_rewritten_files() {
             // A half that adds zero, and rows that leave before it or behind it, round differently: 1 in 10^6.
             assert!(largest < 1e-5, "{name}, {plan:?}: {largest}");
             for n_batch in [5, 512] {
-                let last = last_logits(&model, &tokens, SessionParams { n_batch, ..with_plan(&plan) });
+                let last = last_logits(&model, &tokens, EngineParams { n_batch, ..with_plan(&plan) });
                 let end = &expected[expected.len() - last.len()..];
                 let largest = largest_difference(&last, end);
                 assert!(largest < 1e-4, "{name}, {plan:?}, batches of {n_batch}: {largest}");
@@ -114,9 +114,10 @@ fn the_demo_model_without_layers_is_its_rewritten_file_to_the_bit() {
         let plan = steps(text, 30);
         rewrite(Path::new(&demo_model()), &plan, &rewritten);
         let last = |model: &Arc<Model>, plan: Vec<LayerStep>| {
-            let mut session = Session::new(model.clone(), SessionParams::default().with_plan(plan)).expect("a session");
-            session.sync(&tokens, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
-            session.logits().expect("logits").to_vec()
+            let mut sequence =
+                Sequence::alone(model.clone(), EngineParams::default().with_plan(plan)).expect("a sequence");
+            sequence.sync(&tokens, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+            sequence.logits().expect("logits").to_vec()
         };
         let found = last(&model, plan);
         assert!(found == last(&load_file(&rewritten, 1), Vec::new()), "{text}");
@@ -132,9 +133,9 @@ fn a_scan_measures_what_rewritten_files_predict() {
     let (kind, name) = ("llama_golden", "gqa-untied");
     let (model, tokens) = (load(kind, name, 1), prompt(kind, name));
     let parts = windows(&tokens, &[], 20);
-    let mut session = Session::new(model.clone(), f32_cache()).expect("a session");
+    let mut sequence = Sequence::alone(model.clone(), f32_cache()).expect("a sequence");
     let mut state = ScanState::default();
-    let done = Scan::new(&mut session, &parts).run(&mut state, &mut |_| ControlFlow::Continue(()));
+    let done = Scan::new(&mut sequence, &parts).run(&mut state, &mut |_| ControlFlow::Continue(()));
     let done = done.expect("it runs").expect("to its end");
     assert_eq!((done.changes.len(), done.lens.len(), done.cosines.len()), (7, 2, 2));
     let n_vocab = model.config().n_vocab;
@@ -179,12 +180,12 @@ fn a_scan_measures_what_rewritten_files_predict() {
 fn a_scan_in_pieces_is_the_same_scan() {
     let (model, tokens) = (load("llama_golden", "tied", 1), prompt("llama_golden", "tied"));
     let parts = windows(&tokens, &[1], 16);
-    let mut session = Session::new(model, f32_cache()).expect("a session");
+    let mut sequence = Sequence::alone(model, f32_cache()).expect("a sequence");
     let mut whole = ScanState::default();
-    Scan::new(&mut session, &parts).run(&mut whole, &mut |_| ControlFlow::Continue(())).expect("it runs");
+    Scan::new(&mut sequence, &parts).run(&mut whole, &mut |_| ControlFlow::Continue(())).expect("it runs");
     let (mut pieces, mut n_pieces) = (ScanState::default(), 0);
     loop {
-        let mut scan = Scan::new(&mut session, &parts);
+        let mut scan = Scan::new(&mut sequence, &parts);
         assert_eq!(scan.n_done(&pieces), n_pieces);
         if scan.run(&mut pieces, &mut |_| ControlFlow::Break(())).expect("it runs").is_some() {
             break;
@@ -193,7 +194,7 @@ fn a_scan_in_pieces_is_the_same_scan() {
         // As a file would have it.
         pieces = serde_json::from_str(&serde_json::to_string(&pieces).expect("written")).expect("read");
     }
-    assert_eq!((n_pieces, Scan::new(&mut session, &parts).n_runs()), (24, 24));
+    assert_eq!((n_pieces, Scan::new(&mut sequence, &parts).n_runs()), (24, 24));
     let [a, b] = [whole, pieces].map(|state| serde_json::to_value(state).expect("a value"));
     same_numbers(&a, &b);
 }
@@ -222,25 +223,25 @@ fn same_numbers(a: &Value, b: &Value) {
 #[test]
 fn a_window_goes_on_from_any_depth_to_the_same_bits() {
     let (model, tokens) = (demo(), spread(33));
-    let mut session = Session::new(model.clone(), SessionParams::default()).expect("a session");
+    let mut sequence = Sequence::alone(model.clone(), EngineParams::default()).expect("a sequence");
     let (mut out, mut states) = (Shown::default(), Vec::new());
     let shown = [8, 30, 32];
-    session.trace(&tokens, &shown, &mut out, &mut |state| states.push(state)).expect("it runs");
+    sequence.trace(&tokens, &shown, &mut out, &mut |state| states.push(state)).expect("it runs");
     let whole = out.clone();
     assert_eq!((states.len(), whole.logits.len(), whole.hidden.len()), (30, 3 * 49152, 3 * 576));
     for depth in [0, 1, 17, 29] {
-        session.resume(&tokens, depth, &states[depth], &shown, &mut out).expect("it runs");
+        sequence.resume(&tokens, depth, &states[depth], &shown, &mut out).expect("it runs");
         assert!(out.logits == whole.logits && out.hidden == whole.hidden, "from {depth}");
     }
-    session.replan(steps("~21", 30)).expect("a plan");
-    session.resume(&tokens, 0, &[], &shown, &mut out).expect("it runs");
+    sequence.replan(steps("~21", 30)).expect("a plan");
+    sequence.resume(&tokens, 0, &[], &shown, &mut out).expect("it runs");
     let from_the_beginning = out.clone();
-    session.resume(&tokens, 21, &states[21], &shown, &mut out).expect("it runs");
+    sequence.resume(&tokens, 21, &states[21], &shown, &mut out).expect("it runs");
     assert!(out.logits == from_the_beginning.logits && out.logits != whole.logits);
     // The last layer gone: nothing is left to run.
-    session.replan(steps("~29", 30)).expect("a plan");
-    session.resume(&tokens, 29, &states[29], &shown, &mut out).expect("it runs");
-    session.resume(&tokens, 0, &[], &shown, &mut whole.clone()).expect("it runs");
+    sequence.replan(steps("~29", 30)).expect("a plan");
+    sequence.resume(&tokens, 29, &states[29], &shown, &mut out).expect("it runs");
+    sequence.resume(&tokens, 0, &[], &shown, &mut whole.clone()).expect("it runs");
     assert_eq!(out.logits.len(), whole.logits.len());
 }
 
@@ -248,8 +249,8 @@ fn a_window_goes_on_from_any_depth_to_the_same_bits() {
 fn skipped_attention_has_no_cache() {
     let model = load("llama_golden", "tied", 1);
     let bytes = |text: &str| {
-        let params = SessionParams { n_ctx: 64, ..with_plan(&steps(text, 2)) };
-        Session::new(model.clone(), params).expect("a session").cache_bytes()
+        let params = EngineParams { n_ctx: 64, ..with_plan(&steps(text, 2)) };
+        Sequence::alone(model.clone(), params).expect("a sequence").engine().cache_bytes()
     };
     let one = bytes("0");
     assert!(one > 0);
@@ -257,12 +258,12 @@ fn skipped_attention_has_no_cache() {
 }
 
 #[test]
-fn sessions_refuse_what_the_model_or_the_plan_lacks() {
+fn sequences_refuse_what_the_model_or_the_plan_lacks() {
     let model = load("llama_golden", "tied", 1);
-    let error = |params: SessionParams| Session::new(model.clone(), params).err().expect("refused").to_string();
+    let error = |params: EngineParams| Sequence::alone(model.clone(), params).err().expect("refused").to_string();
     let beyond = error(with_plan(&full(3)));
     assert!(beyond.starts_with("`plan`: expected layers below 2"), "{beyond}");
-    let draft = error(SessionParams { draft_plan: full(2), ..with_plan(&steps("~1:attn", 2)) });
+    let draft = error(EngineParams { draft_plan: full(2), ..with_plan(&steps("~1:attn", 2)) });
     assert!(draft.starts_with("`draft_plan`: expected attention of steps that the plan runs too"), "{draft}");
 }
 
@@ -271,38 +272,38 @@ fn sessions_refuse_what_the_model_or_the_plan_lacks() {
 fn early_stops_and_guesses_compose_with_plans() {
     let model = demo();
     let plan = steps("~25-28:attn,~9,~14:mlp", 30);
-    let params = SessionParams { n_ctx: 128, ..SessionParams::default() }.with_plan(plan.clone());
+    let params = EngineParams { n_ctx: 128, ..EngineParams::default() }.with_plan(plan.clone());
     let tokens = spread(24);
     let plain = {
-        let mut session = Session::new(model.clone(), params.clone()).expect("a session");
-        session.sync(&tokens, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+        let mut sequence = Sequence::alone(model.clone(), params.clone()).expect("a sequence");
+        sequence.sync(&tokens, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
         let mut greedy = Sampler::greedy();
-        (0..24).map(|_| session.step(&mut greedy).expect("a step").token).collect::<Vec<_>>()
+        (0..24).map(|_| sequence.step(&mut greedy).expect("a step").token).collect::<Vec<_>>()
     };
     let draft_plan =
         Layers::parse_skips("20-24:attn,9,3").expect("a list").leave_out(&plan, model.plan()).expect("left");
-    let mut session = Session::new(model, SessionParams { draft_plan, ..params }).expect("a session");
-    session.sync(&tokens, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+    let mut sequence = Sequence::alone(model, EngineParams { draft_plan, ..params }).expect("a sequence");
+    sequence.sync(&tokens, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
     let (mut greedy, mut found, mut right) = (Sampler::greedy(), Vec::new(), 0);
     while found.len() < plain.len() {
-        let step = session.step(&mut greedy).expect("a step");
-        right += usize::from(step.was_guessed);
+        let step = sequence.step(&mut greedy).expect("a step");
+        right += usize::from(step.was_drafted);
         found.push(step.token);
         // What was guessed rightly has been to the end already.
-        if found.len() % 3 == 0 && !session.has_logits() {
-            session.reach(10 + found.len() % 18).expect("it runs");
+        if found.len() % 3 == 0 && !sequence.has_logits() {
+            sequence.hidden_state_at(10 + found.len() % 18).expect("it runs");
         }
-        let logits = session.skim().expect("a draft");
+        let logits = sequence.run_draft_plan().expect("a draft");
         let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).expect("a token");
-        session.guess(best as TokenId, 20).expect("a guess");
+        sequence.draft(best as TokenId, 20).expect("a guess");
     }
     assert_eq!(found, plain);
     assert!(right > 0, "no guess was right");
     // Cache rows made of early states: steps without attention have none to be made.
-    session.push(100).expect("room");
-    session.reach(12).expect("it runs");
-    session.propagate().expect("it runs");
-    session.step(&mut greedy).expect("a step");
+    sequence.push(100).expect("room");
+    sequence.hidden_state_at(12).expect("it runs");
+    sequence.propagate_kv().expect("it runs");
+    sequence.step(&mut greedy).expect("a step");
 }
 
 fn run(arguments: &[&str]) -> (String, String, bool) {

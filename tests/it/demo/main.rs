@@ -11,3 +11,4 @@ mod imatrix;
 mod layers;
 mod perplexity;
 mod rpc;
+mod sequences;

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use crate::common::{curtail, demo_model, golden_of};
 use curtail::decode::{Decoder, Kv, Mode, Options};
+use curtail::engine::{EngineParams, Sequence, TokenId};
 use curtail::eval::{Against, Chunks, Divergence, Place, Reading, score};
 use curtail::exit::{Checkpoint, Probe, Scorer};
 use curtail::ggml::{Device, isa};
 use curtail::gguf::File;
 use curtail::model::{LayerStep, Model};
-use curtail::session::{Session, SessionParams, TokenId};
 use serde_json::Value;
 
 fn data(name: &str) -> String {
@@ -223,27 +223,27 @@ fn places(reading: &mut Reading, chunks: &Chunks, against: Against<'_>) -> Vec<P
 #[test]
 fn fast_reading_is_forced_reading_where_it_always_stops() {
     let model = load(&tiny("gqa-untied"));
-    let params = SessionParams {
+    let params = EngineParams {
         type_k: curtail::dtype::DType::F32,
         type_v: curtail::dtype::DType::F32,
-        ..SessionParams::default()
+        ..EngineParams::default()
     };
-    let session = |plan: Vec<LayerStep>| Session::new(model.clone(), params.with_plan(plan)).expect("a session");
+    let sequence = |plan: Vec<LayerStep>| Sequence::alone(model.clone(), params.with_plan(plan)).expect("a sequence");
     let tokens: Vec<TokenId> = (0..64).map(|i| 3 + (i * 37 % 90)).collect();
     let chunks = Chunks::new(tokens, 32, usize::MAX).expect("two chunks");
-    let by_token = |mode, least, kv| Reading::Tokens(session(Vec::new()), Box::new(decoder(&model, mode, least, kv)));
+    let by_token = |mode, least, kv| Reading::Tokens(sequence(Vec::new()), Box::new(decoder(&model, mode, least, kv)));
     let surprises = |places: &[Place]| places.iter().map(|p| p.compared.surprise).collect::<Vec<_>>();
 
     let dense = places(&mut by_token(Mode::Off, 0.0, Kv::Deferred), &chunks, Against::Nothing);
     let never = places(&mut by_token(Mode::Fast, 2.0, Kv::Deferred), &chunks, Against::Nothing);
     assert_eq!(dense, never);
-    let batches = places(&mut Reading::Batches(session(Vec::new())), &chunks, Against::Nothing);
+    let batches = places(&mut Reading::Batches(sequence(Vec::new())), &chunks, Against::Nothing);
     let largest = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     // Kernels for many rows add up in another order.
     assert!(largest(&surprises(&dense), &surprises(&batches)) < 1e-4);
 
-    let forced = session(vec![LayerStep::whole(0)]);
-    let mut forced = Reading::Forced { turns: vec![1], sessions: vec![(1, forced)] };
+    let forced = sequence(vec![LayerStep::whole(0)]);
+    let mut forced = Reading::Forced { turns: vec![1], sequences: vec![(1, forced)] };
     let forced = places(&mut forced, &chunks, Against::Nothing);
     let always = places(&mut by_token(Mode::Fast, 0.0, Kv::Deferred), &chunks, Against::Nothing);
     assert!(always.iter().all(|place| place.layers == 1) && forced.iter().all(|place| place.layers == 1));

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use crate::common::{curtail, demo_model};
 use curtail::decode::{Decoder, Kv, Mode, Options, Source};
+use curtail::engine::{Cut, EngineParams, Error, Probe, Question, Sequence, TokenId, View};
 use curtail::ggml::{self, Device};
 use curtail::gguf::File;
 use curtail::model::{Config, LayerStep, Model, Placement};
 use curtail::sample::{Sampler, SamplerParams};
-use curtail::session::{Cut, Error, Question, Reader, Session, SessionParams, TokenId, View};
 
 /// A worker that dies with its owner.
 struct Worker {
@@ -83,20 +83,20 @@ fn local() -> Arc<Model> {
     Arc::new(Model::load(file, Device::cpu(1).expect("a CPU")).expect("it loads"))
 }
 
-fn session(model: &Arc<Model>, params: SessionParams) -> Session {
-    Session::new(model.clone(), SessionParams { n_ctx: 192, ..params }).expect("a session")
+fn sequence(model: &Arc<Model>, params: EngineParams) -> Sequence {
+    Sequence::alone(model.clone(), EngineParams { n_ctx: 192, ..params }).expect("a sequence")
 }
 
-fn start(session: &mut Session, prompt: &[TokenId]) {
-    session.sync(prompt, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+fn start(sequence: &mut Sequence, prompt: &[TokenId]) {
+    sequence.sync(prompt, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
 }
 
 fn greedy() -> Sampler {
     Sampler::new(SamplerParams { temperature: 0.0, ..SamplerParams::default() })
 }
 
-fn steps(session: &mut Session, n: usize) -> Vec<TokenId> {
-    (0..n).map(|_| session.step(&mut greedy()).expect("a token").token).collect()
+fn steps(sequence: &mut Sequence, n: usize) -> Vec<TokenId> {
+    (0..n).map(|_| sequence.step(&mut greedy()).expect("a token").token).collect()
 }
 
 /// "The capital of France is", "Once upon a time there was a", "def add(a, b):"
@@ -112,29 +112,29 @@ fn two_workers_give_the_tokens_of_the_cpu() {
     let workers = [Worker::start(), Worker::start()];
     let (model, local) = (spread(&workers, 13), local());
     for prompt in prompts() {
-        let mut here = session(&local, SessionParams::default());
+        let mut here = sequence(&local, EngineParams::default());
         start(&mut here, &prompt);
         let expected = steps(&mut here, 24);
 
-        let mut there = session(&model, SessionParams { n_batch: 4, ..SessionParams::default() });
+        let mut there = sequence(&model, EngineParams { n_batch: 4, ..EngineParams::default() });
         start(&mut there, &prompt);
         assert_eq!(steps(&mut there, 24), expected, "at full depth");
 
         // Cuts inside the workers' layers and at their border; pending rows on the workers.
         let cuts = vec![5, 13, 21];
-        let mut there = session(&model, SessionParams { cuts: cuts.clone(), ..SessionParams::default() });
+        let mut there = sequence(&model, EngineParams { cuts: cuts.clone(), ..EngineParams::default() });
         start(&mut there, &prompt);
         assert_eq!(steps(&mut there, 1), expected[..1]);
         for (i, &token) in expected.iter().enumerate().skip(1).take(8) {
             let depth = cuts[i % cuts.len()];
-            let hidden = there.reach(depth).expect("it runs");
+            let hidden = there.hidden_state_at(depth).expect("it runs");
             assert!(hidden.len() == 576 && hidden.iter().all(|x| x.is_finite()));
             assert_eq!(there.step(&mut greedy()).expect("a token").token, token, "after a look at {depth}");
         }
 
         // Guesses of a draft plan over both workers, verified: right or wrong, the tokens are full depth's.
         let draft_plan = (0..N_LAYER).filter(|il| !(8..11).contains(il)).map(LayerStep::whole).collect();
-        let mut there = session(&model, SessionParams { draft_plan, ..SessionParams::default() });
+        let mut there = sequence(&model, EngineParams { draft_plan, ..EngineParams::default() });
         start(&mut there, &prompt);
         let mode = Mode::Verified(Source::Plan);
         let options = Options { mode, source: Source::Plan, checkpoints: Vec::new(), kv: Kv::Deferred, most: 3 };
@@ -154,17 +154,17 @@ fn what_is_read_on_a_worker_is_what_would_be_read_here() {
     let weights: Vec<f32> = (0..n_embd * n_out).map(|i| ((i * 7919 % 1000) as f32 - 500.0) / 2e4).collect();
     // 13 is where the state changes workers, and comes here anyway.
     let depths = [4, 9, 13, 20];
-    let reader = |&depth: &usize| Reader { depth, weights: weights.clone(), bias: vec![0.25, 0.0, -0.25] };
-    let readers = depths.iter().map(reader).collect();
-    let mut there = session(&model, SessionParams { readers, ..SessionParams::default() });
+    let probe = |&depth: &usize| Probe { depth, weights: weights.clone(), bias: vec![0.25, 0.0, -0.25] };
+    let probes = depths.iter().map(probe).collect();
+    let mut there = sequence(&model, EngineParams { probes, ..EngineParams::default() });
     start(&mut there, &prompts()[0]);
     for _ in 0..3 {
         there.step(&mut greedy()).expect("a token");
         for depth in depths {
-            let reading = there.reach_reading(depth).expect("it runs");
+            let reading = there.probe_at(depth).expect("it runs");
             assert_eq!(reading.is_none(), depth == 13);
             let Some(reading) = reading else { continue };
-            let x = there.reach_normed(depth).expect("it waits there");
+            let x = there.normed_state_at(depth).expect("it waits there");
             let sum = |w: &[f32]| w.iter().zip(&x).map(|(w, x)| f64::from(w * x)).sum::<f64>();
             let logits: Vec<f64> =
                 weights.chunks_exact(n_embd).zip([0.25, 0.0, -0.25]).map(|(w, b)| sum(w) + b).collect();
@@ -183,16 +183,16 @@ fn what_is_read_on_a_worker_is_what_would_be_read_here() {
         seen.push(cuts[0].clone());
         vec![false]
     };
-    there.ask(&[], &[question], &[4, 13], View::Hidden, &mut look).expect("it runs");
+    there.fan_out(&[], &[question], &[4, 13], View::Hidden, &mut look).expect("it runs");
     let lengths: Vec<_> = seen.iter().map(|cut| (cut.layers_run, cut.hidden.len(), cut.reading.len())).collect();
     assert_eq!(lengths, [(4, 0, 2 * n_out), (13, 2 * n_embd, 0), (N_LAYER, 2 * n_embd, 0)]);
     assert!(seen[0].reading.chunks(n_out).all(|chances| (chances.iter().sum::<f32>() - 1.0).abs() < 1e-5));
     there.sync(&prompts()[0], &mut |_, _| ControlFlow::Continue(())).expect("it runs");
-    there.set_readers(Vec::new()).expect("nothing to send");
+    there.set_probes(Vec::new()).expect("nothing to send");
     there.step(&mut greedy()).expect("a token");
-    assert_eq!(there.reach_reading(4).expect("it runs"), None);
-    let wrong = Reader { depth: 4, weights: vec![0.0; 5], bias: vec![0.0] };
-    assert!(matches!(there.set_readers(vec![wrong]), Err(Error::Parameter { name: "readers", .. })));
+    assert_eq!(there.probe_at(4).expect("it runs"), None);
+    let wrong = Probe { depth: 4, weights: vec![0.0; 5], bias: vec![0.0] };
+    assert!(matches!(there.set_probes(vec![wrong]), Err(Error::Parameter { name: "probes", .. })));
 }
 
 #[test]
@@ -200,23 +200,24 @@ fn machines_behind_the_exit_are_not_asked() {
     let mut workers = [Worker::start(), Worker::start()];
     let (model, local) = (spread(&workers, 13), local());
     let prompt = &prompts()[0];
-    let (mut here, mut there) = (session(&local, SessionParams::default()), session(&model, SessionParams::default()));
-    for session in [&mut here, &mut there] {
-        start(session, prompt);
-        session.step(&mut greedy()).expect("a token");
+    let (mut here, mut there) = (sequence(&local, EngineParams::default()), sequence(&model, EngineParams::default()));
+    for sequence in [&mut here, &mut there] {
+        start(sequence, prompt);
+        sequence.step(&mut greedy()).expect("a token");
     }
     workers[1].kill();
-    let (expected, found) = (here.reach(13).expect("it runs"), there.reach(13).expect("the first worker is enough"));
+    let (expected, found) =
+        (here.hidden_state_at(13).expect("it runs"), there.hidden_state_at(13).expect("the first worker is enough"));
     let cosine = |a: &[f32], b: &[f32]| {
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
         dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
     };
     assert!(cosine(&expected, &found) > 0.999, "{}", cosine(&expected, &found));
-    assert_eq!(there.heads_of(&found).expect("the head is here").len(), model.config().n_vocab);
+    assert_eq!(there.logits_of_states(&found).expect("the head is here").len(), model.config().n_vocab);
     for _ in 0..2 {
         assert!(matches!(there.step(&mut greedy()), Err(Error::Ggml(ggml::Error::Lost { .. }))), "deeper it is");
         there.push(100).expect("room");
-        there.reach(13).expect("that the second is lost is none of the first's business");
+        there.hidden_state_at(13).expect("that the second is lost is none of the first's business");
     }
 }
 
@@ -225,10 +226,10 @@ fn a_worker_that_dies_gives_one_error_and_comes_back() {
     let mut workers = [Worker::start(), Worker::start()];
     let (model, local) = (spread(&workers, 20), local());
     let prompt = &prompts()[1];
-    let mut here = session(&local, SessionParams::default());
+    let mut here = sequence(&local, EngineParams::default());
     start(&mut here, prompt);
     let expected = steps(&mut here, 18);
-    let mut there = session(&model, SessionParams::default());
+    let mut there = sequence(&model, EngineParams::default());
     start(&mut there, prompt);
     let mut found = steps(&mut there, 6);
     for dying in [0, 1] {
@@ -252,16 +253,16 @@ fn two_models_share_the_connections() {
     let mut workers = [Worker::start(), Worker::start()];
     let prompt = &prompts()[2];
     let models = [13, 20].map(|border| spread(&workers, border));
-    let mut sessions = models.each_ref().map(|model| session(model, SessionParams::default()));
-    sessions.iter_mut().for_each(|session| start(session, prompt));
+    let mut sequences = models.each_ref().map(|model| sequence(model, EngineParams::default()));
+    sequences.iter_mut().for_each(|sequence| start(sequence, prompt));
     let mut found = [Vec::new(), Vec::new()];
     for turn in 0..4 {
-        for (session, found) in sessions.iter_mut().zip(&mut found) {
-            found.extend(steps(session, 3));
+        for (sequence, found) in sequences.iter_mut().zip(&mut found) {
+            found.extend(steps(sequence, 3));
         }
         if turn == 1 {
             workers[0].kill();
-            assert!(sessions[0].step(&mut greedy()).is_err());
+            assert!(sequences[0].step(&mut greedy()).is_err());
             workers[0].restart(); // which both have to notice
         }
     }

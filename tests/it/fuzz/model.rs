@@ -8,11 +8,11 @@ use std::sync::Arc;
 use crate::Turn;
 use crate::common::fuzz;
 use crate::common::raw::Raw;
+use curtail::engine::{EngineParams, Sequence};
 use curtail::ggml::Device;
 use curtail::gguf::File;
 use curtail::model::{Config, Model, Placement};
 use curtail::sample::Sampler;
-use curtail::session::{Session, SessionParams};
 use curtail::tokenizer::Tokenizer;
 
 const N_EMBD: u64 = 32;
@@ -43,18 +43,18 @@ fn outcome(path: &Path, bytes: &[u8], cpu: &Arc<Device>) -> String {
     let file = Arc::new(file);
     let Ok(tokenizer) = Tokenizer::from_gguf(file.metadata()) else { return "refused by the tokenizer".into() };
     let Ok(config) = Config::from_gguf(&file) else { return "refused by the configuration".into() };
-    let params = SessionParams { n_ctx: config.n_ctx_train.min(16), ..SessionParams::default() };
-    if SessionParams::default().context_for(&config).is_err() {
+    let params = EngineParams { n_ctx: config.n_ctx_train.min(16), ..EngineParams::default() };
+    if EngineParams::default().context_for(&config).is_err() {
         return "refused by the context".into();
     }
     let Ok(model) = Model::place(file, config, Placement::on_cpu(cpu.clone()), &mut |_| {}) else {
         return "refused by the weights".into();
     };
     let (n_vocab, n_ctx) = (model.config().n_vocab, params.n_ctx);
-    let Ok(mut session) = Session::new(Arc::new(model), params) else { return "refused by the session".into() };
+    let Ok(mut sequence) = Sequence::alone(Arc::new(model), params) else { return "refused by the sequence".into() };
     let ids: Vec<u32> = (0..tokenizer.n_vocab().min(n_vocab).min(n_ctx - n_ctx.min(1)).min(5) as u32).collect();
     let run =
-        session.sync(&ids, &mut |_, _| ControlFlow::Continue(())).and_then(|_| session.step(&mut Sampler::greedy()));
+        sequence.sync(&ids, &mut |_, _| ControlFlow::Continue(())).and_then(|_| sequence.step(&mut Sampler::greedy()));
     if run.is_ok() { "ran".into() } else { "refused on the way".into() }
 }
 

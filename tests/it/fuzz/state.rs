@@ -16,6 +16,7 @@ use crate::common::fuzz::{self, fields, values};
 use crate::common::raw::Raw;
 use crate::common::tiny;
 use crate::{Turn, lift_limit, limit_memory};
+use curtail::engine::{EngineParams, Sequence};
 use curtail::eval::{BaseFile, Chunks, Task, packed, write_header};
 use curtail::exit::{
     Checkpoint, Crf, Draft, ExitFile, Fingerprint, Input, Lens, Policy, Probe, Scorer, Svm, Target, Walk,
@@ -26,7 +27,6 @@ use curtail::hub::{Spec, names_in_answer};
 use curtail::model::Model;
 use curtail::plan::{self, Layers};
 use curtail::sample::Sampler;
-use curtail::session::{Session, SessionParams};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
@@ -235,33 +235,33 @@ fn states() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/llama_golden/gqa-untied.gguf");
     let file = Arc::new(File::open(&path).expect("a model file"));
     let model = Arc::new(Model::load(file, Device::cpu(1).expect("a CPU")).expect("it loads"));
-    let params = SessionParams { n_ctx: 32, ..SessionParams::default() };
-    let mut session = Session::new(model, params).expect("a session");
+    let params = EngineParams { n_ctx: 32, ..EngineParams::default() };
+    let mut sequence = Sequence::alone(model, params).expect("a sequence");
     let mut seeds = Vec::new();
     for n in [0, 1, 5] {
-        session.sync(&[1, 2, 3, 4, 5][..n], &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+        sequence.sync(&[1, 2, 3, 4, 5][..n], &mut |_, _| ControlFlow::Continue(())).expect("it runs");
         let mut bytes = Vec::new();
-        session.save_state(&mut bytes).expect("saved");
+        sequence.save_state(&mut bytes).expect("saved");
         let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight")) as usize;
         let lengths = [&[8, 8, header][..], &vec![4; n], &[2]].concat();
         seeds.push(fields::pieces(&bytes, &lengths));
     }
-    let session = Mutex::new(session);
+    let sequence = Mutex::new(sequence);
     run("token states", 5_000, &seeds, |bytes, rng| {
-        let mut session = session.lock().expect("no panic");
-        let result = session.load_state(&mut &bytes[..]);
+        let mut sequence = sequence.lock().expect("no panic");
+        let result = sequence.load_state(&mut &bytes[..]);
         match &result {
-            Ok(()) if rng.random_ratio(1, 16) && !session.tokens().is_empty() => {
-                let n = session.tokens().len();
-                match session.step(&mut Sampler::greedy()) {
+            Ok(()) if rng.random_ratio(1, 16) && !sequence.tokens().is_empty() => {
+                let n = sequence.tokens().len();
+                match sequence.step(&mut Sampler::greedy()) {
                     // Keys and values may hold any bits: what is no number is said, not sampled from.
-                    Err(curtail::session::Error::NotFinite { .. }) => return "no numbers".to_owned(),
+                    Err(curtail::engine::Error::NotFinite { .. }) => return "no numbers".to_owned(),
                     result => _ = result.expect("room for a token"),
                 }
-                assert_eq!(session.tokens().len(), n + 1);
+                assert_eq!(sequence.tokens().len(), n + 1);
             }
-            Ok(()) => assert!(session.tokens().len() < 32),
-            Err(_) => assert!(session.tokens().is_empty(), "an error leaves nothing behind"),
+            Ok(()) => assert!(sequence.tokens().len() < 32),
+            Err(_) => assert!(sequence.tokens().is_empty(), "an error leaves nothing behind"),
         }
         class(&result)
     });

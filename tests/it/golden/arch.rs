@@ -2,8 +2,8 @@
 //! other. The prompt is longer than any window.
 
 use crate::common::golden::{self, cut_model, f32_cache, largest_difference, last_logits, logits};
+use curtail::engine::EngineParams;
 use curtail::model::LayerStep;
-use curtail::session::SessionParams;
 
 const FOLDER: &str = "arch_golden";
 
@@ -21,7 +21,7 @@ fn logits_equal_those_of_transformers() {
         let model = golden::load(FOLDER, name, 1);
         let (tokens, reference) = (golden::prompt(FOLDER, name), golden::reference(FOLDER, name));
         for flash_attn in [false, true] {
-            let found = logits(&model, &tokens, SessionParams { flash_attn: Some(flash_attn), ..f32_cache() });
+            let found = logits(&model, &tokens, EngineParams { flash_attn: Some(flash_attn), ..f32_cache() });
             let difference = largest_difference(&found, &reference);
             println!("{name}, flash attention {flash_attn}: largest difference {difference:e}");
             // Flash attention reads queries as f16 whatever the cache holds.
@@ -43,9 +43,9 @@ fn layers_in_ranges_give_the_very_same_logits() {
     for name in VARIANTS {
         let (model, tokens) = (golden::load(FOLDER, name, 1), golden::prompt(FOLDER, name));
         let cuts: Vec<usize> = (1..model.config().n_layer).collect();
-        for params in [f32_cache(), SessionParams::default()] {
+        for params in [f32_cache(), EngineParams::default()] {
             let whole = last_logits(&model, &tokens, params.clone());
-            assert_eq!(whole, last_logits(&model, &tokens, SessionParams { cuts: cuts.clone(), ..params }), "{name}");
+            assert_eq!(whole, last_logits(&model, &tokens, EngineParams { cuts: cuts.clone(), ..params }), "{name}");
         }
     }
 }
@@ -61,7 +61,7 @@ fn a_stop_gives_what_a_model_with_no_more_layers_gives() {
             cut_model(&golden::path(FOLDER, &format!("{name}.gguf")), k, &cut);
             let expected = last_logits(&golden::load_file(&cut, 1), &tokens, f32_cache());
             let plan = (0..k).map(LayerStep::whole).collect();
-            let found = last_logits(&model, &tokens, SessionParams { plan, ..f32_cache() });
+            let found = last_logits(&model, &tokens, EngineParams { plan, ..f32_cache() });
             assert!(largest_difference(&found, &expected) < 1e-5, "{name} after layer {k}");
         }
     }

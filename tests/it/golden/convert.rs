@@ -8,10 +8,10 @@ use crate::common::checkpoint::{data, read_json, safetensors, take_apart, varian
 use crate::common::{curtail, golden};
 use curtail::convert::{Options, OutType, Plan};
 use curtail::dtype::DType;
+use curtail::engine::TokenId;
 use curtail::ggml::Device;
 use curtail::gguf::{Array, File, Metadata, TensorInfo, Value};
 use curtail::model::Model;
-use curtail::session::TokenId;
 use curtail::tokenizer::{Special, Tokenizer};
 use serde_json::{Value as Json, json};
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::common::golden::{self, f32_cache, largest_difference, last_logits, logits};
 use curtail::dtype::DType;
+use curtail::engine::{EngineParams, Sequence, TokenId};
 use curtail::model::Model;
-use curtail::session::{Session, SessionParams, TokenId};
 
 const FOLDER: &str = "llama_golden";
 
@@ -32,7 +32,7 @@ fn logits_equal_those_of_transformers() {
     for name in VARIANTS {
         let (model, tokens, reference) = (load(name), prompt(name), reference(name));
         for flash_attn in [false, true] {
-            let found = logits(&model, &tokens, SessionParams { flash_attn: Some(flash_attn), ..f32_cache() });
+            let found = logits(&model, &tokens, EngineParams { flash_attn: Some(flash_attn), ..f32_cache() });
             let difference = largest_difference(&found, &reference);
             println!("{name}, flash attention {flash_attn}: largest difference {difference:e}");
             // Flash attention reads queries as f16 whatever the cache holds.
@@ -53,10 +53,10 @@ fn layers_in_ranges_give_the_very_same_logits() {
     let cuts: Vec<usize> = (1..model.config().n_layer).collect();
     assert!(!cuts.is_empty(), "the golden model has several layers");
     for params in
-        [f32_cache(), SessionParams::default(), SessionParams { flash_attn: Some(true), ..SessionParams::default() }]
+        [f32_cache(), EngineParams::default(), EngineParams { flash_attn: Some(true), ..EngineParams::default() }]
     {
         let whole = logits(&model, &tokens, params.clone());
-        assert_eq!(whole, logits(&model, &tokens, SessionParams { cuts: cuts.clone(), ..params }));
+        assert_eq!(whole, logits(&model, &tokens, EngineParams { cuts: cuts.clone(), ..params }));
     }
 }
 
@@ -65,7 +65,7 @@ fn layers_in_ranges_give_the_very_same_logits() {
 fn quantized_caches_stay_near_the_reference() {
     let (model, tokens, reference) = (load("head-dim"), prompt("head-dim"), reference("head-dim"));
     let mean = |dtype: DType| {
-        let params = SessionParams { type_k: dtype, type_v: dtype, flash_attn: Some(true), ..SessionParams::default() };
+        let params = EngineParams { type_k: dtype, type_v: dtype, flash_attn: Some(true), ..EngineParams::default() };
         let found = logits(&model, &tokens, params);
         found.iter().zip(&reference).map(|(a, b)| (a - b).abs()).sum::<f32>() / found.len() as f32
     };
@@ -76,8 +76,8 @@ fn quantized_caches_stay_near_the_reference() {
 
 #[test]
 fn a_cache_of_blocks_needs_rows_of_whole_blocks() {
-    let params = SessionParams { type_k: DType::Q8_0, ..SessionParams::default() };
-    let error = Session::new(load("tied"), params).err().expect("heads of 16 hold no block of 32");
+    let params = EngineParams { type_k: DType::Q8_0, ..EngineParams::default() };
+    let error = Sequence::alone(load("tied"), params).err().expect("heads of 16 hold no block of 32");
     assert!(error.to_string().starts_with("`cache-type-k`: expected f32, f16, bf16"), "{error}");
 }
 
@@ -92,25 +92,25 @@ fn two_threads_give_the_very_same_logits() {
 fn rewinding_and_restoring_lead_to_the_same_logits() {
     let (model, tokens) = (load("biases"), prompt("biases"));
     let straight = last_logits(&model, &tokens, f32_cache());
-    let mut session = Session::new(model.clone(), f32_cache()).expect("a session");
+    let mut sequence = Sequence::alone(model.clone(), f32_cache()).expect("a sequence");
     let go_on = &mut |_: usize, _: usize| ControlFlow::Continue(());
     let mut other = tokens.clone();
     other[20] = (other[20] + 1) % 90;
-    session.sync(&other, go_on).expect("it runs");
-    let synced = session.sync(&tokens, go_on).expect("it runs");
+    sequence.sync(&other, go_on).expect("it runs");
+    let synced = sequence.sync(&tokens, go_on).expect("it runs");
     assert_eq!((synced.reused, synced.evaluated), (20, tokens.len() - 20));
-    assert!(largest_difference(session.logits().expect("logits"), &straight) < F32_TOLERANCE);
+    assert!(largest_difference(sequence.logits().expect("logits"), &straight) < F32_TOLERANCE);
 
     let mut state = Vec::new();
-    session.save_state(&mut state).expect("memory takes it");
-    let mut restored = Session::new(model.clone(), f32_cache()).expect("a session");
+    sequence.save_state(&mut state).expect("memory takes it");
+    let mut restored = Sequence::alone(model.clone(), f32_cache()).expect("a sequence");
     restored.load_state(&mut state.as_slice()).expect("the state fits");
     assert_eq!(restored.tokens(), &tokens[..]);
     assert!(largest_difference(restored.logits().expect("logits"), &straight) < F32_TOLERANCE);
 
     // Flash attention keeps values in rows, and what is saved does not say how they lay.
     let mut by_row =
-        Session::new(model.clone(), SessionParams { flash_attn: Some(true), ..f32_cache() }).expect("a session");
+        Sequence::alone(model.clone(), EngineParams { flash_attn: Some(true), ..f32_cache() }).expect("a sequence");
     by_row.load_state(&mut state.as_slice()).expect("the state fits");
     let mut again = Vec::new();
     by_row.save_state(&mut again).expect("memory takes it");
@@ -121,7 +121,7 @@ fn rewinding_and_restoring_lead_to_the_same_logits() {
     // f16 sums of values, as where flash attention is beside the reference.
     assert!(largest_difference(by_row.logits().expect("logits"), &expected) < 2e-2);
 
-    let mut of_other_type = Session::new(model, SessionParams::default()).expect("a session");
+    let mut of_other_type = Sequence::alone(model, EngineParams::default()).expect("a sequence");
     let error = of_other_type.load_state(&mut state.as_slice()).expect_err("an f16 cache takes no f32 state");
     assert!(error.to_string().contains("f32 f32"), "{error}");
     assert!(restored.load_state(&mut &state[..state.len() / 2]).is_err(), "a state cut short");
@@ -129,7 +129,7 @@ fn rewinding_and_restoring_lead_to_the_same_logits() {
 }
 
 #[test]
-fn sessions_on_one_model_do_not_disturb_each_other() {
+fn sequences_on_one_model_do_not_disturb_each_other() {
     let (model, tokens) = (load("tied"), prompt("tied"));
     let mut reversed = tokens.clone();
     reversed.reverse();
@@ -144,14 +144,14 @@ fn sessions_on_one_model_do_not_disturb_each_other() {
 #[test]
 fn a_full_context_stops_and_a_shift_goes_on() {
     let model = load("tied");
-    let params = SessionParams { n_ctx: 8, ..f32_cache() };
-    let mut session = Session::new(model, params).expect("a session");
+    let params = EngineParams { n_ctx: 8, ..f32_cache() };
+    let mut sequence = Sequence::alone(model, params).expect("a sequence");
     for token in 1..=8 {
-        session.push(token).expect("room");
+        sequence.push(token).expect("room");
     }
-    assert_eq!(session.push(9).expect_err("full").to_string(), "the context of 8 tokens is full");
-    let dropped = session.shift(2, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
-    assert_eq!((dropped, session.tokens()), (3, &[1, 2, 6, 7, 8][..]));
-    session.push(9).expect("room again");
-    assert_eq!(session.push(5000).expect_err("no such token").to_string(), "token 5000: expected an id below 96");
+    assert_eq!(sequence.push(9).expect_err("full").to_string(), "the context of 8 tokens is full");
+    let dropped = sequence.shift(2, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+    assert_eq!((dropped, sequence.tokens()), (3, &[1, 2, 6, 7, 8][..]));
+    sequence.push(9).expect("room again");
+    assert_eq!(sequence.push(5000).expect_err("no such token").to_string(), "token 5000: expected an id below 96");
 }

@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::common::golden::{self, cut_model, f32_cache, largest_difference, last_logits, logits};
+use curtail::engine::{Cut, EngineParams, Question, Sequence, TokenId, View};
 use curtail::ggml::Device;
 use curtail::gguf::{self, File, Metadata, Value, Writer};
 use curtail::model::Model;
-use curtail::session::{Cut, Question, Session, SessionParams, TokenId, View};
 
 const FOLDER: &str = "opt_golden";
 
@@ -41,7 +41,7 @@ fn logits_equal_those_of_transformers() {
     for name in VARIANTS {
         let (model, tokens, reference) = (load(name), prompt(name), reference(name));
         for flash_attn in [false, true] {
-            let found = logits(&model, &tokens, SessionParams { flash_attn: Some(flash_attn), ..f32_cache() });
+            let found = logits(&model, &tokens, EngineParams { flash_attn: Some(flash_attn), ..f32_cache() });
             let difference = largest_difference(&found, &reference);
             println!("{name}, flash attention {flash_attn}: largest difference {difference:e}");
             assert!(difference < F32_TOLERANCE, "{name}: {difference}");
@@ -59,23 +59,23 @@ fn layers_in_ranges_give_the_very_same_logits() {
     for name in VARIANTS {
         let (model, tokens) = (load(name), prompt(name));
         let cuts: Vec<usize> = (1..model.config().n_layer).collect();
-        for params in [f32_cache(), SessionParams::default()] {
+        for params in [f32_cache(), EngineParams::default()] {
             let whole = logits(&model, &tokens, params.clone());
-            assert_eq!(whole, logits(&model, &tokens, SessionParams { cuts: cuts.clone(), ..params }), "{name}");
+            assert_eq!(whole, logits(&model, &tokens, EngineParams { cuts: cuts.clone(), ..params }), "{name}");
         }
     }
 }
 
 /// The hidden states and logits that a prompt's last row has after some layers.
 fn look(model: &Arc<Model>, tokens: &[TokenId], after: usize) -> Cut {
-    let mut session = Session::new(model.clone(), f32_cache()).expect("a session");
+    let mut sequence = Sequence::alone(model.clone(), f32_cache()).expect("a sequence");
     let mut found = None;
     let at_cut = &mut |cuts: &[Cut]| {
         found.get_or_insert(cuts[0].clone());
         vec![true]
     };
     let cuts: Vec<usize> = (after < model.config().n_layer).then_some(after).into_iter().collect();
-    session.ask(&[], &[Question { tokens, shown: 1 }], &cuts, View::Logits, at_cut).expect("it runs");
+    sequence.fan_out(&[], &[Question { tokens, shown: 1 }], &cuts, View::Logits, at_cut).expect("it runs");
     found.expect("a look")
 }
 
@@ -112,8 +112,8 @@ fn rows_of_the_head_read_its_logits_from_normed_states() {
                 assert!(difference < 1e-5, "{name} after layer {after}: {logit}, {difference} off");
             }
             // The head makes of a normed state what it makes of the state itself, but for an epsilon.
-            let mut session = Session::new(model.clone(), f32_cache()).expect("a session");
-            let again = session.heads_of(&x).expect("it runs");
+            let mut sequence = Sequence::alone(model.clone(), f32_cache()).expect("a sequence");
+            let again = sequence.logits_of_states(&x).expect("it runs");
             assert!(largest_difference(&again, &seen.logits) < 1e-3, "{name} after layer {after}");
         }
     }
@@ -124,17 +124,17 @@ fn rewinding_and_restoring_lead_to_the_same_logits() {
     for name in VARIANTS {
         let (model, tokens) = (load(name), prompt(name));
         let straight = last_logits(&model, &tokens, f32_cache());
-        let mut session = Session::new(model.clone(), f32_cache()).expect("a session");
+        let mut sequence = Sequence::alone(model.clone(), f32_cache()).expect("a sequence");
         let mut other = tokens.clone();
         other[20] = (other[20] + 1) % 90;
-        session.sync(&other, &mut go_on).expect("it runs");
-        let synced = session.sync(&tokens, &mut go_on).expect("it runs");
+        sequence.sync(&other, &mut go_on).expect("it runs");
+        let synced = sequence.sync(&tokens, &mut go_on).expect("it runs");
         assert_eq!((synced.reused, synced.evaluated), (20, tokens.len() - 20));
-        assert!(largest_difference(session.logits().expect("logits"), &straight) < F32_TOLERANCE);
+        assert!(largest_difference(sequence.logits().expect("logits"), &straight) < F32_TOLERANCE);
 
         let mut state = Vec::new();
-        session.save_state(&mut state).expect("memory takes it");
-        let mut restored = Session::new(model, f32_cache()).expect("a session");
+        sequence.save_state(&mut state).expect("memory takes it");
+        let mut restored = Sequence::alone(model, f32_cache()).expect("a sequence");
         restored.load_state(&mut state.as_slice()).expect("the state fits");
         assert_eq!(restored.tokens(), &tokens[..]);
         assert!(largest_difference(restored.logits().expect("logits"), &straight) < F32_TOLERANCE);
@@ -145,22 +145,22 @@ fn rewinding_and_restoring_lead_to_the_same_logits() {
 fn the_context_ends_where_the_learned_positions_do_and_a_shift_goes_on() {
     let (model, tokens) = (load("pre-norm"), prompt("pre-norm"));
     let n_ctx = model.config().n_ctx_train;
-    let too_long = SessionParams { n_ctx: n_ctx + 1, ..f32_cache() };
-    let error = Session::new(model.clone(), too_long).err().expect("no such position").to_string();
+    let too_long = EngineParams { n_ctx: n_ctx + 1, ..f32_cache() };
+    let error = Sequence::alone(model.clone(), too_long).err().expect("no such position").to_string();
     let expected = "`ctx-size`: expected at most 56 tokens: this model has learned no positions beyond, found 57";
     assert_eq!(error, expected);
 
-    let mut session = Session::new(model.clone(), f32_cache()).expect("a session");
-    assert_eq!(session.n_ctx(), n_ctx);
+    let mut sequence = Sequence::alone(model.clone(), f32_cache()).expect("a sequence");
+    assert_eq!(sequence.n_ctx(), n_ctx);
     let all: Vec<TokenId> = tokens.iter().copied().cycle().take(n_ctx).collect();
-    session.sync(&all, &mut go_on).expect("the last position is there");
-    assert_eq!(session.push(9).expect_err("full").to_string(), "the context of 56 tokens is full");
-    session.shift(1, &mut go_on).expect("it runs");
-    session.push(9).expect("room again");
+    sequence.sync(&all, &mut go_on).expect("the last position is there");
+    assert_eq!(sequence.push(9).expect_err("full").to_string(), "the context of 56 tokens is full");
+    sequence.shift(1, &mut go_on).expect("it runs");
+    sequence.push(9).expect("room again");
     let kept = [&all[..1], &all[1 + (n_ctx - 1).div_ceil(2)..], &[9]].concat();
-    assert_eq!(session.tokens(), kept);
+    assert_eq!(sequence.tokens(), kept);
     let fresh = last_logits(&model, &kept, f32_cache());
-    assert!(largest_difference(session.logits().expect("logits"), &fresh) < F32_TOLERANCE);
+    assert!(largest_difference(sequence.logits().expect("logits"), &fresh) < F32_TOLERANCE);
 }
 
 /// Loads a golden file with other metadata.

@@ -11,12 +11,12 @@ use crate::common::curtail;
 use crate::common::golden::{cut_model, load_file, path};
 use curtail::decode::{Decoder, Kv, Mode, Options, Source};
 use curtail::dtype::DType;
+use curtail::engine::{Cut, EngineParams, Question, Sequence, TokenId, View};
 use curtail::exit::{Checkpoint, Probe, Scorer};
 use curtail::ggml::dequantize;
 use curtail::gguf::{Error, File, Metadata, Writer};
 use curtail::model::{LayerStep, Model};
 use curtail::sample::{Sampler, SamplerParams};
-use curtail::session::{Cut, Question, Session, SessionParams, TokenId, View};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -154,13 +154,13 @@ fn widen(path: &Path, to: &Path) {
     writer.write::<Error>(to, data).expect("written");
 }
 
-fn session(model: &Arc<Model>) -> Session {
+fn sequence(model: &Arc<Model>) -> Sequence {
     let draft_plan = (0..N_LAYER).map(|il| LayerStep { attention: il != 3, ..LayerStep::whole(il) }).collect();
-    Session::new(model.clone(), SessionParams { draft_plan, ..SessionParams::default() }).expect("a session")
+    Sequence::alone(model.clone(), EngineParams { draft_plan, ..EngineParams::default() }).expect("a sequence")
 }
 
-fn start(session: &mut Session, prompt: &[TokenId]) {
-    session.sync(prompt, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
+fn start(sequence: &mut Sequence, prompt: &[TokenId]) {
+    sequence.sync(prompt, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
 }
 
 fn tokens(n: usize, seed: u64) -> Vec<TokenId> {
@@ -178,11 +178,11 @@ fn packed_weights_give_about_what_wide_ones_give() {
         for n_threads in [1, 2] {
             let mut found = Vec::new();
             for path in [&packed, &wide] {
-                let mut session = session(&load_file(path, n_threads));
-                start(&mut session, &tokens(40, 1));
-                let of_prompt = session.logits().expect("logits").to_vec();
-                session.push(7).expect("room");
-                found.push([of_prompt, session.logits().expect("logits").to_vec()].concat());
+                let mut sequence = sequence(&load_file(path, n_threads));
+                start(&mut sequence, &tokens(40, 1));
+                let of_prompt = sequence.logits().expect("logits").to_vec();
+                sequence.push(7).expect("room");
+                found.push([of_prompt, sequence.logits().expect("logits").to_vec()].concat());
             }
             let largest = found[1].iter().map(|x| x.abs()).fold(0.0, f32::max);
             let mean = found[0].iter().zip(&found[1]).map(|(a, b)| (a - b).abs()).sum::<f32>() / found[0].len() as f32;
@@ -202,7 +202,7 @@ fn a_stop_gives_what_a_model_with_no_more_layers_gives_to_the_bit() {
         let (model, prompt) = (load_file(&whole, 1), tokens(30, 2));
         for k in [1, 4] {
             cut_model(&whole, k, &cut);
-            let mut of_cut = session_without_draft(&load_file(&cut, 1));
+            let mut of_cut = sequence_without_draft(&load_file(&cut, 1));
             start(&mut of_cut, &prompt);
             let expected = of_cut.logits().expect("logits");
             let mut found = Vec::new();
@@ -211,14 +211,14 @@ fn a_stop_gives_what_a_model_with_no_more_layers_gives_to_the_bit() {
                 vec![true]
             };
             let question = Question { tokens: &prompt, shown: 1 };
-            session(&model).ask(&[], &[question], &[k], View::Logits, at_cut).expect("it runs");
+            sequence(&model).fan_out(&[], &[question], &[k], View::Logits, at_cut).expect("it runs");
             assert!(found == expected, "{form:?} after layer {k}");
         }
     }
 }
 
-fn session_without_draft(model: &Arc<Model>) -> Session {
-    Session::new(model.clone(), SessionParams::default()).expect("a session")
+fn sequence_without_draft(model: &Arc<Model>) -> Sequence {
+    Sequence::alone(model.clone(), EngineParams::default()).expect("a sequence")
 }
 
 /// Tokens that stopped early settle to what full depth gives, and what is made of early states is another thing.
@@ -229,26 +229,26 @@ fn early_tokens_catch_up_to_the_bit_and_may_be_propagated_or_hidden() {
     for form in FORMS {
         form.write(&path, 0.5);
         let model = load_file(&path, 1);
-        let (mut plain, mut early) = (session(&model), session(&model));
+        let (mut plain, mut early) = (sequence(&model), sequence(&model));
         start(&mut plain, &tokens(10, 3));
         start(&mut early, &tokens(10, 3));
         for (i, token) in tokens(12, 4).into_iter().enumerate() {
             plain.push(token).expect("room");
             plain.logits().expect("logits");
             early.push(token).expect("room");
-            early.reach(1 + i % (N_LAYER - 1)).expect("it runs");
+            early.hidden_state_at(1 + i % (N_LAYER - 1)).expect("it runs");
         }
         let expected = plain.logits().expect("logits").to_vec();
         assert!(early.logits().expect("logits") == expected, "{form:?}");
-        for end in [|session: &mut Session| session.propagate().expect("it runs"), Session::hide] {
-            let mut session = session(&model);
-            start(&mut session, &tokens(10, 3));
-            session.push(20).expect("room");
-            session.reach(2).expect("it runs");
-            end(&mut session);
-            assert_eq!(session.n_pending(), 0);
-            session.push(30).expect("room");
-            assert!(session.logits().expect("logits").iter().all(|x| x.is_finite()), "{form:?}");
+        for end in [|sequence: &mut Sequence| sequence.propagate_kv().expect("it runs"), Sequence::mask_kv] {
+            let mut sequence = sequence(&model);
+            start(&mut sequence, &tokens(10, 3));
+            sequence.push(20).expect("room");
+            sequence.hidden_state_at(2).expect("it runs");
+            end(&mut sequence);
+            assert_eq!(sequence.n_pending(), 0);
+            sequence.push(30).expect("room");
+            assert!(sequence.logits().expect("logits").iter().all(|x| x.is_finite()), "{form:?}");
         }
     }
 }
@@ -277,7 +277,7 @@ fn verified_text_is_full_depths_whatever_guesses_it() {
             let params =
                 SamplerParams { temperature: [0.0, 0.7][i % 2], seed: Some(i as u64), ..SamplerParams::default() };
             let (mut plain_sampler, mut sampler) = (Sampler::new(params.clone()), Sampler::new(params));
-            let (mut plain, mut guessed) = (session(&model), session(&model));
+            let (mut plain, mut guessed) = (sequence(&model), sequence(&model));
             let options =
                 Options { mode, source: Source::Lookup, checkpoints: checkpoints.clone(), kv: Kv::Deferred, most: 4 };
             let mut decoder = Decoder::new(options);

@@ -1,9 +1,9 @@
 //! Contexts that no cache can have.
 
 use curtail::dtype::DType;
+use curtail::engine::EngineParams;
 use curtail::gguf::File;
 use curtail::model::Config;
-use curtail::session::SessionParams;
 
 use super::OnDisk;
 use crate::common::tiny::Tiny;
@@ -25,7 +25,7 @@ fn the_size_of_a_cache_is_known_before_anything_is_allocated() {
     let model = OnDisk::new(&Tiny::new());
     let config = Config::from_gguf(&File::open(&model.path).expect("a model")).expect("a model");
     let context = |n_ctx, dtype| {
-        let params = SessionParams { n_ctx, type_k: dtype, type_v: dtype, ..SessionParams::default() };
+        let params = EngineParams { n_ctx, type_k: dtype, type_v: dtype, ..EngineParams::default() };
         params.context_for(&config).map_err(|e| e.to_string())
     };
     for n_ctx in [1 << 57, (1 << 57) + 1, 1 << 62, 1 << 63, usize::MAX, 1 << 31, i32::MAX as usize] {
@@ -38,7 +38,7 @@ fn the_size_of_a_cache_is_known_before_anything_is_allocated() {
     assert_eq!(context(1 << 20, DType::F32), Ok(1 << 20));
     // A wide model of many layers: fewer tokens than there are positions, and still too much.
     let wide = Config { n_layer: 1 << 20, n_head_kv: 1 << 20, head_dim_k: 1 << 10, ..config.clone() };
-    let params = SessionParams { n_ctx: 1 << 30, ..SessionParams::default() };
+    let params = EngineParams { n_ctx: 1 << 30, ..EngineParams::default() };
     let message = params.context_for(&wide).expect_err("no machine has this").to_string();
     assert!(message.contains("fit in memory") && message.contains("\nhint: -c"), "{message}");
 }

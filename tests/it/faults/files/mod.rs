@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use anyhow::Context;
+use curtail::engine::{EngineParams, Sequence};
 use curtail::ggml::Device;
 use curtail::gguf::File;
 use curtail::model::{Config, Model, Placement};
-use curtail::session::{Session, SessionParams};
 use curtail::tokenizer::{ChatTemplate, Special, Tokenizer};
 
 use crate::common::curtail;
@@ -63,17 +63,18 @@ pub(super) fn load_and_step(path: &Path) -> anyhow::Result<Vec<String>> {
     ChatTemplate::from_gguf(file.metadata()).with_context(context)?;
     let config = Config::from_gguf(&file).with_context(context)?;
     // The context that the metadata names is looked at; a cache of that size need not be there.
-    SessionParams::default().context_for(&config).with_context(context)?;
+    EngineParams::default().context_for(&config).with_context(context)?;
     let model = Arc::new(Model::place(file.clone(), config, Placement::on_cpu(CPU.clone()), &mut |_| {})?);
     let n_ctx = model.config().n_ctx_train.min(64);
-    let mut session = Session::new(model, SessionParams { n_ctx, ..SessionParams::default() }).with_context(context)?;
+    let mut sequence =
+        Sequence::alone(model, EngineParams { n_ctx, ..EngineParams::default() }).with_context(context)?;
     let mut ids = tokenizer.encode_with_bos("the hat", Special::Parse);
     ids.truncate(n_ctx);
     if ids.is_empty() {
         ids.push(0); // a vocabulary without the letters
     }
-    session.sync(&ids, &mut |_, _| std::ops::ControlFlow::Continue(())).with_context(context)?;
-    let logits = session.logits().with_context(context)?;
+    sequence.sync(&ids, &mut |_, _| std::ops::ControlFlow::Continue(())).with_context(context)?;
+    let logits = sequence.logits().with_context(context)?;
     assert!(logits.iter().all(|x| x.is_finite()), "{}: logits that are no numbers", path.display());
     Ok(file.metadata().take_remarks())
 }

@@ -2,16 +2,15 @@
 
 use std::io::{self, Read, Write};
 
-use super::{Error, Session, TokenId};
+use super::{Error, Sequence, TokenId};
 use crate::ggml::Order;
 use crate::plan::text;
 
-impl Session {
+impl Sequence {
     /// Writes the timeline, as far as it has been through every layer, and its cache rows.
     pub fn save_state(&self, out: &mut dyn Write) -> Result<(), Error> {
         // Up to a token that deeper layers do not see: a state says nothing of that.
-        let whole = self.machine.hidden_rows.iter().map(|(row, _)| *row).min();
-        let (header, n_done) = (self.fingerprint(), self.n_done().min(whole.unwrap_or(usize::MAX)));
+        let (header, n_done) = (self.fingerprint(), self.n_done().min(self.n_unmasked()));
         for number in [header.len(), n_done] {
             out.write_all(&(number as u64).to_le_bytes())?;
         }
@@ -19,11 +18,12 @@ impl Session {
         for token in &self.tokens[..n_done] {
             out.write_all(&token.to_le_bytes())?;
         }
-        self.machine.cache.read_rows(n_done, &mut |bytes| out.write_all(bytes))?;
-        self.machine.check_devices()
+        let executor = self.lock();
+        executor.cache.read_rows(&self.cells.rows_of(n_done), &mut |bytes| out.write_all(bytes))?;
+        executor.check_devices()
     }
 
-    /// Replaces the timeline by one that [`Session::save_state`] wrote. On an error the timeline is empty.
+    /// Replaces the timeline by one that [`Sequence::save_state`] wrote. On an error the timeline is empty.
     pub fn load_state(&mut self, input: &mut dyn Read) -> Result<(), Error> {
         self.rewind(0);
         self.revive(self.n_steps())?;
@@ -49,14 +49,18 @@ impl Session {
             tokens.push(TokenId::from_le_bytes(bytes));
         }
         self.check(&tokens)?;
-        self.machine.clear_up_to(tokens.len());
+        // Behind no prefix: the rewind gave it up.
+        let rows = self.cells.row_of(0)..self.cells.row_of(tokens.len());
+        let mut executor = self.lock();
+        executor.clear_up_to(rows.end);
         let next = &mut |n: usize| read_bytes(input, n);
-        self.machine.cache.write_rows(tokens.len(), next).map_err(|e| cut(e, n_tokens))?;
+        executor.cache.write_rows(rows, next).map_err(|e| cut(e, n_tokens))?;
         if input.read(&mut [0])? > 0 {
             let expected = format!("the end behind {n_tokens} tokens");
             return Err(Error::State { expected, found: "more".to_owned() });
         }
-        self.machine.check_devices()?;
+        executor.check_devices()?;
+        drop(executor);
         self.extend(&tokens, Order::Prompt);
         let done = self.n_steps();
         self.rows.iter_mut().for_each(|row| row.depth = done);
@@ -65,7 +69,7 @@ impl Session {
 
     /// What a saved state must agree on.
     fn fingerprint(&self) -> String {
-        let (config, params) = (self.model().config(), &self.machine.params);
+        let (config, params) = (self.model().config(), self.params());
         let whole = params.plan == self.model().plan();
         let plan = if whole { String::new() } else { format!(" {}", text(&params.plan, self.model().plan())) };
         format!(

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// softmax(W x + b) of a hidden state x after so many steps, normed as before the output head ([`FinalNorm::apply`]).
 #[derive(Clone, Debug, PartialEq)]
-pub struct Reader {
+pub struct Probe {
     /// Steps of the plan before it.
     pub depth: usize,
     /// W: \[n_embd, n_out\], a row for each number that is read.
@@ -17,7 +17,7 @@ pub struct Reader {
     pub bias: Vec<f32>,
 }
 
-/// A reader on a device other than the CPU.
+/// A probe on a device other than the CPU.
 pub(super) struct Placed {
     pub(super) depth: usize,
     /// Its place in the placement.
@@ -28,15 +28,15 @@ pub(super) struct Placed {
 }
 
 impl Placed {
-    pub(super) fn new(reader: &Reader, norm: FinalNorm, device: usize, on: &Arc<Device>) -> Result<Placed, Error> {
-        let n_out = reader.bias.len();
+    pub(super) fn new(probe: &Probe, norm: FinalNorm, device: usize, on: &Arc<Device>) -> Result<Placed, Error> {
+        let n_out = probe.bias.len();
         let bytes = |values: &[f32]| values.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<u8>>();
         let mut builder = StoreBuilder::new(2);
         builder.place_on(on);
-        let n_embd = reader.weights.len() / n_out;
-        let weights = builder.add_plain("reader.weight", DType::F32, &[n_embd, n_out], &bytes(&reader.weights))?;
-        let bias = builder.add_plain("reader.bias", DType::F32, &[n_out], &bytes(&reader.bias))?;
-        Ok(Placed { depth: reader.depth, device, weights, bias, norm })
+        let n_embd = probe.weights.len() / n_out;
+        let weights = builder.add_plain("probe.weight", DType::F32, &[n_embd, n_out], &bytes(&probe.weights))?;
+        let bias = builder.add_plain("probe.bias", DType::F32, &[n_out], &bytes(&probe.bias))?;
+        Ok(Placed { depth: probe.depth, device, weights, bias, norm })
     }
 
     pub(super) fn store(&self) -> &Arc<Store> {

@@ -1,10 +1,8 @@
 //! Texts of which the hidden states between steps are wanted, and other plans that begin in the middle of them.
 
-use super::machine::Row;
-use super::{Error, Session, TokenId, check_plan};
+use super::row::Row;
+use super::{Error, Sequence, TokenId};
 use crate::ggml::Order;
-use crate::model::LayerStep;
-use crate::plan::number;
 
 /// What some places of a text have at full depth. Kept by the caller, so that its memory is used again.
 #[derive(Clone, Debug, Default)]
@@ -15,17 +13,7 @@ pub struct Shown {
     pub logits: Vec<f32>,
 }
 
-impl Session {
-    /// Runs another plan from now on. The timeline becomes empty.
-    pub fn replan(&mut self, mut plan: Vec<LayerStep>) -> Result<(), Error> {
-        number(&mut plan);
-        check_plan(&plan, self.model())?;
-        self.rewind(0);
-        self.machine.params.cuts.clear();
-        self.machine.params.draft_plan.clear();
-        self.machine.replan(plan)
-    }
-
+impl Sequence {
     /// Evaluates a text from its beginning. `each` gets what is there before every step: \[n_embd\] a token, one after the
     /// other. `out` becomes what the rising places `shown` have at full depth.
     pub fn trace(
@@ -36,10 +24,8 @@ impl Session {
         each: &mut dyn FnMut(Vec<f32>),
     ) -> Result<(), Error> {
         let mut rows = self.window(tokens)?;
-        each(self.machine.embeddings(tokens)?);
-        let result = self.walk_window(&mut rows, shown, out, each);
-        rows.iter_mut().for_each(|row| self.machine.forget(row));
-        result
+        each(self.lock().embeddings(tokens)?);
+        self.walk_window(&mut rows, shown, out, each)
     }
 
     /// Evaluates a text of which is known what the first `depth` steps of the plan make of it: `states`, \[n_embd\] a token;
@@ -55,21 +41,19 @@ impl Session {
         let n_embd = self.model().config().n_embd;
         if depth == self.n_steps() {
             out.hidden = shown.iter().flat_map(|&i| &states[i * n_embd..(i + 1) * n_embd]).copied().collect();
-            out.logits = self.machine.heads_of(&out.hidden)?;
+            out.logits = self.logits_of_states(&out.hidden)?;
             return Ok(());
         }
         let mut rows = self.window(tokens)?;
-        let result = self.finish_window(&mut rows, depth, states, shown, out);
-        rows.iter_mut().for_each(|row| self.machine.forget(row));
-        result
+        self.finish_window(&mut rows, depth, states, shown, out)
     }
 
-    /// Rows of a text that is no part of the timeline, which becomes empty.
+    /// Rows of a text that is no part of the sequence, which becomes empty.
     fn window(&mut self, tokens: &[TokenId]) -> Result<Vec<Row>, Error> {
         self.check(tokens)?;
         self.rewind(0);
         self.need(0);
-        let row = |(i, &token): (usize, &TokenId)| Row::on_timeline(token, i, Order::Prompt);
+        let row = |(i, &token): (usize, &TokenId)| self.row_at(token, i, Order::Prompt);
         Ok(tokens.iter().enumerate().map(row).collect())
     }
 
@@ -81,9 +65,10 @@ impl Session {
         each: &mut dyn FnMut(Vec<f32>),
     ) -> Result<(), Error> {
         for depth in 1..self.n_steps() {
-            self.machine.deepen(&mut rows.iter_mut().collect::<Vec<_>>(), depth, &[], &mut |_, _| {})?;
-            let states: Vec<Vec<f32>> =
-                rows.iter().map(|row| self.machine.hidden_state(row)).collect::<Result<_, _>>()?;
+            let mut executor = self.lock();
+            executor.run_to_depth(&mut rows.iter_mut().collect::<Vec<_>>(), depth, &[], &mut |_, _| {})?;
+            let states: Vec<Vec<f32>> = rows.iter().map(|row| executor.hidden_state(row)).collect::<Result<_, _>>()?;
+            drop(executor); // `each` may use the engine
             each(states.concat());
         }
         self.finish_window(rows, 0, &[], shown, out)
@@ -98,17 +83,19 @@ impl Session {
         shown: &[usize],
         out: &mut Shown,
     ) -> Result<(), Error> {
+        let mut executor = self.lock();
+        executor.keep = 0;
         if depth > 0 {
             let n_embd = self.model().config().n_embd;
             for (row, state) in rows.iter_mut().zip(states.chunks_exact(n_embd)) {
                 row.depth = depth;
-                self.machine.enter(row, state)?;
+                executor.enter(row, state)?;
             }
         }
         let to = self.n_steps();
         out.hidden.clear();
         out.logits.clear();
-        self.machine.deepen(&mut rows.iter_mut().collect::<Vec<_>>(), to, shown, &mut |_, finished| {
+        executor.run_to_depth(&mut rows.iter_mut().collect::<Vec<_>>(), to, shown, &mut |_, finished| {
             out.hidden.extend_from_slice(finished.hidden);
             out.logits.extend_from_slice(finished.logits);
         })

@@ -3,8 +3,8 @@
 
 use half::f16;
 
-use super::machine::Row;
-use super::reader::Placed;
+use super::probe::Placed;
+use super::row::Row;
 use crate::dtype::DType;
 use crate::ggml::{Builder, Ops, Order, Run, Slot, Stored, Tensor, Weight};
 use crate::model::{Cache, LayerStep, Model, Rows, Seen};
@@ -13,11 +13,11 @@ use crate::plan::Half;
 /// Which steps run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Plan {
-    /// The session's.
+    /// The engine's.
     Whole,
     /// The one that guesses.
     Draft,
-    /// The session's, keys and values only.
+    /// The engine's, keys and values only.
     Keys,
 }
 
@@ -142,9 +142,9 @@ impl Feed {
 
 /// The first cache row that a row sees in a window of so many positions.
 pub(super) fn first_seen(row: &Row, window: usize) -> usize {
-    let first_position = (row.position + 1).saturating_sub(window);
-    // Rows before the hole lie at their positions, those behind it so much further on.
-    if first_position <= row.hole.start { first_position } else { first_position + row.hole.len() }
+    let at = row.first + (row.position + 1).saturating_sub(window);
+    // Rows before the hole lie side by side from the first on, those behind it so much further on.
+    if at <= row.hole.start { at } else { at + row.hole.len() }
 }
 
 /// What each row sees: its own cache row and those before it in the window, but for the hole and what is missing there:
@@ -186,7 +186,7 @@ pub(super) fn build<'g>(
     model: &'g Model,
     plan: &[LayerStep],
     cache: &'g Cache,
-    (hidden, reader): (&'g Stored, Option<&'g Placed>),
+    (hidden, probe): (&'g Stored, Option<&'g Placed>),
     key: GraphKey,
     (from, to): (From, To),
 ) -> Slots {
@@ -233,7 +233,7 @@ pub(super) fn build<'g>(
         }
         let places = input("inp_hidden_to", DType::I64, &[n_rows], &mut slots.hidden_to);
         g.effect(g.ops.set_rows(hidden.t(), h, places));
-        slots.reading = reader.map(|reader| g.output(reader.read(g, h)));
+        slots.reading = probe.map(|probe| g.output(probe.read(g, h)));
         return slots;
     }
     // After the last attention only rows that give logits go on.

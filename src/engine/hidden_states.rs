@@ -1,23 +1,43 @@
 //! Owns the hidden states of rows that wait between two ranges of the plan: on the device that goes on with them, or on the CPU
 //! where another one does.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Error;
 use crate::dtype::DType;
 use crate::ggml::{Device, StoreBuilder, Stored};
 
 /// Places for hidden states. A place is the same on every device, and holds a state on one of them.
-pub(super) struct Hidden {
+pub(super) struct HiddenStates {
     /// One for each device, the CPU's first: \[n_embd, places\].
     states: Vec<Stored>,
-    free: Vec<usize>,
+    free: Arc<Mutex<Vec<usize>>>,
 }
 
-impl Hidden {
-    pub(super) fn new(n_embd: usize, devices: &[Arc<Device>], n_places: usize) -> Result<Hidden, Error> {
+/// A place where a hidden state waits; free again when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    index: usize,
+    free: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Place {
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.index);
+    }
+}
+
+impl HiddenStates {
+    pub(super) fn new(n_embd: usize, devices: &[Arc<Device>], n_places: usize) -> Result<HiddenStates, Error> {
         let states = devices.iter().map(|device| hidden_states(n_embd, device, n_places));
-        Ok(Hidden { states: states.collect::<Result<_, _>>()?, free: (0..n_places).rev().collect() })
+        let free = Arc::new(Mutex::new((0..n_places).rev().collect()));
+        Ok(HiddenStates { states: states.collect::<Result<_, _>>()?, free })
     }
 
     /// Those of a device.
@@ -26,15 +46,16 @@ impl Hidden {
     }
 
     pub(super) fn n_free(&self) -> usize {
-        self.free.len()
+        self.free().len()
     }
 
-    pub(super) fn take(&mut self) -> Option<usize> {
-        self.free.pop()
+    pub(super) fn take(&mut self) -> Option<Place> {
+        let index = self.free().pop()?;
+        Some(Place { index, free: self.free.clone() })
     }
 
-    pub(super) fn give_back(&mut self, place: Option<usize>) {
-        self.free.extend(place);
+    fn free(&self) -> MutexGuard<'_, Vec<usize>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What waits on a device at these places: \[n_embd\] each. Worth nothing if the device is lost.
@@ -71,7 +92,7 @@ impl Hidden {
             all.push(larger);
         }
         self.states = all;
-        self.free.splice(0..0, (before..after).rev());
+        self.free().splice(0..0, (before..after).rev());
         Ok(())
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::machine::Row;
-use super::{Error, Session, TokenId};
+use super::row::Row;
+use super::{Error, Sequence, TokenId};
 use crate::ggml::{Observed, Order};
 
 /// Sums over the rows that entered a multiplication, column by column.
@@ -38,8 +38,8 @@ impl InputSums {
     }
 }
 
-impl Session {
-    /// Evaluates a text through the whole plan, in batches, as a timeline of its own. `shown` are the places that are looked at,
+impl Sequence {
+    /// Evaluates a text through the whole plan, in batches, in place of the sequence's. `shown` are the places that are looked at,
     /// rising: `each` gets them batch by batch, with their logits, \[n_vocab\] each.
     pub fn read(
         &mut self,
@@ -51,7 +51,9 @@ impl Session {
         self.need(0);
         self.rewind(0);
         self.extend(tokens, Order::Prompt);
-        let (n_steps, n_batch) = (self.n_steps(), self.machine.params.n_batch);
+        let (engine, n_steps, n_batch) = (self.engine().clone(), self.n_steps(), self.params.n_batch);
+        let mut executor = engine.lock();
+        executor.keep = 0;
         let (mut logits, mut rest) = (Vec::new(), shown);
         for (i, batch) in self.rows.chunks_mut(n_batch).enumerate() {
             let (start, end) = (i * n_batch, i * n_batch + batch.len());
@@ -60,19 +62,9 @@ impl Session {
             let outs: Vec<usize> = here.iter().map(|place| place - start).collect();
             let mut rows: Vec<&mut Row> = batch.iter_mut().collect();
             logits.clear();
-            self.machine.deepen(&mut rows, n_steps, &outs, &mut |_, finished| logits.extend(finished.logits))?;
+            executor.run_to_depth(&mut rows, n_steps, &outs, &mut |_, finished| logits.extend(finished.logits))?;
             each(here, &logits);
         }
         Ok(())
-    }
-
-    /// Sums up what enters every multiplication from now on.
-    pub fn observe(&mut self) {
-        self.machine.observe();
-    }
-
-    /// What entered the multiplications since [`Session::observe`].
-    pub fn inputs(&self) -> Option<&Inputs> {
-        self.machine.inputs.as_ref()
     }
 }

@@ -1,7 +1,8 @@
 //! Questions of which only the last tokens' results are wanted: side by side after a common prefix, each as deep as it must.
 
-use super::machine::{KV_STEP, Row};
-use super::{Error, Session, TokenId, check_cuts};
+use super::params::check_cuts;
+use super::row::{KV_STEP, Row};
+use super::{Error, Sequence, TokenId};
 use crate::ggml::Order;
 
 /// What follows the common prefix.
@@ -13,7 +14,7 @@ pub struct Question<'q> {
     pub shown: usize,
 }
 
-/// A question on its way, where [`Session::ask`] may stop it.
+/// A question on its way, where [`Sequence::fan_out`] may stop it.
 #[derive(Clone, Debug)]
 pub struct Cut {
     /// Which question.
@@ -23,7 +24,7 @@ pub struct Cut {
     /// The hidden states of its shown rows, before the final norm: \[n_embd\] each, one after the other. Empty where there is
     /// `reading`.
     pub hidden: Vec<f32>,
-    /// With [`View::Hidden`], what a reader of the session's made of them on another device than the CPU: \[n_out\] each.
+    /// With [`View::Hidden`], what a probe of the engine's made of them on another device than the CPU: \[n_out\] each.
     pub reading: Vec<f32>,
     /// What the output head makes of them, \[n_vocab\] each; empty unless asked for, or at full depth.
     pub logits: Vec<f32>,
@@ -56,7 +57,7 @@ impl Live {
     }
 }
 
-impl Session {
+impl Sequence {
     /// Evaluates questions that follow a common prefix, each as if it were alone. The timeline becomes the prefix. All new
     /// rows go through one range of layers after the other; after each of the layers `cuts` (in rising order), `at_cut` looks
     /// at the questions that are still there. One that stops goes no deeper: its rows leave the batch. At full depth it
@@ -64,7 +65,7 @@ impl Session {
     ///
     /// The prefix goes as deep as the questions do, and no deeper: what its deeper layers owe is settled when it is needed.
     /// Questions leave nothing behind.
-    pub fn ask(
+    pub fn fan_out(
         &mut self,
         prefix: &[TokenId],
         questions: &[Question<'_>],
@@ -76,14 +77,10 @@ impl Session {
         self.check(prefix)?;
         self.revive(self.n_steps())?;
         self.need(0);
-        let mut live = self.place(prefix.len(), questions)?;
         self.rewind(self.common_prefix(prefix));
+        let mut live = self.place(prefix.len(), questions)?;
         self.extend(&prefix[self.tokens.len()..], Order::Prompt);
-        let result = self.walk(&mut live, cuts, view, at_cut);
-        for row in live.iter_mut().flat_map(|question| &mut question.rows) {
-            self.machine.forget(row);
-        }
-        result
+        self.walk(&mut live, cuts, view, at_cut)
     }
 
     fn walk(
@@ -97,13 +94,7 @@ impl Session {
             self.take_to(live, cut)?;
             let seen = self.look(live, cut, view)?;
             let mut stops = at_cut(&seen).into_iter();
-            live.retain_mut(|question| {
-                let stops = stops.next().unwrap_or(false);
-                if stops {
-                    question.rows.iter_mut().for_each(|row| self.machine.forget(row));
-                }
-                !stops
-            });
+            live.retain(|_| !stops.next().unwrap_or(false));
             if live.is_empty() {
                 return Ok(());
             }
@@ -124,7 +115,7 @@ impl Session {
                 continue;
             }
             for row in rows {
-                let hidden = self.machine.hidden_state(row)?;
+                let hidden = self.lock().hidden_state(row)?;
                 match view {
                     View::Hidden => {}
                     View::Logits => seen.extend(&hidden),
@@ -133,7 +124,7 @@ impl Session {
                 cut.hidden.extend(hidden);
             }
         }
-        let logits = self.machine.heads_of(&seen)?;
+        let logits = self.logits_of_states(&seen)?;
         let n_vocab = self.model().config().n_vocab;
         let mut rest = &logits[..];
         for (question, cut) in live.iter().zip(&mut cuts) {
@@ -146,6 +137,7 @@ impl Session {
 
     /// Takes the prefix and the questions to a depth. At full depth gives what the questions show.
     fn take_to(&mut self, live: &mut [Live], depth: usize) -> Result<Vec<Cut>, Error> {
+        let engine = self.engine().clone();
         let mut cuts: Vec<Cut> = live.iter().map(|q| Cut::empty(q.question, depth)).collect();
         let mut rows: Vec<&mut Row> = self.rows.iter_mut().filter(|row| row.depth < depth).collect();
         let (mut outs, mut owners) = (Vec::new(), Vec::new());
@@ -154,7 +146,9 @@ impl Session {
             outs.extend(rows.len() - question.shown..rows.len());
             owners.resize(outs.len(), i);
         }
-        self.machine.deepen(&mut rows, depth, &outs, &mut |row, finished| {
+        let mut executor = engine.lock();
+        executor.keep = 0;
+        executor.run_to_depth(&mut rows, depth, &outs, &mut |row, finished| {
             if let Ok(i) = outs.binary_search(&row) {
                 cuts[owners[i]].hidden.extend(finished.hidden);
                 cuts[owners[i]].logits.extend(finished.logits);
@@ -166,7 +160,19 @@ impl Session {
     /// Gives every question its rows. Cache rows of the first follow the prefix; those of the others are so far behind as
     /// they would be there that they add up in the same order.
     fn place(&self, n_prefix: usize, questions: &[Question<'_>]) -> Result<Vec<Live>, Error> {
-        let mut first = n_prefix;
+        let n_shared = self.cells.shared.len();
+        if n_shared > 0 && n_shared < n_prefix && questions.len() > 1 {
+            let expected = format!("the {n_shared} tokens that are shared with other sequences");
+            return Err(Error::Parameter { name: "prefix", expected, found: format!("{n_prefix} tokens") });
+        }
+        let start = self.cells.row_of(n_prefix);
+        // What lies between the prefix and a question that begins at a row: others that run beside it.
+        let hole = |first: usize| match n_shared {
+            0 => start..first,
+            n if n == n_prefix => self.cells.shared.end..first,
+            _ => self.cells.hole(),
+        };
+        let mut first = start;
         let mut placed = Vec::new();
         for (question, &Question { tokens, shown }) in questions.iter().enumerate() {
             if tokens.is_empty() {
@@ -177,14 +183,14 @@ impl Session {
                 return Err(Error::Parameter { name: "shown", expected, found: shown.to_string() });
             }
             tokens.iter().try_for_each(|&token| self.check_token(token))?;
-            if first + tokens.len() > self.n_ctx() {
+            if n_prefix + (first - start) + tokens.len() > self.n_ctx() {
                 return Err(Error::ContextFull { n_ctx: self.n_ctx() });
             }
             let row = |(i, &token): (usize, &TokenId)| Row {
-                position: n_prefix + i,
+                first: self.cells.first(),
                 cache_row: first + i,
-                hole: n_prefix..first,
-                ..Row::on_timeline(token, 0, Order::Prompt)
+                hole: hole(first),
+                ..Row::new(token, n_prefix + i, Order::Prompt)
             };
             placed.push(Live { question, rows: tokens.iter().enumerate().map(row).collect(), shown });
             first += tokens.len().next_multiple_of(KV_STEP);
