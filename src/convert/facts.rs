@@ -60,10 +60,6 @@ impl<'a> Facts<'a> {
                 }
                 _ => Ok(()),
             },
-            Check::Number(key, number) => match json.f64(key)? {
-                Some(found) if found != number => Err(json.error(key, number, found)),
-                _ => Ok(()),
-            },
             Check::Unset(key) => match json.get(key) {
                 Some(value) if *value != false && value.as_f64() != Some(0.0) => {
                     Err(json.error(key, format_args!("none, as GGUF's `{}` has it", self.arch.gguf), shown(value)))

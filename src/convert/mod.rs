@@ -1,11 +1,11 @@
 //! A Hugging Face checkpoint to a GGUF file, from safetensors or from PyTorch's pickles, and llama2.c's checkpoints: one plan,
-//! driven by what [`arch`] says of each architecture. Owns every check of what such a folder says; refuses to run anything in it, to follow names out of it, and
-//! to convert what it does not know to the last tensor.
+//! driven by a table of architectures (`arch/table.rs`). Owns every check of what such a folder says; refuses to run
+//! anything in it, to follow names out of it, and to convert what it does not know to the last tensor.
 //!
 //! [`Plan::new`] reads everything but the numbers and checks it; [`Plan::write`] streams the numbers, in memory for a few
-//! pieces of some megabytes. Of architectures that llama.cpp has, the file is the one that llama.cpp's `convert_hf_to_gguf.py` writes, byte for
-//! byte, but for what is said in [`Plan::notices`] and where that script's files give other token ids than the model's
-//! own tokenizer.
+//! pieces of some megabytes. Of an architecture that llama.cpp has, the file is the one that its `convert_hf_to_gguf.py`
+//! writes, byte for byte, but for what is said in [`Plan::notices`] and where that script's files give other token ids or
+//! logits than the model's own code.
 
 mod arch;
 mod card;

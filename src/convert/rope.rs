@@ -55,8 +55,14 @@ impl<'a> Rope<'a> {
                 return Err(json.error(key, "a number above 0 that is not 1", theta));
             }
         }
-        if let Some(part) = inner("partial_rotary_factor")?.filter(|&part| part != 1.0) {
-            return Err(json.error("rope_parameters.partial_rotary_factor", "1", part));
+        let parts = [
+            ("partial_rotary_factor", json.f64("partial_rotary_factor")?),
+            ("rope_parameters.partial_rotary_factor", inner("partial_rotary_factor")?),
+        ];
+        for (key, part) in parts {
+            if let Some(part) = part.filter(|&part| part != 1.0) {
+                return Err(json.error(key, 1, part));
+            }
         }
         let original_context = original.unwrap_or(n_context);
         let rope = Rope { architecture, theta, local_theta, kind, settings, original_context, n_context };
@@ -223,6 +229,13 @@ fn settings<'a>(json: &Object<'a>, ropes: &Ropes) -> Result<(Option<Object<'a>>,
     let scaling = json.object("rope_scaling")?;
     let parameters = json.object("rope_parameters")?;
     if ropes.local_theta.is_none() {
+        if let Some(by_kind) = parameters.as_ref().filter(|by_kind| by_kind.has("full_attention")) {
+            return Err(by_kind.error(
+                "full_attention",
+                "no such key: one rotation for all layers",
+                "one by kind of layer",
+            ));
+        }
         return Ok((scaling.or(parameters), None));
     }
     let Some(parameters) = parameters else { return Ok((scaling, None)) };

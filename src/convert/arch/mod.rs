@@ -142,8 +142,6 @@ pub(super) enum Flag {
 pub(super) enum Check {
     /// One of these words.
     Word(&'static str, &'static [&'static str]),
-    /// This number; it stands where there is none, too.
-    Number(&'static str, f64),
     /// Nothing, `false` or 0: what it asks for has no place in the file.
     Unset(&'static str),
     /// A number above 0, if it stands there at all.

@@ -111,7 +111,7 @@ const LLAMA: Arch = Arch {
         (Flag::AttentionBias, "attention_bias", false),
         (Flag::MlpBias, "mlp_bias", false),
     ],
-    checks: &[CHECKS[0], CHECKS[1], SILU, Check::Number("partial_rotary_factor", 1.0)],
+    checks: &[CHECKS[0], CHECKS[1], SILU],
     rope: Some(Ropes {
         kinds: &["default", "linear", "yarn", "llama3", "dynamic"],
         theta: 10_000.0,
