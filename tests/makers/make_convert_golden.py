@@ -324,10 +324,11 @@ OTHERS = {
         "query_pre_attn_scalar": 16, "sliding_window": 8, "rope_parameters": {
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}}),
-    # The rest does not run here: only files are compared.
+    # Soft caps of scores and logits, every other layer with a window.
     "gemma2": ("Gemma2", {
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}),
+    # These do not run here: only files are compared.
     "smollm3": ("SmolLM3", {"num_hidden_layers": 4, "intermediate_size": 32}),
     "granite": ("Granite", {
         "embedding_multiplier": 12.0, "logits_scaling": 8.0, "residual_multiplier": 0.22, "attention_multiplier": 0.015625,
@@ -339,7 +340,7 @@ OTHERS = {
         "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "query_pre_attn_scalar": 16,
         "sliding_window": 8}),
 }
-RUNNING = ["qwen2", "qwen3", "gemma3", "gemma3-images"]
+RUNNING = ["qwen2", "qwen3", "gemma2", "gemma3", "gemma3-images"]
 IMAGES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
 
 

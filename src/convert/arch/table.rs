@@ -250,7 +250,7 @@ const GEMMA3_IMAGES: Arch = Arch {
 const GEMMA2: Arch = Arch {
     names: &["Gemma2ForCausalLM"],
     gguf: "gemma2",
-    runs: false,
+    runs: true,
     sizes: &[
         SIZES,
         &[
