@@ -13,7 +13,7 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use curtail::engine::{Cut, EngineParams, Question, Sequence, TokenId, View};
+use curtail::engine::{Branch, Cut, EngineParams, Sequence, TokenId, View};
 use curtail::exit::{Reading, softmax_reading};
 use curtail::ggml::Device;
 use curtail::gguf::File;
@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let read = |cut: &Cut| softmax_reading(&labels.map(|label| cut.logits[label as usize]));
     let shots = tokenizer.encode_with_bos(SHOTS, Special::Plain);
     let texts = REVIEWS.map(|text| tokenizer.encode(&format!("Review: {text}\nSentiment:"), Special::Plain));
-    let questions: Vec<Question> = texts.iter().map(|tokens| Question { tokens, shown: 1 }).collect();
+    let questions: Vec<Branch> = texts.iter().map(|tokens| Branch { tokens, shown: 1 }).collect();
     let checkpoints: Vec<usize> = (2 * n_layer / 3..n_layer).collect();
 
     let mut answers: Vec<Option<(Reading, usize)>> = vec![None; REVIEWS.len()];
@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let reading = read(cut);
             let is_enough = reading.top > SURE || cut.layers_run == n_layer;
             if is_enough {
-                answers[cut.question] = Some((reading, cut.layers_run));
+                answers[cut.branch] = Some((reading, cut.layers_run));
             }
             is_enough
         };

@@ -21,12 +21,12 @@ pub struct ExitArgs {
     /// Exit file, as `train-exit --task self` writes it [default: the model's name with .exit.gguf, where there is one]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub exit_file: Option<PathBuf>,
-    /// Where verified guesses come from, always: `checkpoints`, `lookup` (what followed the same tokens before), `layer:N`
+    /// Where verified drafts come from, always: `checkpoints`, `lookup` (what followed the same tokens before), `layer:N`
     /// (every token after N layers), `skip:LIST` (a run without some layers, as in 12-15,20:attn,22:mlp) [default: what is
     /// measured to pay]
     #[arg(long, value_name = "SOURCE", value_parser = DraftArg::from_str)]
     pub draft: Option<DraftArg>,
-    /// Guesses between two evaluations at full depth, and tokens that wait for their deeper layers, at most [default: the
+    /// Drafts between two evaluations at full depth, and tokens that wait for their deeper layers, at most [default: the
     /// exit file's, else 8]
     #[arg(long, value_name = "N", value_parser = draft_max)]
     pub draft_max: Option<usize>,

@@ -107,11 +107,11 @@ const HINTS: &[(&str, &str)] = &[
         "l logit-bias ignore-eos grammar grammar-file j json-schema jf json-schema-file bs backend-sampling format",
         "answers are not held to a form: --temp, --top-k, --top-p, --min-p and --repeat-penalty choose tokens, -n and -r end them",
     ),
-    // Guesses
+    // Drafts
     (
         "md model-draft hfd hfrd hf-repo-draft ngld gpu-layers-draft n-gpu-layers-draft td threads-draft devd device-draft cd ctx-size-draft ctkd ctvd \
       draft-n draft-min draft-n-min draft-p-min draft-p-split spec-draft-model spec-type lcs lookup-cache-static lcd lookup-cache-dynamic otd",
-        "guesses come from the model itself: --exit verified, --draft and --draft-max",
+        "drafts come from the model itself: --exit verified, --draft and --draft-max",
     ),
     // What is printed
     ("co color", "colours are used where there is a terminal; NO_COLOR=1 turns them off"),

@@ -51,7 +51,7 @@ pub struct TrainExitArgs {
     /// With `self`: built-in prompts to learn from at most; fewer are quicker on a large model [default: all]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub prompts: Option<usize>,
-    /// With `self`: search also where guesses for `--exit verified` shall come from, by trying (takes minutes)
+    /// With `self`: search also where drafts for `--exit verified` shall come from, by trying (takes minutes)
     #[arg(long)]
     pub search_drafts: bool,
     #[command(flatten)]

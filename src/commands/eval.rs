@@ -8,14 +8,14 @@ use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
 
 use super::shared::depth::Saved;
-use super::shared::engine::Engine;
+use super::shared::open::Opened;
 use super::shared::output::{Inputs, write_whole};
 use super::shared::progress::bar;
 use super::shared::{exits, note, plan, screen};
 use super::train_exit::OWN;
 use crate::cli::{EvalArgs, LoadArgs, ModelArgs};
 use crate::engine::Sequence;
-use crate::eval::{Beside, Measured, Questions, Task, Way, WayDone, beside, evaluate, fixed_plan, html};
+use crate::eval::{CompareRuns, Measured, Questions, RunMode, Task, WayDone, beside, evaluate, fixed_plan, html};
 use crate::exit::{ExitFile, Fingerprint, Input, Policy};
 use crate::gguf;
 use crate::model::LayerStep;
@@ -28,7 +28,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let other = args.beside.as_ref().map(|path| gguf::part_paths(path));
     inputs.and(other.into_iter().flatten()).allow(args.report.as_deref())?;
     // Full depth is what everything else is beside.
-    let mut engine = Engine::open(&LoadArgs { layers: None, ..args.load.clone() })?;
+    let mut engine = Opened::open(&LoadArgs { layers: None, ..args.load.clone() })?;
     let file = open_exit(args, &engine)?;
     let plan =
         args.load.layers.as_ref().map(|layers| plan::steps(Some(layers), engine.sequence.model())).transpose()?;
@@ -60,7 +60,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn open_exit(args: &EvalArgs, engine: &Engine) -> anyhow::Result<ExitFile> {
+fn open_exit(args: &EvalArgs, engine: &Opened) -> anyhow::Result<ExitFile> {
     let (file, warning) = ExitFile::open_for(&args.exit, &Fingerprint::of(&engine.file)?)?;
     if let Some(warning) = warning {
         note(format_args!("warning: {warning}"));
@@ -69,9 +69,9 @@ fn open_exit(args: &EvalArgs, engine: &Engine) -> anyhow::Result<ExitFile> {
 }
 
 /// The other quantization, to which the exit file must belong as well.
-fn open_other(path: &Path, args: &EvalArgs) -> anyhow::Result<Engine> {
+fn open_other(path: &Path, args: &EvalArgs) -> anyhow::Result<Opened> {
     let model = ModelArgs { model: Some(path.to_owned()) };
-    let engine = Engine::open(&LoadArgs { model, layers: None, ..args.load.clone() })?;
+    let engine = Opened::open(&LoadArgs { model, layers: None, ..args.load.clone() })?;
     open_exit(args, &engine)?;
     Ok(engine)
 }
@@ -80,13 +80,13 @@ fn open_other(path: &Path, args: &EvalArgs) -> anyhow::Result<Engine> {
 fn measure_ways<'e>(
     task: &Task,
     policy: &Policy,
-    engines: impl Iterator<Item = &'e Engine>,
+    engines: impl Iterator<Item = &'e Opened>,
     plan: Option<&[LayerStep]>,
     args: &EvalArgs,
 ) -> anyhow::Result<Vec<WayDone>> {
     let mut ways = Vec::new();
     let mut questions = None;
-    for (i, Engine { sequence, tokenizer, .. }) in engines.enumerate() {
+    for (i, Opened { sequence, tokenizer, .. }) in engines.enumerate() {
         questions = questions.or(Some(Questions::new(task, tokenizer)?));
         let model = sequence.model();
         let file = model.file().path().file_name().map_or_else(String::new, |name| format!("{}: ", name.display()));
@@ -98,13 +98,13 @@ fn measure_ways<'e>(
             let early = Policy { checkpoints, ..policy.clone() };
             for (policy, ending) in [(None, ""), (Some(early), ", early stop")] {
                 let sequence = Sequence::alone(model.clone(), sequence.params().with_plan(plan.to_vec()))?;
-                ways.push(Way { name: format!("{file}{name}{ending}"), sequence, policy });
+                ways.push(RunMode { name: format!("{file}{name}{ending}"), sequence, policy });
             }
         }
     }
     let Some(questions) = questions else { return Ok(Vec::new()) };
     let items = &task.test[..args.rows.min(task.test.len())];
-    let how = Beside { keep_prefix: !args.no_prefix_cache, parallel: args.parallel };
+    let how = CompareRuns { keep_prefix: !args.no_prefix_cache, parallel: args.parallel };
     let bar = bar(items.len(), &format!("{}, beside each other", task.name));
     let done = beside(&mut ways, &questions, items, how, &mut |n| bar.set_position(n as u64))?;
     bar.finish_and_clear();
@@ -145,13 +145,13 @@ fn policy_of<'f>(file: &'f ExitFile, task: &Task, args: &EvalArgs) -> anyhow::Re
 /// Rows that choose what the baseline skips.
 const FIXED_ROWS: usize = 16;
 
-fn measure(task: &Task, policy: &Policy, engine: &mut Engine, args: &EvalArgs) -> anyhow::Result<Measured> {
-    let Engine { sequence, tokenizer, .. } = engine;
+fn measure(task: &Task, policy: &Policy, engine: &mut Opened, args: &EvalArgs) -> anyhow::Result<Measured> {
+    let Opened { sequence, tokenizer, .. } = engine;
     let n_layer = sequence.n_steps();
     let questions = Questions::new(task, tokenizer)?;
     let items = &task.test[..args.rows.min(task.test.len())];
     anyhow::ensure!(!items.is_empty(), "there are no rows to test on");
-    let how = Beside { keep_prefix: !args.no_prefix_cache, parallel: args.parallel };
+    let how = CompareRuns { keep_prefix: !args.no_prefix_cache, parallel: args.parallel };
     let model = sequence.model().clone();
     let params = sequence.params().clone();
     let mut sequence_of = |plan: Vec<LayerStep>| Sequence::alone(model.clone(), params.with_plan(plan));

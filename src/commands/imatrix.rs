@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::perplexity::{Interrupted, N_CTX, tokens};
-use super::shared::engine::{engine_params, find_model, open_model, warn_of_context};
+use super::shared::open::{engine_params, find_model, open_model, warn_of_context};
 use super::shared::output::Inputs;
 use super::shared::progress::bar;
 use super::shared::{INTERRUPTED, Usage, interrupt, note, plan, print_line};

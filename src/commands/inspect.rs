@@ -11,8 +11,8 @@ use serde::{Serialize, Serializer};
 
 use super::shared::columns::Align::{Left, Right};
 use super::shared::columns::columns;
-use super::shared::engine::{find_model, tell_remarks};
 use super::shared::hub_model::named_model;
+use super::shared::open::{find_model, tell_remarks};
 use super::shared::screen;
 use crate::cli::InspectArgs;
 use crate::dtype::DType;

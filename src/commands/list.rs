@@ -11,7 +11,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::shared::columns::{Align, columns};
-use super::shared::engine::models_in;
+use super::shared::open::models_in;
 use super::shared::{note, print_line, screen};
 use crate::cli::ListArgs;
 use crate::gguf::{File, Metadata, TensorInfo};

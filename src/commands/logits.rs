@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::shared::depth::numbers;
-use super::shared::engine::{Engine, find_model};
+use super::shared::open::{Opened, find_model};
 use super::shared::{batch, print_line};
 use crate::cli::LogitsArgs;
 use crate::decode::Decoder;
@@ -40,7 +40,7 @@ struct Chosen {
 }
 
 pub(super) fn run(args: &LogitsArgs) -> anyhow::Result<ExitCode> {
-    let (mut engine, mut decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
+    let (mut engine, mut decoder) = Opened::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
     let chooses = args.exits.exit.is_some() || args.exits.draft.is_some();
     batch::for_each(&args.batch, |request: Request| {
         let mut scores = score(&mut engine.sequence, &request)?;

@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use super::shared::engine::{helpful_threads, tell_remarks, threads_at_once};
+use super::shared::open::{helpful_threads, tell_remarks, threads_at_once};
 use super::shared::output::Inputs;
 use super::shared::{INTERRUPTED, Usage, interrupt, note, print_line};
 use crate::cli::{QuantizeArgs, QuantizeWords};

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
 
-use super::shared::{Usage, devices, engine, note};
+use super::shared::{Usage, devices, note, open};
 use crate::cli::RpcServerArgs;
 use crate::ggml::{Device, Event, Server};
 
@@ -18,7 +18,7 @@ pub(super) fn run(args: &RpcServerArgs) -> anyhow::Result<ExitCode> {
             args.host
         ))
     );
-    let n_threads = engine::n_threads(args.threads);
+    let n_threads = open::n_threads(args.threads);
     let cpu = Device::cpu(n_threads).context("cannot use the processor")?;
     let only_cpu = !args.device.is_empty() && args.device.iter().all(|name| name.eq_ignore_ascii_case("CPU"));
     let mut all = if only_cpu { Vec::new() } else { devices::local()? };

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::shared::answer::{self, Answer, End, Finder, Limits};
 use super::shared::depth::numbers;
-use super::shared::engine::{Engine, find_model, note_no_template};
+use super::shared::open::{Opened, find_model, note_no_template};
 use super::shared::output::{Inputs, write_whole};
 use super::shared::stats::Stats;
 use super::shared::{INTERRUPTED, batch, exits, input, interrupt, note, print_line, screen, template};
@@ -34,7 +34,7 @@ fn run_one(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let inputs = Inputs::load(&args.load)?.and(&args.file).and(exit_file);
     inputs.allow(args.depth_report.as_deref())?;
     let text = input::text(args.prompt.as_deref(), args.file.as_deref(), input::Kind::Prompt)?;
-    let (mut engine, mut decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
+    let (mut engine, mut decoder) = Opened::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
     let template = if args.raw { None } else { engine.template(&args.generation.template)? };
     if template.is_none() && !args.raw {
         note_no_template(&args.generation.template);
@@ -50,8 +50,8 @@ fn run_one(args: &RunArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Writes the page of an answer to these tokens: evaluates it once more, to see all layers.
-fn write_depths(path: &Path, engine: &mut Engine, prompt: &[TokenId], answer: &Answer) -> anyhow::Result<()> {
-    let Engine { sequence, tokenizer, .. } = engine;
+fn write_depths(path: &Path, engine: &mut Opened, prompt: &[TokenId], answer: &Answer) -> anyhow::Result<()> {
+    let Opened { sequence, tokenizer, .. } = engine;
     let whole = [prompt, &answer.tokens].concat();
     ensure!(whole.len() <= sequence.n_ctx(), "--depth-report: prompt and answer no longer fit into the context");
     let mut stream = tokenizer.stream();
@@ -81,14 +81,14 @@ enum Starts {
 }
 
 fn answer_one(
-    engine: &mut Engine,
+    engine: &mut Opened,
     decoder: &mut Decoder,
     args: &RunArgs,
     tokens: &[TokenId],
     starts: Starts,
     stats: &mut Stats,
 ) -> anyhow::Result<End> {
-    let Engine { sequence, tokenizer, .. } = engine;
+    let Opened { sequence, tokenizer, .. } = engine;
     let (n_ctx, may_grow) = (sequence.n_ctx(), sequence.may_grow());
     check_length(tokens, sequence)?;
     if answer::prompt(sequence, tokens, stats)? {
@@ -134,7 +134,7 @@ fn answer_one(
 
 fn tell_guesses(decoder: &Decoder) {
     let tally = decoder.tally();
-    if tally.guessed > 0 {
+    if tally.drafted > 0 {
         note(tally);
     }
 }
@@ -184,7 +184,7 @@ struct Response<'a> {
 }
 
 fn run_batch(args: &RunArgs, path: &Path) -> anyhow::Result<ExitCode> {
-    let (mut engine, mut decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
+    let (mut engine, mut decoder) = Opened::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
     interrupt::watch();
     let mut stats = Stats::new(engine.sequence.model().config().n_layer);
     let mut interrupted = false;
@@ -200,7 +200,7 @@ fn run_batch(args: &RunArgs, path: &Path) -> anyhow::Result<ExitCode> {
 /// Answers one line. Each has a sampler of its own and begins with an empty cache, whose rows would have been rounded
 /// in other batches: no line's answer depends on another line.
 fn answer_line(
-    engine: &mut Engine,
+    engine: &mut Opened,
     decoder: &mut Decoder,
     args: &RunArgs,
     request: Request,
@@ -212,7 +212,7 @@ fn answer_line(
         _ => bail!("expected one of `prompt` and `text`"),
     };
     batch::check_ids("prompt", &tokens, engine.sequence.model().config().n_vocab)?;
-    let Engine { sequence, tokenizer, .. } = engine;
+    let Opened { sequence, tokenizer, .. } = engine;
     check_length(&tokens, sequence)?;
     sequence.rewind(0);
     if answer::prompt(sequence, &tokens, stats)? {

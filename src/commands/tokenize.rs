@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::shared::engine::{find_model, tell_remarks};
+use super::shared::open::{find_model, tell_remarks};
 use super::shared::{Usage, batch, input, note, screen};
 use crate::cli::TokenizeArgs;
 use crate::gguf::File;

@@ -1,14 +1,14 @@
-//! Owns how the tokens of an answer are found: at full depth, by stops that stand, or by guesses that full depth verifies.
+//! Owns how the tokens of an answer are found: at full depth, by stops that stand, or by drafts that full depth verifies.
 //! Refuses to know text.
 //!
 //! *Fast* is AdaInfer's way: a token that a checkpoint is sure of stands, and its deeper layers wait as pending rows.
-//! *Verified* gives full depth's tokens, whatever is guessed: guesses are evaluated together, and each stands only if the
+//! *Verified* gives full depth's tokens, whatever is drafted: drafts are evaluated together, and each stands only if the
 //! sampler, with the same random number, chooses it from full depth's logits. With one random number per token that is the
 //! accept rule of speculative sampling (arXiv 2211.17192, sec. 2.3) with both draws coupled: the distribution is the full
 //! model's, and for a given seed even the text is.
 
-mod lookup;
-mod pace;
+mod bandit;
+mod prompt_lookup;
 mod race;
 
 use std::fmt;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::engine::{self, Error, Sequence, Step, TokenId};
 use crate::exit::{Checkpoint, Probe};
 use crate::sample::Sampler;
-use pace::{Arm, Pace};
+use bandit::{Arm, Bandit};
 
 pub use race::{Raced, race};
 
@@ -29,7 +29,7 @@ pub enum Mode {
     Off,
     /// A token that a checkpoint is sure of stands.
     Fast,
-    /// Guesses from a source, verified.
+    /// Drafts from a source, verified.
     Verified(Source),
     /// Verified, with what is measured to be fastest, which may be nothing: by the name of who wants full depth's text.
     Measured,
@@ -37,7 +37,7 @@ pub enum Mode {
     Auto,
 }
 
-/// Where guesses come from.
+/// Where drafts come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The checkpoints, as long as they are sure.
@@ -67,22 +67,22 @@ pub enum Kv {
 pub struct Options {
     /// The mode.
     pub mode: Mode,
-    /// Where guesses come from, besides lookup, if the mode is [`Mode::Auto`].
+    /// Where drafts come from, besides lookup, if the mode is [`Mode::Auto`].
     pub source: Source,
     /// Where to look, in rising order of layers; with lenses and probes that know how sure those are.
     pub checkpoints: Vec<Checkpoint>,
     /// Cache rows of tokens that stand early.
     pub kv: Kv,
-    /// Guesses between two evaluations at full depth, or pending tokens that stand.
+    /// Drafts between two evaluations at full depth, or pending tokens that stand.
     pub most: usize,
 }
 
-/// What became of tokens and guesses.
+/// What became of tokens and drafts.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// Tokens guessed.
-    pub guessed: usize,
-    /// Guesses that were right.
+    /// Tokens drafted.
+    pub drafted: usize,
+    /// Drafts that were right.
     pub accepted: usize,
 }
 
@@ -100,15 +100,15 @@ impl Mode {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let share = 100.0 * self.accepted as f64 / self.guessed.max(1) as f64;
-        write!(f, "guesses {}, right {} ({share:.1} %)", self.guessed, self.accepted)
+        let share = 100.0 * self.accepted as f64 / self.drafted.max(1) as f64;
+        write!(f, "drafts {}, right {} ({share:.1} %)", self.drafted, self.accepted)
     }
 }
 
 /// Finds the tokens of answers, one after the other.
 pub struct Decoder {
     options: Options,
-    pace: Pace,
+    bandit: Bandit,
     /// The evaluation whose tokens are being given out.
     cycle: Option<Cycle>,
     tally: Tally,
@@ -123,7 +123,7 @@ struct Cycle {
 impl Decoder {
     /// For sequences of one model.
     pub fn new(options: Options) -> Decoder {
-        Decoder { options, pace: Pace::default(), cycle: None, tally: Tally::default() }
+        Decoder { options, bandit: Bandit::default(), cycle: None, tally: Tally::default() }
     }
 
     /// How tokens are found from now on.
@@ -136,7 +136,7 @@ impl Decoder {
         self.options.mode
     }
 
-    /// Where guesses come from.
+    /// Where drafts come from.
     pub fn source(&self) -> Source {
         self.options.source
     }
@@ -155,7 +155,7 @@ impl Decoder {
         !self.options.checkpoints.is_empty()
     }
 
-    /// What became of guesses so far.
+    /// What became of drafts so far.
     pub fn tally(&self) -> &Tally {
         &self.tally
     }
@@ -184,7 +184,7 @@ impl Decoder {
 
     fn close_cycle(&mut self) {
         if let Some(Cycle { arm, time, tokens }) = self.cycle.take() {
-            self.pace.record(arm, tokens, time.as_secs_f64());
+            self.bandit.record(arm, tokens, time.as_secs_f64());
         }
     }
 
@@ -209,7 +209,7 @@ impl Decoder {
     /// treated as the options say.
     fn early(&self, sequence: &mut Sequence) -> Result<Option<(usize, Vec<f32>)>, Error> {
         let may_stop = !sequence.has_logits() && sequence.n_pending() <= self.options.most;
-        let found = if may_stop { self.look(sequence)? } else { None };
+        let found = if may_stop { self.run_checkpoints(sequence)? } else { None };
         if found.is_some() {
             match self.options.kv {
                 Kv::Deferred => {}
@@ -221,7 +221,7 @@ impl Decoder {
     }
 
     /// Takes the last token through the checkpoints. The first that is sure gives its depth and its logits.
-    fn look(&self, sequence: &mut Sequence) -> Result<Option<(usize, Vec<f32>)>, Error> {
+    fn run_checkpoints(&self, sequence: &mut Sequence) -> Result<Option<(usize, Vec<f32>)>, Error> {
         for checkpoint in &self.options.checkpoints {
             let (chance, x) = match sequence.probe_at(checkpoint.layer)? {
                 Some(chances) => (Checkpoint::chance_among(&chances), None),
@@ -230,7 +230,7 @@ impl Decoder {
                     (checkpoint.chance(&x), Some(x))
                 }
             };
-            if chance.is_some_and(|chance| chance >= checkpoint.least) {
+            if chance.is_some_and(|chance| chance >= checkpoint.threshold) {
                 let x = x.map_or_else(|| sequence.normed_state_at(checkpoint.layer), Ok)?;
                 return Ok(Some((checkpoint.layer, sequence.logits_of_states(&through(checkpoint, x))?)));
             }
@@ -238,7 +238,7 @@ impl Decoder {
         Ok(None)
     }
 
-    /// Puts guesses behind the timeline.
+    /// Puts drafts behind the timeline.
     fn draft(&mut self, sequence: &mut Sequence, sampler: &Sampler) -> Result<Arm, Error> {
         let (source, most) = match self.options.mode {
             Mode::Off | Mode::Fast => return Ok(Arm::Plain),
@@ -247,7 +247,7 @@ impl Decoder {
         };
         match source {
             Source::Lookup => {
-                let found = lookup::continuation(sequence.tokens(), most);
+                let found = prompt_lookup::continuation(sequence.tokens(), most);
                 self.guess_all(sequence, &found.tokens)?;
             }
             source => self.draft_by_running(sequence, sampler, source, most)?,
@@ -256,18 +256,18 @@ impl Decoder {
     }
 
     fn draft_auto(&mut self, sequence: &mut Sequence, sampler: &Sampler) -> Result<Arm, Error> {
-        let found = lookup::continuation(sequence.tokens(), self.options.most);
-        let n = self.pace.choose_lookup(found.matched, found.tokens.len());
+        let found = prompt_lookup::continuation(sequence.tokens(), self.options.most);
+        let n = self.bandit.choose_lookup(found.matched, found.tokens.len());
         if n > 0 {
             self.guess_all(sequence, &found.tokens[..n])?;
-            return Ok(Arm::Lookup { matched: found.matched, guessed: n });
+            return Ok(Arm::Lookup { matched: found.matched, drafted: n });
         }
         let runs = match self.options.source {
             Source::Lookup => false,
             Source::Checkpoints => self.has_checkpoints(),
             Source::Layer(_) | Source::Plan => true,
         };
-        if runs && self.pace.tries_running() {
+        if runs && self.bandit.tries_running() {
             self.draft_by_running(sequence, sampler, self.options.source, self.options.most)?;
             return Ok(Arm::Running);
         }
@@ -275,7 +275,7 @@ impl Decoder {
     }
 
     fn guess_all(&mut self, sequence: &mut Sequence, tokens: &[TokenId]) -> Result<(), Error> {
-        self.tally.guessed += tokens.len();
+        self.tally.drafted += tokens.len();
         tokens.iter().try_for_each(|&token| sequence.draft(token, 0))
     }
 
@@ -286,11 +286,11 @@ impl Decoder {
         source: Source,
         most: usize,
     ) -> Result<(), Error> {
-        let mut sampler = sampler.clone(); // so that a guess takes the random number that its verification will take
+        let mut sampler = sampler.clone(); // so that a draft takes the random number that its verification will take
         let mut history = sequence.tokens().to_vec();
         for _ in 0..most {
             let found = match source {
-                Source::Checkpoints => self.look(sequence)?,
+                Source::Checkpoints => self.run_checkpoints(sequence)?,
                 Source::Layer(layer) => {
                     let x = sequence.normed_state_at(layer)?;
                     let lens = self.options.checkpoints.iter().find(|checkpoint| checkpoint.layer == layer);
@@ -306,7 +306,7 @@ impl Decoder {
                 Source::Plan => sequence.draft_by_plan(token)?,
                 _ => sequence.draft(token, layers)?,
             }
-            self.tally.guessed += 1;
+            self.tally.drafted += 1;
             history.push(token);
         }
         Ok(())

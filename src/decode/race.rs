@@ -1,4 +1,4 @@
-//! Owns the timing of guesses beside full depth.
+//! Owns the timing of drafts beside full depth.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use super::{Decoder, Mode, Options, Tally};
 use crate::engine::{Error, Sequence, TokenId};
 use crate::sample::Sampler;
 
-/// How guesses did.
+/// How drafts did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Raced {
     /// The share that was right.
@@ -22,12 +22,12 @@ pub fn race(sequence: &mut Sequence, options: &Options, prompts: &[Vec<TokenId>]
     for prompt in prompts {
         let (dense, _) = generate(sequence, &Options { mode: Mode::Off, ..options.clone() }, prompt, n)?;
         let (time, some) = generate(sequence, options, prompt, n)?;
-        tally.guessed += some.guessed;
+        tally.drafted += some.drafted;
         tally.accepted += some.accepted;
         ratios.push(dense.as_secs_f64() / time.as_secs_f64());
     }
     ratios.sort_by(f64::total_cmp);
-    let accepted = tally.accepted as f64 / tally.guessed.max(1) as f64;
+    let accepted = tally.accepted as f64 / tally.drafted.max(1) as f64;
     Ok(Raced { accepted, speed: ratios.get(ratios.len() / 2).copied().unwrap_or(1.0) })
 }
 

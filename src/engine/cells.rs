@@ -113,7 +113,7 @@ mod tests {
         let cells = Cells::new(&b, Some((&a, 70)));
         assert_eq!((cells.first(), cells.hole(), cells.row_of(69), cells.row_of(70)), (0, 70..262, 69, 262));
         assert!((cells.row_of(70) - 70).is_multiple_of(KV_STEP));
-        assert_eq!((cells.rows_of(72), cells.rows_of(3)), (vec![0..70, 262..264], vec![0..3]));
+        assert_eq!((cells.rows_of(72), cells.rows_of(3).pop()), (vec![0..70, 262..264], Some(0..3)));
         assert_eq!((Cells::new(&b, None).first(), Cells::new(&b, None).hole()), (256, 0..0));
     }
 }

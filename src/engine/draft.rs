@@ -2,7 +2,7 @@
 
 use super::row::Row;
 use super::{Error, Sequence, TokenId};
-use crate::ggml::Order;
+use crate::ggml::Reduction;
 use crate::plan::layers_of;
 
 /// A token that may come next.
@@ -68,7 +68,7 @@ impl Sequence {
         self.check_token(token)?;
         let position = self.tokens.len() + self.drafts.len();
         if position < self.n_ctx() {
-            let row = self.row_at(token, position, Order::Token);
+            let row = self.row_at(token, position, Reduction::Decode);
             self.drafts.push_back(Draft { token, row, ran, logits: Vec::new() });
         }
         Ok(())
@@ -138,8 +138,8 @@ impl Sequence {
             let expected = "a last token that has not begun its way, behind a shared prefix".to_owned();
             return Err(Error::Parameter { name: "draft_plan", expected, found: format!("depth {}", row.depth) });
         }
-        let (token, position, first, order) = (row.token, row.position, row.first, row.order);
-        let mut row = Row { first, cache_row: own + 1, hole: own..own + 1, ..Row::new(token, position, order) };
+        let (token, position, first, reduction) = (row.token, row.position, row.first, row.reduction);
+        let mut row = Row { first, cache_row: own + 1, hole: own..own + 1, ..Row::new(token, position, reduction) };
         executor.run_draft_plan(&mut row)
     }
 

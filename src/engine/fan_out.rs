@@ -1,24 +1,24 @@
-//! Questions of which only the last tokens' results are wanted: side by side after a common prefix, each as deep as it must.
+//! Branches of which only the last tokens' results are wanted: side by side after a common prefix, each as deep as it must.
 
 use super::params::check_cuts;
 use super::row::{KV_STEP, Row};
 use super::{Error, Sequence, TokenId};
-use crate::ggml::Order;
+use crate::ggml::Reduction;
 
 /// What follows the common prefix.
 #[derive(Clone, Copy, Debug)]
-pub struct Question<'q> {
+pub struct Branch<'q> {
     /// The tokens; at least one.
     pub tokens: &'q [TokenId],
     /// How many of the last tokens are looked at; at least one.
     pub shown: usize,
 }
 
-/// A question on its way, where [`Sequence::fan_out`] may stop it.
+/// A branch on its way, where [`Sequence::fan_out`] may stop it.
 #[derive(Clone, Debug)]
 pub struct Cut {
-    /// Which question.
-    pub question: usize,
+    /// Which branch.
+    pub branch: usize,
     /// Layers run so far.
     pub layers_run: usize,
     /// The hidden states of its shown rows, before the final norm: \[n_embd\] each, one after the other. Empty where there is
@@ -30,7 +30,7 @@ pub struct Cut {
     pub logits: Vec<f32>,
 }
 
-/// Looks at the questions that are still there, and says of each whether it stops.
+/// Looks at the branches that are still there, and says of each whether it stops.
 pub type AtCut<'a> = dyn FnMut(&[Cut]) -> Vec<bool> + 'a;
 
 /// What a look needs.
@@ -44,9 +44,9 @@ pub enum View<'v> {
     Through(&'v dyn Fn(usize, &[f32]) -> Vec<f32>),
 }
 
-/// A question with its rows.
+/// A branch with its rows.
 struct Live {
-    question: usize,
+    branch: usize,
     rows: Vec<Row>,
     shown: usize,
 }
@@ -58,17 +58,17 @@ impl Live {
 }
 
 impl Sequence {
-    /// Evaluates questions that follow a common prefix, each as if it were alone. The timeline becomes the prefix. All new
+    /// Evaluates branches that follow a common prefix, each as if it were alone. The timeline becomes the prefix. All new
     /// rows go through one range of layers after the other; after each of the layers `cuts` (in rising order), `at_cut` looks
-    /// at the questions that are still there. One that stops goes no deeper: its rows leave the batch. At full depth it
+    /// at the branches that are still there. One that stops goes no deeper: its rows leave the batch. At full depth it
     /// looks at the rest, with logits.
     ///
-    /// The prefix goes as deep as the questions do, and no deeper: what its deeper layers owe is settled when it is needed.
-    /// Questions leave nothing behind.
+    /// The prefix goes as deep as the branches do, and no deeper: what its deeper layers owe is settled when it is needed.
+    /// Branches leave nothing behind.
     pub fn fan_out(
         &mut self,
         prefix: &[TokenId],
-        questions: &[Question<'_>],
+        branches: &[Branch<'_>],
         cuts: &[usize],
         view: View<'_>,
         at_cut: &mut AtCut<'_>,
@@ -78,8 +78,8 @@ impl Sequence {
         self.revive(self.n_steps())?;
         self.need(0);
         self.rewind(self.common_prefix(prefix));
-        let mut live = self.place(prefix.len(), questions)?;
-        self.extend(&prefix[self.tokens.len()..], Order::Prompt);
+        let mut live = self.place(prefix.len(), branches)?;
+        self.extend(&prefix[self.tokens.len()..], Reduction::Prefill);
         self.walk(&mut live, cuts, view, at_cut)
     }
 
@@ -104,12 +104,12 @@ impl Sequence {
         Ok(())
     }
 
-    /// What the questions show between two ranges.
+    /// What the branches show between two ranges.
     fn look(&mut self, live: &[Live], depth: usize, view: View<'_>) -> Result<Vec<Cut>, Error> {
-        let mut cuts: Vec<Cut> = live.iter().map(|q| Cut::empty(q.question, depth)).collect();
+        let mut cuts: Vec<Cut> = live.iter().map(|q| Cut::empty(q.branch, depth)).collect();
         let mut seen = Vec::new();
-        for (question, cut) in live.iter().zip(&mut cuts) {
-            let rows = question.shown_rows();
+        for (branch, cut) in live.iter().zip(&mut cuts) {
+            let rows = branch.shown_rows();
             if matches!(view, View::Hidden) && rows.iter().all(|row| !row.reading.is_empty()) {
                 cut.reading.extend(rows.iter().flat_map(|row| &row.reading));
                 continue;
@@ -127,23 +127,23 @@ impl Sequence {
         let logits = self.logits_of_states(&seen)?;
         let n_vocab = self.model().config().n_vocab;
         let mut rest = &logits[..];
-        for (question, cut) in live.iter().zip(&mut cuts) {
-            let (own, others) = rest.split_at((question.shown * n_vocab).min(rest.len()));
+        for (branch, cut) in live.iter().zip(&mut cuts) {
+            let (own, others) = rest.split_at((branch.shown * n_vocab).min(rest.len()));
             cut.logits.extend(own);
             rest = others;
         }
         Ok(cuts)
     }
 
-    /// Takes the prefix and the questions to a depth. At full depth gives what the questions show.
+    /// Takes the prefix and the branches to a depth. At full depth gives what the branches show.
     fn take_to(&mut self, live: &mut [Live], depth: usize) -> Result<Vec<Cut>, Error> {
         let engine = self.engine().clone();
-        let mut cuts: Vec<Cut> = live.iter().map(|q| Cut::empty(q.question, depth)).collect();
+        let mut cuts: Vec<Cut> = live.iter().map(|q| Cut::empty(q.branch, depth)).collect();
         let mut rows: Vec<&mut Row> = self.rows.iter_mut().filter(|row| row.depth < depth).collect();
         let (mut outs, mut owners) = (Vec::new(), Vec::new());
-        for (i, question) in live.iter_mut().enumerate() {
-            rows.extend(question.rows.iter_mut());
-            outs.extend(rows.len() - question.shown..rows.len());
+        for (i, branch) in live.iter_mut().enumerate() {
+            rows.extend(branch.rows.iter_mut());
+            outs.extend(rows.len() - branch.shown..rows.len());
             owners.resize(outs.len(), i);
         }
         let mut executor = engine.lock();
@@ -157,16 +157,16 @@ impl Sequence {
         Ok(cuts)
     }
 
-    /// Gives every question its rows. Cache rows of the first follow the prefix; those of the others are so far behind as
+    /// Gives every branch its rows. Cache rows of the first follow the prefix; those of the others are so far behind as
     /// they would be there that they add up in the same order.
-    fn place(&self, n_prefix: usize, questions: &[Question<'_>]) -> Result<Vec<Live>, Error> {
+    fn place(&self, n_prefix: usize, branches: &[Branch<'_>]) -> Result<Vec<Live>, Error> {
         let n_shared = self.cells.shared.len();
-        if n_shared > 0 && n_shared < n_prefix && questions.len() > 1 {
+        if n_shared > 0 && n_shared < n_prefix && branches.len() > 1 {
             let expected = format!("the {n_shared} tokens that are shared with other sequences");
             return Err(Error::Parameter { name: "prefix", expected, found: format!("{n_prefix} tokens") });
         }
         let start = self.cells.row_of(n_prefix);
-        // What lies between the prefix and a question that begins at a row: others that run beside it.
+        // What lies between the prefix and a branch that begins at a row: others that run beside it.
         let hole = |first: usize| match n_shared {
             0 => start..first,
             n if n == n_prefix => self.cells.shared.end..first,
@@ -174,7 +174,7 @@ impl Sequence {
         };
         let mut first = start;
         let mut placed = Vec::new();
-        for (question, &Question { tokens, shown }) in questions.iter().enumerate() {
+        for (branch, &Branch { tokens, shown }) in branches.iter().enumerate() {
             if tokens.is_empty() {
                 return Err(Error::Empty);
             }
@@ -190,9 +190,9 @@ impl Sequence {
                 first: self.cells.first(),
                 cache_row: first + i,
                 hole: hole(first),
-                ..Row::new(token, n_prefix + i, Order::Prompt)
+                ..Row::new(token, n_prefix + i, Reduction::Prefill)
             };
-            placed.push(Live { question, rows: tokens.iter().enumerate().map(row).collect(), shown });
+            placed.push(Live { branch, rows: tokens.iter().enumerate().map(row).collect(), shown });
             first += tokens.len().next_multiple_of(KV_STEP);
         }
         Ok(placed)
@@ -200,7 +200,7 @@ impl Sequence {
 }
 
 impl Cut {
-    fn empty(question: usize, layers_run: usize) -> Cut {
-        Cut { question, layers_run, hidden: Vec::new(), reading: Vec::new(), logits: Vec::new() }
+    fn empty(branch: usize, layers_run: usize) -> Cut {
+        Cut { branch, layers_run, hidden: Vec::new(), reading: Vec::new(), logits: Vec::new() }
     }
 }

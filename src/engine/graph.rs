@@ -6,8 +6,8 @@ use half::f16;
 use super::probe::Placed;
 use super::row::Row;
 use crate::dtype::DType;
-use crate::ggml::{Builder, Ops, Order, Run, Slot, Stored, Tensor, Weight};
-use crate::model::{Cache, LayerStep, Model, Rows, Seen};
+use crate::ggml::{Builder, Ops, Reduction, Run, Slot, Stored, Tensor, Weight};
+use crate::model::{Cache, LayerStep, Model, Rows, Visible};
 use crate::plan::Half;
 
 /// Which steps run.
@@ -15,7 +15,7 @@ use crate::plan::Half;
 pub(super) enum Plan {
     /// The engine's.
     Whole,
-    /// The one that guesses.
+    /// The one that drafts.
     Draft,
     /// The engine's, keys and values only.
     Keys,
@@ -31,7 +31,7 @@ pub(super) struct GraphKey {
     pub(super) start: usize,
     pub(super) end: usize,
     pub(super) n_rows: usize,
-    pub(super) order: Order,
+    pub(super) reduction: Reduction,
     /// Whether kernels get every row alone.
     pub(super) row_by_row: bool,
     /// Cache rows that the mask covers; 0 without a mask.
@@ -42,7 +42,7 @@ pub(super) struct GraphKey {
 
 /// Where the rows of a graph come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum From {
+pub(super) enum RowsFrom {
     /// From their tokens.
     Tokens,
     /// From where they wait on the graph's device.
@@ -53,7 +53,7 @@ pub(super) enum From {
 
 /// Where the rows of a graph go.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum To {
+pub(super) enum RowsTo {
     /// To where they wait on the graph's device.
     Waiting,
     /// To where they wait for another device.
@@ -188,9 +188,9 @@ pub(super) fn build<'g>(
     cache: &'g Cache,
     (hidden, probe): (&'g Stored, Option<&'g Placed>),
     key: GraphKey,
-    (from, to): (From, To),
+    (from, to): (RowsFrom, RowsTo),
 ) -> Slots {
-    let GraphKey { start, end, n_rows, order, n_kv, n_out, keep, .. } = key;
+    let GraphKey { start, end, n_rows, reduction, n_kv, n_out, keep, .. } = key;
     let g = &if key.row_by_row { g.row_by_row() } else { *g };
     let mut slots = Slots::default();
     let input = |name, dtype, shape: &[usize], slot: &mut Option<Slot>| {
@@ -204,30 +204,30 @@ pub(super) fn build<'g>(
     let by_column = transposes_values(cache, &plan[start..end]);
     let value_places = by_column.then(|| input("inp_value_places", DType::I64, &[n_values], &mut slots.value_places));
     let seen = |name, sees: &mut Option<Slot>, mask: &mut Option<Slot>| match n_kv {
-        0 => Seen { sees: Some(input(name, DType::I32, &[4, n_rows], sees)), mask: None },
-        n_kv => Seen { sees: None, mask: Some(input(name, DType::F16, &[n_kv, n_rows], mask)) },
+        0 => Visible { sees: Some(input(name, DType::I32, &[4, n_rows], sees)), mask: None },
+        n_kv => Visible { sees: None, mask: Some(input(name, DType::F16, &[n_kv, n_rows], mask)) },
     };
     let all = seen("inp_seen", &mut slots.sees, &mut slots.mask);
     let in_window = match has_window(model, &plan[start..end]) {
         true => seen("inp_seen_in_window", &mut slots.window_sees, &mut slots.window_mask),
-        false => Seen::default(),
+        false => Visible::default(),
     };
-    let rows = Rows { positions, cache_rows, value_places, all, in_window, order };
+    let rows = Rows { positions, cache_rows, value_places, all, in_window, reduction };
 
     let mut h = match from {
-        From::Tokens => model.embed(g, input("inp_tokens", DType::I32, &[n_rows], &mut slots.tokens), positions),
-        From::Waiting => {
+        RowsFrom::Tokens => model.embed(g, input("inp_tokens", DType::I32, &[n_rows], &mut slots.tokens), positions),
+        RowsFrom::Waiting => {
             g.ops.get_rows(hidden.t(), input("inp_hidden_from", DType::I32, &[n_rows], &mut slots.hidden_from))
         }
-        From::Host => input("inp_states", DType::F32, &[model.config().n_embd, n_rows], &mut slots.states),
+        RowsFrom::Host => input("inp_states", DType::F32, &[model.config().n_embd, n_rows], &mut slots.states),
     };
     let mut steps = plan[start..end].to_vec();
     if key.plan == Plan::Keys {
         steps = steps.into_iter().filter(|step| step.attention).map(LayerStep::keys).collect();
     }
-    if matches!(to, To::Waiting | To::Host) {
+    if matches!(to, RowsTo::Waiting | RowsTo::Host) {
         h = model.run(g, &steps, cache, &rows, h);
-        if to == To::Host {
+        if to == RowsTo::Host {
             slots.hidden = Some(g.output(h));
             return slots;
         }
@@ -242,7 +242,7 @@ pub(super) fn build<'g>(
         last.only(Half::FeedForward)
     });
     h = model.run(g, &steps, cache, &rows, h);
-    if to == To::Nowhere {
+    if to == RowsTo::Nowhere {
         g.effect(h);
         return slots;
     }
@@ -251,7 +251,7 @@ pub(super) fn build<'g>(
     }
     h = model.run(g, finish.as_slice(), cache, &rows, h);
     slots.hidden = Some(g.output(h));
-    if to == To::Head {
+    if to == RowsTo::Head {
         slots.logits = Some(g.output(head(g, model, h, keep)));
     }
     slots

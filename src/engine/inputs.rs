@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::row::Row;
 use super::{Error, Sequence, TokenId};
-use crate::ggml::{Observed, Order};
+use crate::ggml::{Observed, Reduction};
 
 /// Sums over the rows that entered a multiplication, column by column.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,7 +50,7 @@ impl Sequence {
         self.check(tokens)?;
         self.need(0);
         self.rewind(0);
-        self.extend(tokens, Order::Prompt);
+        self.extend(tokens, Reduction::Prefill);
         let (engine, n_steps, n_batch) = (self.engine().clone(), self.n_steps(), self.params.n_batch);
         let mut executor = engine.lock();
         executor.keep = 0;

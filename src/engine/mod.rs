@@ -26,7 +26,7 @@ mod snapshot;
 mod trace;
 
 pub use batch::Batch;
-pub use fan_out::{AtCut, Cut, Question, View};
+pub use fan_out::{AtCut, Branch, Cut, View};
 pub use inputs::{InputSums, Inputs};
 pub use params::{EngineParams, Error};
 pub use prefix::Prefix;

@@ -109,9 +109,9 @@ pub struct EngineParams {
     /// Whether steps compute only the logits that the sampler chooses among, where that is faster: a low-bit copy of the
     /// output head tells which ([`crate::ggml::Ops::shortlist`]).
     pub shortlist: bool,
-    /// What is read of hidden states on devices other than the CPU ([`Sequence::probe_at`]).
+    /// What is read of hidden states on devices other than the CPU ([`super::Sequence::probe_at`]).
     pub probes: Vec<Probe>,
-    /// What runs to guess a token ([`Sequence::run_draft_plan`]), steps of the plan with their turns; empty for nothing.
+    /// What runs to draft a token ([`super::Sequence::run_draft_plan`]), steps of the plan with their turns; empty for nothing.
     pub draft_plan: Vec<LayerStep>,
 }
 

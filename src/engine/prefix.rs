@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::cells::{Cells, Region};
 use super::{Error, Sequence, TokenId};
-use crate::ggml::Order;
+use crate::ggml::Reduction;
 
 /// The beginning of some texts, evaluated once and never changed: sequences that follow it ([`super::Engine::sequence_after`]) see
 /// its cache rows where they are. A clone is the same prefix.
@@ -50,7 +50,7 @@ impl Sequence {
         self.prefix = Some(prefix.clone());
         self.check_prefix()?;
         self.cells = Cells::new(&self.region, Some((prefix.region(), prefix.tokens().len())));
-        self.extend(&prefix.tokens().to_vec(), Order::Prompt);
+        self.extend(prefix.tokens(), Reduction::Prefill);
         let done = self.n_steps();
         self.rows.iter_mut().for_each(|row| row.depth = done);
         self.logits = prefix.logits().to_vec();

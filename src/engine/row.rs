@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::TokenId;
 use super::hidden_states::Place;
-use crate::ggml::Order;
+use crate::ggml::Reduction;
 
 /// Cache rows in a graph are rounded up to this, so that one graph serves many steps; and rows that see each other's
 /// cache rows at another place add up in the same order if the places differ by a multiple of it.
@@ -29,19 +29,19 @@ pub(super) struct Row {
     /// What was read of it there, if anything was: \[n_out\].
     pub(super) reading: Vec<f32>,
     /// How sums over it are taken where it runs beside others: a token of an answer must not depend on what runs beside it.
-    pub(super) order: Order,
+    pub(super) reduction: Reduction,
 }
 
 impl Row {
     /// A row at the cache row of its position, which sees all before it.
-    pub(super) fn new(token: TokenId, position: usize, order: Order) -> Row {
+    pub(super) fn new(token: TokenId, position: usize, reduction: Reduction) -> Row {
         let reading = Vec::new();
-        Row { token, position, first: 0, cache_row: position, hole: 0..0, depth: 0, place: None, reading, order }
+        Row { token, position, first: 0, cache_row: position, hole: 0..0, depth: 0, place: None, reading, reduction }
     }
 
     /// The same token with the same sight, on its way from the beginning.
     pub(super) fn again(&self) -> Row {
         let (first, cache_row, hole) = (self.first, self.cache_row, self.hole.clone());
-        Row { first, cache_row, hole, ..Row::new(self.token, self.position, self.order) }
+        Row { first, cache_row, hole, ..Row::new(self.token, self.position, self.reduction) }
     }
 }

@@ -16,7 +16,7 @@ use super::params::{check_cuts, check_plan, check_probes};
 use super::prefix::Prefix;
 use super::row::Row;
 use super::{Engine, EngineParams, Error, Probe, TokenId};
-use crate::ggml::Order;
+use crate::ggml::Reduction;
 use crate::model::{LayerStep, Model};
 use crate::plan::number;
 use crate::sample::Sampler;
@@ -202,7 +202,7 @@ impl Sequence {
         self.rewind(reused);
         let total = tokens.len() - reused;
         for batch in tokens[reused..].chunks(self.params.n_batch) {
-            self.extend(batch, Order::Prompt);
+            self.extend(batch, Reduction::Prefill);
             let is_last = self.tokens.len() == tokens.len();
             self.run_to_depth(self.n_steps(), is_last)?;
             let done = self.tokens.len() - reused;
@@ -219,16 +219,16 @@ impl Sequence {
     }
 
     /// Puts tokens behind the text, to be evaluated later.
-    pub(super) fn extend(&mut self, tokens: &[TokenId], order: Order) {
+    pub(super) fn extend(&mut self, tokens: &[TokenId], reduction: Reduction) {
         if tokens.is_empty() {
             return;
         }
         self.drop_drafts();
         let first = self.tokens.len();
         // A row that comes alone adds up as a token of an answer does, as ggml adds up a single row.
-        let order = if tokens.len() == 1 { Order::Token } else { order };
+        let reduction = if tokens.len() == 1 { Reduction::Decode } else { reduction };
         for (i, &token) in tokens.iter().enumerate() {
-            let row = self.row_at(token, first + i, order);
+            let row = self.row_at(token, first + i, reduction);
             self.rows.push(row);
         }
         self.tokens.extend(tokens);
@@ -236,9 +236,9 @@ impl Sequence {
     }
 
     /// A row that sees all positions before it.
-    pub(super) fn row_at(&self, token: TokenId, position: usize, order: Order) -> Row {
+    pub(super) fn row_at(&self, token: TokenId, position: usize, reduction: Reduction) -> Row {
         let (first, cache_row, hole) = (self.cells.first(), self.cells.row_of(position), self.cells.hole());
-        Row { first, cache_row, hole, ..Row::new(token, position, order) }
+        Row { first, cache_row, hole, ..Row::new(token, position, reduction) }
     }
 
     pub(super) fn common_prefix(&self, tokens: &[TokenId]) -> usize {
@@ -256,7 +256,7 @@ impl Sequence {
         self.n_sampled += 1;
         let drafted = self.accept(token);
         if drafted.is_none() {
-            self.extend(&[token], Order::Token);
+            self.extend(&[token], Reduction::Decode);
         }
         let n_steps = self.n_steps();
         let whole = || Ran { steps: n_steps, layers: self.layers_at(n_steps) };
@@ -293,7 +293,7 @@ impl Sequence {
         if self.tokens.len() >= self.n_ctx() {
             return Err(Error::ContextFull { n_ctx: self.n_ctx() });
         }
-        self.extend(&[token], Order::Token);
+        self.extend(&[token], Reduction::Decode);
         Ok(())
     }
 
@@ -303,7 +303,7 @@ impl Sequence {
         if self.tokens.len() + tokens.len() > self.n_ctx() {
             return Err(Error::ContextFull { n_ctx: self.n_ctx() });
         }
-        self.extend(tokens, Order::Prompt);
+        self.extend(tokens, Reduction::Prefill);
         Ok(())
     }
 
@@ -418,13 +418,13 @@ impl Sequence {
         {
             if self.tokens.len() == n_shared {
                 // The prefix is others' too: its last token is evaluated again in a row of its own.
-                let (token, order) = (last.token, last.order);
+                let (token, reduction) = (last.token, last.reduction);
                 (self.rows, self.tokens) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.tokens));
                 self.rows.pop();
                 self.tokens.pop();
                 self.cells =
                     Cells::new(&self.region, self.prefix.as_ref().map(|prefix| (prefix.region(), n_shared - 1)));
-                self.extend(&[token], order);
+                self.extend(&[token], reduction);
                 return Ok(());
             }
             last.depth = last.depth.min(executor.n_steps() - 1);

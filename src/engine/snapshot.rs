@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 
 use super::{Error, Sequence, TokenId};
-use crate::ggml::Order;
+use crate::ggml::Reduction;
 use crate::plan::text;
 
 impl Sequence {
@@ -61,7 +61,7 @@ impl Sequence {
         }
         executor.check_devices()?;
         drop(executor);
-        self.extend(&tokens, Order::Prompt);
+        self.extend(&tokens, Reduction::Prefill);
         let done = self.n_steps();
         self.rows.iter_mut().for_each(|row| row.depth = done);
         Ok(())

@@ -2,7 +2,7 @@
 
 use super::row::Row;
 use super::{Error, Sequence, TokenId};
-use crate::ggml::Order;
+use crate::ggml::Reduction;
 
 /// What some places of a text have at full depth. Kept by the caller, so that its memory is used again.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +53,7 @@ impl Sequence {
         self.check(tokens)?;
         self.rewind(0);
         self.need(0);
-        let row = |(i, &token): (usize, &TokenId)| self.row_at(token, i, Order::Prompt);
+        let row = |(i, &token): (usize, &TokenId)| self.row_at(token, i, Reduction::Prefill);
         Ok(tokens.iter().enumerate().map(row).collect())
     }
 

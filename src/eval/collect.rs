@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use super::eye::Eye;
+use super::features::FeatureExtractor;
 use super::questions::{Asked, Questions};
 use super::{Error, Item};
-use crate::engine::{Cut, Question, Sequence, TokenId, View};
+use crate::engine::{Branch, Cut, Sequence, TokenId, View};
 use crate::exit::{Input, Lens, LensFit, Row, softmax_reading};
 use crate::sample::Sampler;
 use crate::tokenizer::Tokenizer;
@@ -33,11 +33,13 @@ pub fn collect(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Row>, Error> {
     let model = sequence.model().clone();
-    let eye = Eye::new(sight.input, questions, of_layers(sight.layers, sight.lenses), &model)?;
+    let extractor = FeatureExtractor::new(sight.input, questions, of_layers(sight.layers, sight.lenses), &model)?;
     let mut rows = Vec::new();
     for item in items {
         let asked = questions.of_item(item);
-        rows.push(eye.with_view(|view| collect_one(sequence, questions, &eye, &asked, sight.layers, view))?);
+        rows.push(
+            extractor.with_view(|view| collect_one(sequence, questions, &extractor, &asked, sight.layers, view))?,
+        );
         progress(rows.len());
     }
     Ok(rows)
@@ -50,24 +52,24 @@ fn of_layers<'l>(layers: &[usize], lenses: &'l [Lens]) -> Vec<(usize, &'l Lens)>
 fn collect_one(
     sequence: &mut Sequence,
     questions: &Questions<'_>,
-    eye: &Eye<'_>,
+    extractor: &FeatureExtractor<'_>,
     asked: &Asked,
     layers: &[usize],
     view: View<'_>,
 ) -> Result<Row, Error> {
     let mut row = Row { inputs: Vec::new(), readings: Vec::new(), full: 0, truth: 0 };
     let n_layer = sequence.n_steps();
-    let parts: Vec<Question<'_>> = asked.questions().collect();
+    let parts: Vec<Branch<'_>> = asked.questions().collect();
     sequence.fan_out(&asked.prefix, &parts, layers, view, &mut |cuts| {
         let cuts: Vec<&Cut> = cuts.iter().collect();
         if cuts[0].layers_run < n_layer {
-            let seen = eye.see(asked, &cuts);
+            let seen = extractor.extract(asked, &cuts);
             row.readings.extend(seen.reading);
             row.inputs.push(seen.input);
             return Vec::new();
         }
         let answer = questions.read(asked, &cuts).label;
-        if eye.input == Input::Vocabulary {
+        if extractor.input == Input::Vocabulary {
             // As in the paper, the answer is a token.
             row.full = softmax_reading(&cuts[0].logits).label;
             let label = |answer: usize| questions.label_ids().get(answer).map(|&id| id as usize);
@@ -118,21 +120,21 @@ pub fn collect_own(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Row>, Error> {
     let model = sequence.model().clone();
-    let eye = Eye::of_tokens(of_layers(layers, lenses), &model);
+    let extractor = FeatureExtractor::of_tokens(of_layers(layers, lenses), &model);
     let (n_layer, n_vocab, n_embd) = (sequence.n_steps(), model.config().n_vocab, model.config().n_embd);
     let mut rows: Vec<Row> = Vec::new();
     for (prefix, part) in excerpts {
         let shown = part.len();
         let first = rows.len();
         rows.resize(first + shown, Row { inputs: Vec::new(), readings: Vec::new(), full: 0, truth: 0 });
-        eye.with_view(|view| {
-            sequence.fan_out(prefix, &[Question { tokens: part, shown }], layers, view, &mut |cuts| {
+        extractor.with_view(|view| {
+            sequence.fan_out(prefix, &[Branch { tokens: part, shown }], layers, view, &mut |cuts| {
                 let states = cuts[0].hidden.chunks_exact(n_embd).zip(cuts[0].logits.chunks_exact(n_vocab));
                 for (row, (hidden, logits)) in rows[first..].iter_mut().zip(states) {
                     let reading = softmax_reading(logits);
                     if cuts[0].layers_run < n_layer {
                         row.readings.push(reading);
-                        row.inputs.push(eye.normed(hidden));
+                        row.inputs.push(extractor.normed(hidden));
                     } else {
                         (row.full, row.truth) = (reading.label, reading.label);
                     }
@@ -161,13 +163,14 @@ pub fn fit_lenses(
 ) -> Result<Vec<Lens>, Error> {
     let model = sequence.model().clone();
     let (n_embd, n_layer) = (model.config().n_embd, sequence.n_steps());
-    let eye = Eye::of_tokens(Vec::new(), &model);
+    let extractor = FeatureExtractor::of_tokens(Vec::new(), &model);
     let mut fits: Vec<LensFit> = layers.iter().map(|_| LensFit::new(n_embd)).collect();
     let mut n_rows = 0;
     for (done, (prefix, part)) in excerpts.iter().enumerate() {
         let mut seen: Vec<Vec<f32>> = Vec::new();
-        let normed = |cut: &Cut| cut.hidden.chunks_exact(n_embd).flat_map(|row| eye.normed(row)).collect::<Vec<_>>();
-        let question = Question { tokens: part, shown: part.len() };
+        let normed =
+            |cut: &Cut| cut.hidden.chunks_exact(n_embd).flat_map(|row| extractor.normed(row)).collect::<Vec<_>>();
+        let question = Branch { tokens: part, shown: part.len() };
         sequence.fan_out(prefix, &[question], layers, View::Hidden, &mut |cuts| {
             if cuts[0].layers_run < n_layer {
                 seen.push(normed(&cuts[0]));
@@ -206,13 +209,13 @@ pub fn look_cost(
     const ROUNDS: usize = 7;
     let model = sequence.model().clone();
     let layers = sight.layers;
-    let eye = Eye::new(sight.input, questions, of_layers(layers, sight.lenses), &model)?;
+    let extractor = FeatureExtractor::new(sight.input, questions, of_layers(layers, sight.lenses), &model)?;
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for item in items.iter().take(ROUNDS) {
         let asked = questions.of_item(item);
         for (cuts, times) in [(&[][..], &mut without), (layers, &mut with)] {
             let start = Instant::now();
-            eye.with_view(|view| collect_one(sequence, questions, &eye, &asked, cuts, view))?;
+            extractor.with_view(|view| collect_one(sequence, questions, &extractor, &asked, cuts, view))?;
             times.push(start.elapsed());
         }
     }

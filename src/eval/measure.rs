@@ -3,11 +3,11 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::eye::Eye;
+use super::features::FeatureExtractor;
 use super::questions::{Asked, Questions};
 use super::{Error, Item};
-use crate::engine::{Cut, Question, Sequence, TokenId, View};
-use crate::exit::{Input, Lens, Policy, Walk};
+use crate::engine::{Branch, Cut, Sequence, TokenId, View};
+use crate::exit::{Decision, Input, Lens, Policy};
 use crate::model::{Config, LayerStep};
 
 /// What became of one question.
@@ -50,7 +50,7 @@ pub struct Measured {
 
 /// How questions run.
 #[derive(Clone, Copy, Debug)]
-pub struct Beside {
+pub struct CompareRuns {
     /// The solved examples are evaluated once and kept, and not timed.
     pub keep_prefix: bool,
     /// Questions that run side by side.
@@ -67,13 +67,13 @@ pub fn evaluate(
     questions: &Questions<'_>,
     items: &[Item],
     policy: &Policy,
-    how: Beside,
+    how: CompareRuns,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Measured, Error> {
     let model = sequence.model().clone();
     let lenses: Vec<(usize, &Lens)> =
         policy.checkpoints.iter().filter_map(|c| Some((c.layer, c.lens.as_ref()?))).collect();
-    let eye = Eye::new(policy.input, questions, lenses, &model)?;
+    let extractor = FeatureExtractor::new(policy.input, questions, lenses, &model)?;
     let cost = Cost::of(model.config(), policy);
     let mut outcomes: Vec<Outcome> = Vec::new();
     let asked: Vec<Asked> = items.iter().map(|item| questions.of_item(item)).collect();
@@ -90,7 +90,7 @@ pub fn evaluate(
             if which == 0 {
                 full = Some(full_depth(sequence, questions, batch, how)?);
             } else {
-                early = Some(run(sequence, questions, batch, Some((&eye, policy)), how)?);
+                early = Some(run(sequence, questions, batch, Some((&extractor, policy)), how)?);
             }
         }
         let (Some((full, full_time)), Some((early, early_time))) = (full, early) else { continue };
@@ -120,7 +120,7 @@ fn full_depth(
     sequence: &mut Sequence,
     questions: &Questions<'_>,
     batch: &[Asked],
-    how: Beside,
+    how: CompareRuns,
 ) -> Result<(Vec<Answer>, Duration), Error> {
     run(sequence, questions, batch, None, how)
 }
@@ -130,33 +130,35 @@ pub(super) fn run(
     sequence: &mut Sequence,
     questions: &Questions<'_>,
     batch: &[Asked],
-    policy: Option<(&Eye<'_>, &Policy)>,
-    how: Beside,
+    policy: Option<(&FeatureExtractor<'_>, &Policy)>,
+    how: CompareRuns,
 ) -> Result<(Vec<Answer>, Duration), Error> {
-    let parts: Vec<Question<'_>> = batch.iter().flat_map(Asked::questions).collect();
+    let parts: Vec<Branch<'_>> = batch.iter().flat_map(Asked::questions).collect();
     let owners: Vec<usize> =
         batch.iter().enumerate().flat_map(|(i, asked)| asked.parts.iter().map(move |_| i)).collect();
     let cuts: Vec<usize> = policy.iter().flat_map(|(_, policy)| policy.checkpoints.iter().map(|c| c.layer)).collect();
     let prefix = &batch[0].prefix;
     keep(sequence, &prefix[..if how.keep_prefix { batch[0].n_kept } else { 0 }])?;
-    if let Some((eye, policy)) = policy.filter(|_| sequence.model().placement().devices().len() > 1) {
-        sequence.set_probes(eye.probes(&policy.checkpoints))?;
+    if let Some((extractor, policy)) = policy.filter(|_| sequence.model().placement().devices().len() > 1) {
+        sequence.set_probes(extractor.probes(&policy.checkpoints))?;
     }
     let mut answers = vec![(0, 0); batch.len()];
-    let mut walks = vec![Walk::default(); batch.len()];
+    let mut decisions = vec![Decision::default(); batch.len()];
     let start = Instant::now();
     let mut look = |cuts: &[Cut]| {
         let mut stops = vec![false; cuts.len()];
         let mut first = 0;
-        for own in cuts.chunk_by(|a, b| owners[a.question] == owners[b.question]) {
-            let item = owners[own[0].question];
+        for own in cuts.chunk_by(|a, b| owners[a.branch] == owners[b.branch]) {
+            let item = owners[own[0].branch];
             let (asked, parts) = (&batch[item], own.iter().collect::<Vec<&Cut>>());
             let layers = own[0].layers_run;
-            let checkpoint = policy.and_then(|(eye, policy)| {
-                Some((eye, policy.checkpoints.iter().find(|checkpoint| checkpoint.layer == layers)?))
+            let checkpoint = policy.and_then(|(extractor, policy)| {
+                Some((extractor, policy.checkpoints.iter().find(|checkpoint| checkpoint.layer == layers)?))
             });
             let (answer, stop) = match checkpoint {
-                Some((eye, checkpoint)) => eye.see(asked, &parts).decide(checkpoint, &mut walks[item]),
+                Some((extractor, checkpoint)) => {
+                    extractor.extract(asked, &parts).decide(checkpoint, &mut decisions[item])
+                }
                 None => (questions.read(asked, &parts).label, true),
             };
             answers[item] = (answer, layers);
@@ -166,7 +168,7 @@ pub(super) fn run(
         stops
     };
     match policy {
-        Some((eye, _)) => eye.with_view(|view| sequence.fan_out(prefix, &parts, &cuts, view, &mut look))?,
+        Some((extractor, _)) => extractor.with_view(|view| sequence.fan_out(prefix, &parts, &cuts, view, &mut look))?,
         None => sequence.fan_out(prefix, &parts, &[], View::Hidden, &mut look)?,
     }
     Ok((answers, start.elapsed()))
@@ -189,7 +191,7 @@ pub fn fixed_plan(
     questions: &Questions<'_>,
     items: &[Item],
     n: usize,
-    how: Beside,
+    how: CompareRuns,
     sequence_of: &mut dyn FnMut(Vec<LayerStep>) -> Result<Sequence, crate::engine::Error>,
 ) -> Result<Vec<LayerStep>, Error> {
     let n_layer = sequence.n_steps();
@@ -228,7 +230,7 @@ impl Cost<'_> {
         Cost { config: config.clone(), policy }
     }
 
-    fn of_answer(&self, asked: &Asked, layers: usize, early: bool, how: Beside) -> f64 {
+    fn of_answer(&self, asked: &Asked, layers: usize, early: bool, how: CompareRuns) -> f64 {
         let n_prefix = asked.prefix.len();
         let first = if how.keep_prefix { asked.n_kept } else { 0 };
         let rows_from = |first: usize, end: usize| (first..end).map(|position| self.layer(position)).sum::<f64>();

@@ -10,7 +10,7 @@ mod collect;
 mod depth;
 mod divergence;
 #[cfg(feature = "tasks")]
-mod eye;
+mod features;
 mod imatrix;
 pub mod layers;
 #[cfg(feature = "tasks")]
@@ -18,18 +18,18 @@ mod measure;
 mod perplexity;
 #[cfg(feature = "tasks")]
 mod questions;
-mod reading;
 #[cfg(feature = "tasks")]
 mod report;
 #[cfg(feature = "tasks")]
 mod rows;
+#[cfg(feature = "tasks")]
+mod run_modes;
 mod score;
+mod score_mode;
 #[cfg(feature = "tasks")]
 mod task;
 #[cfg(feature = "tasks")]
 mod text_report;
-#[cfg(feature = "tasks")]
-mod ways;
 
 #[cfg(feature = "tasks")]
 pub use agreement::agreement;
@@ -41,20 +41,20 @@ pub use depth::{Depths, confidence};
 pub use divergence::{Base, Compared, Divergence, Quantile, compare, log_softmax};
 pub use imatrix::{Entry, Imatrix};
 #[cfg(feature = "tasks")]
-pub use measure::{Beside, Measured, Outcome, evaluate, fixed_plan};
+pub use measure::{CompareRuns, Measured, Outcome, evaluate, fixed_plan};
 pub use perplexity::{Chunks, Estimate, Moments, surprise};
 #[cfg(feature = "tasks")]
 pub use questions::Questions;
-pub use reading::Reading;
 #[cfg(feature = "tasks")]
 pub use report::html;
+#[cfg(feature = "tasks")]
+pub use run_modes::{RunMode, WayDone, beside};
 pub use score::{Against, Place, score};
+pub use score_mode::Reading;
 #[cfg(feature = "tasks")]
 pub use task::{Answers, Item, Task};
 #[cfg(feature = "tasks")]
 pub use text_report::Page;
-#[cfg(feature = "tasks")]
-pub use ways::{Way, WayDone, beside};
 
 use std::fmt::Display;
 use std::io;

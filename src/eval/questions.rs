@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Answers, Error, Item, Task};
-use crate::engine::{Cut, Question, TokenId};
+use crate::engine::{Branch, Cut, TokenId};
 use crate::exit::{Reading, softmax_reading};
 use crate::tokenizer::{Special, Tokenizer};
 
@@ -36,9 +36,9 @@ pub(super) struct Asked {
 
 impl Asked {
     /// What the sequence is asked.
-    pub(super) fn questions(&self) -> impl Iterator<Item = Question<'_>> {
+    pub(super) fn questions(&self) -> impl Iterator<Item = Branch<'_>> {
         let shown = |tokens: &[TokenId]| if self.choices.is_empty() { 1 } else { tokens.len() };
-        self.parts.iter().map(move |tokens| Question { tokens, shown: shown(tokens) })
+        self.parts.iter().map(move |tokens| Branch { tokens, shown: shown(tokens) })
     }
 
     /// Whether an answer is right.

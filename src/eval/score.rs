@@ -6,7 +6,7 @@ use super::Error;
 use super::base_file::Rows;
 use super::divergence::{Base, Compared, compare, log_softmax};
 use super::perplexity::{Chunks, surprise};
-use super::reading::Reading;
+use super::score_mode::Reading;
 use crate::engine::TokenId;
 
 /// A scored place.

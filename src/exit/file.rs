@@ -84,23 +84,23 @@ impl Fingerprint {
 pub struct ExitFile {
     /// The model.
     pub model: Fingerprint,
-    /// Guesses that were measured to pay, where there were any.
+    /// Drafts that were measured to pay, where there were any.
     pub draft: Option<Draft>,
     /// One for each task.
     pub policies: Vec<Policy>,
 }
 
-/// Where guesses come from.
+/// Where drafts come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
     /// The source, as in `--draft`.
     pub source: String,
-    /// Guesses between two evaluations at full depth, 1 to [`Draft::MOST`].
+    /// Drafts between two evaluations at full depth, 1 to [`Draft::MOST`].
     pub most: u32,
 }
 
 impl Draft {
-    /// More guesses at once than this are never worth their evaluation; `--draft-max` has the same limit.
+    /// More drafts at once than this are never worth their evaluation; `--draft-max` has the same limit.
     pub const MOST: u32 = 64;
 }
 
@@ -244,7 +244,7 @@ fn put_checkpoint(tensors: &mut Vec<(String, Vec<usize>, Vec<f32>)>, p: usize, c
         tensors.push((name("lens.weight"), vec![n_embd, n_embd], lens.weights.clone()));
         tensors.push((name("lens.bias"), vec![n_embd], lens.bias.clone()));
     }
-    tensors.push((name("least"), vec![1], vec![checkpoint.least]));
+    tensors.push((name("least"), vec![1], vec![checkpoint.threshold]));
     match &checkpoint.scorer {
         Scorer::Top => {}
         Scorer::Linear { weights: [top, gap], bias } => {
@@ -398,7 +398,7 @@ impl Reader<'_> {
             lens: self.file.tensor(&name("lens.weight")).map(read_lens).transpose()?,
             probe: n_in.map(read_probe).transpose()?,
             scorer: self.scorer(&name)?,
-            least: self.least(&name("least"))?,
+            threshold: self.threshold(&name("least"))?,
         })
     }
 
@@ -435,12 +435,12 @@ impl Reader<'_> {
     }
 
     /// The score that is enough. Infinity is a number here: "never" and "always" are thresholds that training chooses.
-    fn least(&self, name: &str) -> Result<f32, Error> {
-        let least = self.values(name, &[1])?[0];
-        if least.is_nan() {
-            return Err(self.invalid(&format!("tensor `{name}`"), "a number", least));
+    fn threshold(&self, name: &str) -> Result<f32, Error> {
+        let threshold = self.values(name, &[1])?[0];
+        if threshold.is_nan() {
+            return Err(self.invalid(&format!("tensor `{name}`"), "a number", threshold));
         }
-        Ok(least)
+        Ok(threshold)
     }
 
     /// Of finite numbers: anything else would spread into every reading.
@@ -486,7 +486,7 @@ mod tests {
             vectors: "0123456789abcdef".into(),
             types: "3 f32".into(),
         };
-        let checkpoint = |layer, scorer| Checkpoint { layer, lens: None, probe: None, scorer, least: 0.75 };
+        let checkpoint = |layer, scorer| Checkpoint { layer, lens: None, probe: None, scorer, threshold: 0.75 };
         let lens = Some(Lens { weights: vec![0.25; 16], bias: vec![0.5; 4] });
         let hidden = vec![Checkpoint { probe: Some(probe), lens, ..checkpoint(3, Scorer::Top) }];
         let crf = Crf { state: [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], transition: [[1.0, 2.0], [3.0, 4.0]] };

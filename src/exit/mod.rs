@@ -65,7 +65,7 @@ pub struct Checkpoint {
     /// How sure is a reading?
     pub scorer: Scorer,
     /// The score that is enough.
-    pub least: f32,
+    pub threshold: f32,
 }
 
 impl Checkpoint {
@@ -112,15 +112,15 @@ impl Policy {
 
 /// One answer on its way through the checkpoints.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Walk {
+pub struct Decision {
     /// A chain's belief before the next checkpoint: log-weights of "wrong" and "right".
     belief: Option<[f32; 2]>,
 }
 
-impl Walk {
+impl Decision {
     /// Whether a checkpoint's reading is sure enough to stop.
     pub fn stops(&mut self, checkpoint: &Checkpoint, reading: &Reading) -> bool {
-        self.score(&checkpoint.scorer, reading) >= checkpoint.least
+        self.score(&checkpoint.scorer, reading) >= checkpoint.threshold
     }
 
     fn score(&mut self, scorer: &Scorer, reading: &Reading) -> f32 {

@@ -24,7 +24,7 @@ pub struct Weight {
 
 /// What is done before and after a multiplication.
 #[derive(Clone, Copy, Default)]
-pub struct Around<'g> {
+pub struct Fused<'g> {
     /// Norm of the input first; its tensors are f32 \[n_in\].
     pub norm: Option<Norm<Tensor<'g>>>,
     /// Added to the products: f32 \[n_out\].
@@ -96,63 +96,63 @@ impl<'g> Ops<'g> {
     /// The products of `weight` \[n_in, n_out\] with `x` f32 \[n_in, t\], and what is done around it: f32 \[n_out, t\],
     /// or \[n_out / 2, t\] with a gated activation.
     #[track_caller]
-    pub fn linear(&self, weight: &'g Weight, x: Tensor<'g>, around: Around<'g>) -> Tensor<'g> {
-        self.observe(weight, x, around);
+    pub fn linear(&self, weight: &'g Weight, x: Tensor<'g>, fused: Fused<'g>) -> Tensor<'g> {
+        self.observe(weight, x, fused);
         match weight.packing {
-            Some(packing) if !is_gated(around) || packing.n_out().is_multiple_of(2 * GROUP) => {
-                self.packed(weight.stored.t(), packing, x, around)
+            Some(packing) if !is_gated(fused) || packing.n_out().is_multiple_of(2 * GROUP) => {
+                self.packed(weight.stored.t(), packing, x, fused)
             }
             Some(packing) => {
-                let inside = Around { activation: None, residual: None, ..around };
+                let inside = Fused { activation: None, residual: None, ..fused };
                 let products = self.packed(weight.stored.t(), packing, x, inside);
-                self.after(products, Around { bias: None, ..around })
+                self.after(products, Fused { bias: None, ..fused })
             }
             None => {
-                let x = around.norm.map_or(x, |norm| self.norm(x, norm));
-                self.after(self.mul_mat(weight.stored.t(), x), around)
+                let x = fused.norm.map_or(x, |norm| self.norm(x, norm));
+                self.after(self.mul_mat(weight.stored.t(), x), fused)
             }
         }
     }
 
-    fn after(&self, y: Tensor<'g>, around: Around<'g>) -> Tensor<'g> {
-        let y = around.bias.map_or(y, |bias| self.add(y, bias));
-        let y = around.activation.map_or(y, |activation| self.activation(activation, y));
-        around.residual.map_or(y, |residual| self.add(y, residual))
+    fn after(&self, y: Tensor<'g>, fused: Fused<'g>) -> Tensor<'g> {
+        let y = fused.bias.map_or(y, |bias| self.add(y, bias));
+        let y = fused.activation.map_or(y, |activation| self.activation(activation, y));
+        fused.residual.map_or(y, |residual| self.add(y, residual))
     }
 
     #[track_caller]
-    fn packed(&self, weight: Tensor<'g>, packing: Packing, x: Tensor<'g>, around: Around<'g>) -> Tensor<'g> {
+    fn packed(&self, weight: Tensor<'g>, packing: Packing, x: Tensor<'g>, fused: Fused<'g>) -> Tensor<'g> {
         let ([n_in, n_rows, 1, 1], DType::F32) = (x.shape(), x.dtype()) else { panic!("linear: rows of {x:?}") };
         assert!(n_in == packing.n_in() && x.strides()[0] == size_of::<f32>(), "linear: {packing:?} by {x:?}");
-        let n_out = if is_gated(around) { packing.n_out() / 2 } else { packing.n_out() };
-        assert!(around.bias.is_none_or(|b| is_vector(b, packing.n_out())), "linear: bias {:?}", around.bias);
+        let n_out = if is_gated(fused) { packing.n_out() / 2 } else { packing.n_out() };
+        assert!(fused.bias.is_none_or(|b| is_vector(b, packing.n_out())), "linear: bias {:?}", fused.bias);
         let same = |r: Tensor<'_>| r.shape() == [n_out, n_rows, 1, 1] && r.strides()[0] == size_of::<f32>();
-        assert!(around.residual.is_none_or(same), "linear: residual {:?}", around.residual);
+        assert!(fused.residual.is_none_or(same), "linear: residual {:?}", fused.residual);
 
         let is_prepared = n_rows > OWN_ROWS;
         let (input, norm) = if is_prepared {
             let mut sources = Sources(vec![x]);
-            let norm = around.norm.map(|norm| sources.add_norm(norm, n_in));
+            let norm = fused.norm.map(|norm| sources.add_norm(norm, n_in));
             let prepare = Prepare { packing, norm };
             (self.node(DType::I8, [packing.activation_bytes(), n_rows], &sources.0, prepare), None)
         } else {
-            (x, around.norm)
+            (x, fused.norm)
         };
         let mut sources = Sources(vec![weight, input]);
         let multiply = Multiply {
             packing,
             is_prepared,
             norm: norm.map(|norm| sources.add_norm(norm, n_in)),
-            bias: around.bias.map(|bias| sources.add(bias)),
-            activation: around.activation,
-            residual: around.residual.map(|residual| sources.add(residual)),
+            bias: fused.bias.map(|bias| sources.add(bias)),
+            activation: fused.activation,
+            residual: fused.residual.map(|residual| sources.add(residual)),
         };
         self.node(DType::F32, [n_out, n_rows], &sources.0, multiply)
     }
 }
 
-fn is_gated(around: Around<'_>) -> bool {
-    around.activation.is_some_and(Activation::is_gated)
+fn is_gated(fused: Fused<'_>) -> bool {
+    fused.activation.is_some_and(Activation::is_gated)
 }
 
 /// The sources of a node in the making.
@@ -386,23 +386,23 @@ mod tests {
             let [norm, bias, x, h, g, x_bias] = stored.each_ref().map(Stored::t);
             let mut runner: Runner<usize, (Slot, Slot)> = Runner::new(Device::cpu(2).unwrap());
             let rms = Norm::Rms { weight: norm, eps: 1e-5 };
-            let all = Around { norm: Some(rms), bias: Some(bias), residual: Some(h), activation: None };
-            let layer = Around { norm: Some(Norm::Layer { weight: norm, bias: Some(x_bias), eps: 1e-5 }), ..all };
+            let all = Fused { norm: Some(rms), bias: Some(bias), residual: Some(h), activation: None };
+            let layer = Fused { norm: Some(Norm::Layer { weight: norm, bias: Some(x_bias), eps: 1e-5 }), ..all };
             let forms = [
-                Around::default(),
-                Around { norm: all.norm, ..Around::default() },
+                Fused::default(),
+                Fused { norm: all.norm, ..Fused::default() },
                 all,
-                Around { activation: Some(Activation::Swiglu), residual: Some(g), ..all },
-                Around { activation: Some(Activation::Swiglu), ..Around::default() },
-                Around { activation: Some(Activation::Geglu), residual: Some(g), ..all },
+                Fused { activation: Some(Activation::Swiglu), residual: Some(g), ..all },
+                Fused { activation: Some(Activation::Swiglu), ..Fused::default() },
+                Fused { activation: Some(Activation::Geglu), residual: Some(g), ..all },
                 layer,
-                Around { norm: Some(Norm::Layer { weight: norm, bias: None, eps: 1e-3 }), ..Around::default() },
-                Around { activation: Some(Activation::Relu), ..layer },
-                Around { activation: Some(Activation::Gelu), ..layer },
+                Fused { norm: Some(Norm::Layer { weight: norm, bias: None, eps: 1e-3 }), ..Fused::default() },
+                Fused { activation: Some(Activation::Relu), ..layer },
+                Fused { activation: Some(Activation::Gelu), ..layer },
             ];
-            for (key, around) in forms.into_iter().enumerate() {
+            for (key, fused) in forms.into_iter().enumerate() {
                 let run = runner.prepare(key, 40, &[stored[0].store()], |b| {
-                    let y = |weight| b.output(b.ops.linear(weight, x, around));
+                    let y = |weight| b.output(b.ops.linear(weight, x, fused));
                     (y(&plain), y(&packed))
                 });
                 let computed = run.unwrap().compute().unwrap();

@@ -23,14 +23,14 @@ mod shortlist;
 mod store;
 mod sys;
 
-pub use attention::{Heads, Order};
+pub use attention::{Heads, Reduction};
 pub use backend::{Device, Memory};
 pub use context::{Context, Tensor};
 pub use cpu::{Isa, IsaError, built_isas, choose_isa, isa, processor_isa, usable_isas};
 #[cfg(feature = "cuda")]
 pub use cuda::{CudaStatus, cuda_status};
 pub use graph::{Builder, Computed, Run, Runner, Slot};
-pub use linear::{Activation, Around, Weight};
+pub use linear::{Activation, Fused, Weight};
 pub use norm::Norm;
 pub use observe::Observed;
 pub use ops::{Ops, Pairs, Rope};

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::ptr::NonNull;
 
 use super::context::Tensor;
-use super::linear::{Around, Weight};
+use super::linear::{Fused, Weight};
 use super::node::{Node, NodeRun, row};
 use super::ops::Ops;
 use super::sys;
@@ -54,9 +54,9 @@ impl Watch {
 impl<'g> Ops<'g> {
     /// Where the graph is observed, sums over what `weight` is about to be multiplied by.
     #[track_caller]
-    pub(super) fn observe(&self, weight: &'g Weight, x: Tensor<'g>, around: Around<'g>) {
+    pub(super) fn observe(&self, weight: &'g Weight, x: Tensor<'g>, fused: Fused<'g>) {
         let Some(watch) = self.watch() else { return };
-        let x = around.norm.map_or(x, |norm| self.norm(x, norm));
+        let x = fused.norm.map_or(x, |norm| self.norm(x, norm));
         let [n_in, n_rows, ..] = x.shape();
         assert_eq!((x.dtype(), x.strides()[0]), (DType::F32, size_of::<f32>()), "observe: {x:?}");
         let sums = self.node(DType::F32, [n_in, 2], &[x], Sums).as_ptr();

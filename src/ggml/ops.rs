@@ -1,6 +1,5 @@
 //! Owns the operations that build a graph. Every shape is checked here, under the caller's line: ggml would abort.
 
-use super::attention::Heads;
 use super::context::{Context, Tensor};
 use super::linear::Activation;
 use super::node::Nodes;
@@ -255,17 +254,18 @@ impl<'g> Ops<'g> {
         k: Tensor<'g>,
         v: Tensor<'g>,
         mask: Tensor<'g>,
-        heads: &Heads,
+        scale: f32,
+        softcap: Option<f32>,
     ) -> Tensor<'g> {
         let (qs, ks, vs, ms) = (q.shape(), k.shape(), v.shape(), mask.shape());
         assert!(qs[0] == ks[0] && qs[2].is_multiple_of(ks[2]) && vs[1..] == ks[1..], "flash_attn: {q:?} {k:?} {v:?}");
         assert!(mask.dtype() == DType::F16 && ms[0] == ks[1] && ms[1] >= qs[1], "flash_attn: mask {mask:?}");
         if self.row_by_row && qs[1] > 1 {
             let alone = Ops { row_by_row: false, ..*self };
-            let row = |i| alone.flash_attn(self.row_of(q, i), k, v, self.row_of(mask, i), heads);
+            let row = |i| alone.flash_attn(self.row_of(q, i), k, v, self.row_of(mask, i), scale, softcap);
             return self.join(2, (0..qs[1]).map(row));
         }
-        let (scale, softcap) = (heads.scale, heads.softcap.unwrap_or(0.0));
+        let softcap = softcap.unwrap_or(0.0); // none
         let [q, k, v, mask] = [q, k, v, mask].map(Tensor::as_ptr);
         // SAFETY: the tensors are alive and their shapes were just checked.
         add_up_in_f32(self.adopt(unsafe { sys::ggml_flash_attn_ext(self.room(), q, k, v, mask, scale, 0.0, softcap) }))

@@ -155,7 +155,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::ggml::{Around, Device, Runner, Slot};
+    use crate::ggml::{Device, Fused, Runner, Slot};
 
     #[test]
     fn the_best_products_are_the_whole_heads() {
@@ -184,7 +184,7 @@ mod tests {
             };
             let mut runner: Runner<usize, (Slot, Slot)> = Runner::new(Device::cpu(2).unwrap());
             let run = runner.prepare(0, 20, &[weight.store(), sketch.store()], |b| {
-                let whole = b.ops.linear(&weight, x, Around { norm: Some(norm), ..Around::default() });
+                let whole = b.ops.linear(&weight, x, Fused { norm: Some(norm), ..Fused::default() });
                 (b.output(whole), b.output(b.ops.shortlist(&weight, &sketch, x, Some(norm), 12)))
             });
             let computed = run.unwrap().compute().unwrap();

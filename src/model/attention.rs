@@ -1,8 +1,8 @@
 //! What the architectures share: attention over the cache, and multiplication by matrices that lie together.
 
 use super::weights::{Linear, Stack};
-use super::{Cache, Config, LayerStep, Rows, Seen};
-use crate::ggml::{Around, Builder, Norm, Tensor};
+use super::{Cache, Config, LayerStep, Rows, Visible};
+use crate::ggml::{Builder, Fused, Norm, Tensor};
 
 /// Queries, keys and values of some rows.
 #[derive(Clone, Copy)]
@@ -28,10 +28,10 @@ pub(super) fn attend<'g>(
     let Qkv { q, k, v } = qkv;
     cache.write(g, step, rows, k, v);
     let (heads, t) = (config.heads(), v.shape()[1]);
-    let Seen { sees, mask } = if config.has_window(step.il) { rows.in_window } else { rows.all };
+    let Visible { sees, mask } = if config.has_window(step.il) { rows.in_window } else { rows.all };
     if let Some(sees) = sees {
         let (k, v) = cache.for_kernel(step, &heads).expect("the engine asked for a kernel");
-        return g.ops.attention(&heads, q, k, v, sees, rows.order).named("kqv_out", step.il);
+        return g.ops.attention(&heads, q, k, v, sees, rows.reduction).named("kqv_out", step.il);
     }
     let mask = mask.expect("without a kernel there is a mask");
     let q = g.ops.swap_1_2(q); // [head, t, n_head]
@@ -45,14 +45,14 @@ pub(super) fn attend<'g>(
         };
         g.ops.contiguous(g.ops.swap_1_2(g.ops.mul_mat(v, weights))) // [head_v, n_head, t]
     } else {
-        g.ops.flash_attn(q, k, v, mask, &heads) // [head_v, n_head, t]
+        g.ops.flash_attn(q, k, v, mask, heads.scale, heads.softcap) // [head_v, n_head, t]
     };
     g.ops.reshape(mixed, [config.n_head * config.head_dim_v, t]).named("kqv_out", step.il)
 }
 
 /// The products of a matrix, its bias added.
-pub(super) fn linear<'g>(g: &Builder<'g>, linear: &'g Linear, x: Tensor<'g>, around: Around<'g>) -> Tensor<'g> {
-    g.ops.linear(&linear.weight, x, Around { bias: linear.bias(), ..around })
+pub(super) fn linear<'g>(g: &Builder<'g>, linear: &'g Linear, x: Tensor<'g>, fused: Fused<'g>) -> Tensor<'g> {
+    g.ops.linear(&linear.weight, x, Fused { bias: linear.bias(), ..fused })
 }
 
 /// The products of each part of a stack.
@@ -67,7 +67,7 @@ pub(super) fn stack<'g>(
         Some(norm) if stack.parts.iter().any(|(part, _)| !part.weight.is_fused()) => (g.ops.norm(x, norm), None),
         norm => (x, norm),
     };
-    stack.parts.iter().map(|(part, _)| linear(g, part, x, Around { norm, ..Around::default() })).collect()
+    stack.parts.iter().map(|(part, _)| linear(g, part, x, Fused { norm, ..Fused::default() })).collect()
 }
 
 /// `n` columns of the rows of `x` from column `first` on: \[n, t\].

@@ -8,7 +8,7 @@ use super::attention::{Qkv, attend, columns_of, flat, heads, linear, stack};
 use super::head::Head;
 use super::weights::{Linear, Loader, Stack};
 use super::{Cache, Config, Error, LayerStep, Placement, Rows};
-use crate::ggml::{Around, Builder, Norm, Rope, Store, Stored, Tensor, Weight};
+use crate::ggml::{Builder, Fused, Norm, Rope, Store, Stored, Tensor, Weight};
 use crate::gguf::File;
 
 /// Bound on the tensors that one layer adds to a graph, views included.
@@ -127,7 +127,7 @@ impl Network {
     ) -> Tensor<'g> {
         let mut h = g.ops.get_rows(self.token_embd.t(), tokens); // [n_embd_word, t]
         if let Some(proj_in) = &self.proj_in {
-            h = g.ops.linear(proj_in, h, Around::default()); // [n_embd, t]
+            h = g.ops.linear(proj_in, h, Fused::default()); // [n_embd, t]
         }
         if let Some(position_embd) = &self.position_embd {
             h = g.ops.add(h, g.ops.get_rows(position_embd.t(), positions));
@@ -178,7 +178,7 @@ impl Network {
     ) -> (Tensor<'g>, Option<Norm<Tensor<'g>>>) {
         let norm = self.output_norm.as_ref().map(|norm| norm.of(config));
         match &self.proj_out {
-            Some(proj_out) => (g.ops.linear(proj_out, h, Around { norm, ..Around::default() }), None),
+            Some(proj_out) => (g.ops.linear(proj_out, h, Fused { norm, ..Fused::default() }), None),
             None => (h, norm),
         }
     }
@@ -195,10 +195,10 @@ impl<'g> Ends<'g> {
     /// `h` with what the last matrix makes of `x`.
     fn added(self, g: &Builder<'g>, config: &Config, h: Tensor<'g>, x: Tensor<'g>) -> Tensor<'g> {
         // With the addition in the matrix's node a layer is fewer nodes; a norm between them keeps it out.
-        let fused = Around { residual: Some(h), ..Around::default() };
+        let fused = Fused { residual: Some(h), ..Fused::default() };
         match (config.norms, self.post_norm) {
             (Norms::Sandwich, Some(norm)) => {
-                let found = linear(g, self.last, x, Around::default());
+                let found = linear(g, self.last, x, Fused::default());
                 g.ops.add(g.ops.norm(found, norm.of(config)), h)
             }
             (Norms::Post, _) => g.ops.norm(linear(g, self.last, x, fused), self.norm.of(config)),
@@ -285,7 +285,7 @@ impl FeedForward {
     fn inner<'g>(&'g self, g: &Builder<'g>, config: &Config, x: Tensor<'g>) -> Tensor<'g> {
         let (norm, activation) = (pre_norm(config, &self.norm), Some(config.activation));
         if let [(up, _)] = &self.up.parts[..] {
-            return linear(g, up, x, Around { norm, activation, ..Around::default() });
+            return linear(g, up, x, Fused { norm, activation, ..Fused::default() });
         }
         match stack(g, &self.up, x, norm)[..] {
             [gate, up] => g.ops.gated(config.activation, gate, up),

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use crate::dtype::DType;
-use crate::ggml::{Around, Builder, Norm, Tensor, Weight};
+use crate::ggml::{Builder, Fused, Norm, Tensor, Weight};
 
 /// A matrix \[n_in, n_vocab\] with its low-bit copy.
 pub(super) struct Head {
@@ -19,7 +19,7 @@ impl Head {
 
     /// Logits \[n_vocab, t\] of the states `h` \[n_in, t\], normed first where there is a norm.
     pub(super) fn logits<'g>(&'g self, g: &Builder<'g>, h: Tensor<'g>, norm: Option<Norm<Tensor<'g>>>) -> Tensor<'g> {
-        g.ops.linear(&self.weight, h, Around { norm, ..Around::default() }).named("result_output", None)
+        g.ops.linear(&self.weight, h, Fused { norm, ..Fused::default() }).named("result_output", None)
     }
 
     /// The best of them, -inf for the others.

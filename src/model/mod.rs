@@ -7,8 +7,8 @@ mod block;
 mod cache;
 mod config;
 mod head;
-mod parts;
 mod placement;
+mod pruned;
 mod readout;
 mod weights;
 
@@ -20,14 +20,14 @@ pub use placement::Placement;
 pub use readout::{FinalNorm, OutputRow};
 
 pub use crate::plan::LayerStep;
-pub use parts::LACKS;
+pub use pruned::LACKS;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::ggml::{self, Builder, Device, Norm, Order, Store, StoreBuilder, Tensor, Weight};
+use crate::ggml::{self, Builder, Device, Norm, Reduction, Store, StoreBuilder, Tensor, Weight};
 use crate::gguf::{self, File, TensorInfo};
 use block::Network;
 
@@ -104,16 +104,16 @@ pub struct Rows<'g> {
     /// Where each value goes, i64 \[n_embd_v * t\], in a cache that keeps values by column ([`Cache::value_places`]).
     pub value_places: Option<Tensor<'g>>,
     /// What each row sees in layers without a window.
-    pub all: Seen<'g>,
+    pub all: Visible<'g>,
     /// What each row sees in layers with one.
-    pub in_window: Seen<'g>,
+    pub in_window: Visible<'g>,
     /// How kernels add up.
-    pub order: Order,
+    pub reduction: Reduction,
 }
 
 /// What rows see of the cache, in one of two forms.
 #[derive(Clone, Copy, Default)]
-pub struct Seen<'g> {
+pub struct Visible<'g> {
     /// Ranges of cache rows, i32 \[4, t\] ([`ggml::Ops::attention`]), where [`Model::masks_by_position`].
     pub sees: Option<Tensor<'g>>,
     /// 0 where a row sees a cache row, -inf where not; f16 \[n_kv, t\]. None where there is `sees`.
@@ -146,7 +146,7 @@ impl Model {
         placement: Placement,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Model, Error> {
-        let plan = parts::plan(&file, config.n_layer)?;
+        let plan = pruned::plan(&file, config.n_layer)?;
         let (network, weights_bytes) = Network::load(&file, &config, &plan, &placement, progress)?;
         let mut matrices = file.tensors().iter().filter(|t| t.n_dims == 2);
         let weights_add_up_alike =

@@ -1,7 +1,7 @@
 //! Owns the mixes: which type a tensor gets from the file type, its part in the model and how deep its layer lies. The
 //! rules are those of llama.cpp, where the layers at both ends and the tensors that suffer most get more bits.
 
-use super::kind::Kind;
+use super::tensor_role::Kind;
 use super::{Error, FileType};
 use crate::dtype::DType;
 use crate::gguf::{Error as GgufError, Metadata, TensorInfo, Value};

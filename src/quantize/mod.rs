@@ -9,19 +9,19 @@
 
 mod file_type;
 mod imatrix;
-mod kind;
 mod mix;
-mod parts;
+mod overrides;
 mod plan;
 mod produce;
-mod wish;
+mod split_files;
+mod tensor_role;
 
 pub use file_type::{FileType, Target};
 pub use imatrix::Imatrix;
-pub use parts::Split;
+pub use overrides::{Override, TensorType, tensor_type};
 pub use plan::{Options, Plan, Planned};
 pub use produce::{Making, Tensors, produce};
-pub use wish::{Override, TensorType, tensor_type};
+pub use split_files::Split;
 
 use std::path::PathBuf;
 

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::kind::{Kind, PER_LAYER_EMBEDDING, is_quantizable};
 use super::mix::{Mix, Model, Seen, fall_back, layer_of};
+use super::tensor_role::{Kind, PER_LAYER_EMBEDDING, is_quantizable};
 use super::{Error, FileType, Imatrix, Override, Target, TensorType};
 use crate::dtype::DType;
 use crate::ggml;

@@ -71,7 +71,7 @@ pub(super) enum Part<'t> {
 /// What a text may have around a token for it to be found there, and whether white space goes with it: Hugging Face's
 /// `AddedToken`. GGUF has no keys for these; `convert` writes keys of this program's own, which others pass over.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Around {
+pub(super) struct Fused {
     /// White space before it belongs to it.
     lstrip: bool,
     /// White space behind it belongs to it.
@@ -84,7 +84,7 @@ pub(super) struct Around {
 
 /// What the file says of the surroundings of its tokens.
 #[derive(Default)]
-pub(super) struct Surroundings(HashMap<TokenId, Around>);
+pub(super) struct Surroundings(HashMap<TokenId, Fused>);
 
 impl Surroundings {
     pub(super) fn from_gguf(meta: &Metadata) -> Result<Surroundings, Error> {
@@ -96,11 +96,11 @@ impl Surroundings {
         Ok(all)
     }
 
-    pub(super) fn of(&self, id: TokenId) -> Around {
+    pub(super) fn of(&self, id: TokenId) -> Fused {
         self.0.get(&id).copied().unwrap_or_default()
     }
 
-    fn mark(&mut self, meta: &Metadata, key: &str, flag: fn(&mut Around) -> &mut bool) -> Result<(), Error> {
+    fn mark(&mut self, meta: &Metadata, key: &str, flag: fn(&mut Fused) -> &mut bool) -> Result<(), Error> {
         let ids = match meta.get(key) {
             None => return Ok(()),
             Some(Value::Array(Array::U32(ids))) => ids,
@@ -114,14 +114,11 @@ impl Surroundings {
 /// Finds tokens in text: leftmost, then longest.
 pub(super) struct Matcher {
     automaton: Option<AhoCorasick>,
-    tokens: Vec<(TokenId, Around)>,
+    tokens: Vec<(TokenId, Fused)>,
 }
 
 impl Matcher {
-    pub(super) fn new<T: AsRef<[u8]>>(
-        meta: &Metadata,
-        mut tokens: Vec<(TokenId, Around, T)>,
-    ) -> Result<Matcher, Error> {
+    pub(super) fn new<T: AsRef<[u8]>>(meta: &Metadata, mut tokens: Vec<(TokenId, Fused, T)>) -> Result<Matcher, Error> {
         tokens.retain(|(_, _, text)| !text.as_ref().is_empty());
         let tokens = keep_findable(meta, tokens);
         let Some(longest) = tokens.iter().map(|(_, _, text)| text.as_ref().len()).max() else {
@@ -182,14 +179,14 @@ const MAX_TABLE_TOKEN: usize = 64;
 const MAX_SEARCHED: usize = 4 << 20;
 
 /// The tokens that are looked for: all, unless somebody made them so long that the search would take gigabytes.
-fn keep_findable<T: AsRef<[u8]>>(meta: &Metadata, mut tokens: Vec<(TokenId, Around, T)>) -> Vec<(TokenId, Around, T)> {
+fn keep_findable<T: AsRef<[u8]>>(meta: &Metadata, mut tokens: Vec<(TokenId, Fused, T)>) -> Vec<(TokenId, Fused, T)> {
     let bytes: usize = tokens.iter().map(|(_, _, text)| text.as_ref().len()).sum();
     if bytes <= MAX_SEARCHED {
         return tokens;
     }
     tokens.sort_by_key(|(_, _, text)| text.as_ref().len());
     let mut sum = 0;
-    let fits = |(_, _, text): &&(TokenId, Around, T)| {
+    let fits = |(_, _, text): &&(TokenId, Fused, T)| {
         sum += text.as_ref().len();
         sum <= MAX_SEARCHED
     };

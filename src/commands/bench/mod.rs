@@ -15,8 +15,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::shared::depth::LayersPerToken;
-use super::shared::engine;
 use super::shared::exits::Exits;
+use super::shared::open;
 use crate::cli::{BenchArgs, ExitArg, ExitArgs, Range};
 use crate::decode::{Decoder, Kv, Mode, Options, Source};
 use crate::engine::{EngineParams, Sequence};
@@ -64,13 +64,13 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let tests = tests(args);
     ensure!(!tests.is_empty(), super::Usage("nothing to run: every -p and -n is 0".into()));
     let threads = threads(args)?;
-    let file = Arc::new(File::open(&engine::find_model(&args.model)?)?);
+    let file = Arc::new(File::open(&open::find_model(&args.model)?)?);
     let mut report = Report::new(&file, args);
     let n_runners = hows(args).len() * (1 + args.layers.len());
     let progress = progress(threads.len() * tests.len() * args.repetitions * n_runners);
     for n_threads in threads {
         let params = EngineParams { n_ctx: most_tokens(&tests), ..engine_params(args) };
-        let model = engine::load_model(&file, n_threads, &args.devices, &params)?;
+        let model = open::load_model(&file, n_threads, &args.devices, &params)?;
         let plans = plans(&model, args)?;
         for &test in &tests {
             let mut runners = runners(&model, &file, test, args, &plans)?;
@@ -158,9 +158,9 @@ fn counts(ranges: &[Range]) -> impl Iterator<Item = usize> {
 
 fn threads(args: &BenchArgs) -> anyhow::Result<Vec<usize>> {
     let asked: Vec<usize> = counts(&args.threads).collect();
-    let Some(&most) = asked.iter().max() else { return Ok(vec![engine::default_threads()]) };
+    let Some(&most) = asked.iter().max() else { return Ok(vec![open::default_threads()]) };
     ensure!(!asked.contains(&0), super::Usage("-t: expected at least 1 thread, found 0".into()));
-    let most = engine::helpful_threads("-t", most);
+    let most = open::helpful_threads("-t", most);
     let mut threads = Vec::new();
     for n in asked.into_iter().map(|n| n.min(most)) {
         // What is more than helps is timed once.
@@ -253,7 +253,7 @@ fn weights_read(sequence: &Sequence, test: Test, args: &BenchArgs) -> f64 {
 }
 
 fn engine_params(args: &BenchArgs) -> EngineParams {
-    EngineParams { n_batch: args.batch_size, ..engine::cache_params(&args.cache) }
+    EngineParams { n_batch: args.batch_size, ..open::cache_params(&args.cache) }
 }
 
 /// Tokens that the longest test takes: one to start from where there is no prompt; and where some are generated, one sampled
@@ -380,7 +380,8 @@ fn blind(layers: &[usize], config: &Config, n_steps: usize) -> anyhow::Result<De
     let most = n_steps - 1;
     ensure!(layers.iter().all(|&l| l <= most), super::Usage(format!("--look-layers: expected 1 to {most}")));
     let probe = Probe { weights: vec![0.0; 2 * config.n_embd], bias: vec![0.0; 2] };
-    let look = |layer| Checkpoint { layer, lens: None, probe: Some(probe.clone()), scorer: Scorer::Top, least: 2.0 };
+    let look =
+        |layer| Checkpoint { layer, lens: None, probe: Some(probe.clone()), scorer: Scorer::Top, threshold: 2.0 };
     let checkpoints = layers.into_iter().map(look).collect();
     let options = Options { mode: Mode::Fast, source: Source::Checkpoints, checkpoints, kv: Kv::Deferred, most: 1 };
     Ok(Decoder::new(options))

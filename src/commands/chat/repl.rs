@@ -12,8 +12,8 @@ use super::store;
 use super::talk::Talk;
 use crate::cli::ExitArg;
 use crate::commands::shared::answer::End;
-use crate::commands::shared::engine::Engine;
 use crate::commands::shared::exits;
+use crate::commands::shared::open::Opened;
 use crate::commands::shared::output::Inputs;
 use crate::commands::shared::stats::Stats;
 use crate::commands::shared::{INTERRUPTED, chain, coloured_note, is_broken_pipe, note};
@@ -169,7 +169,7 @@ fn load(talk: &mut Talk<'_>, path: &Path) -> anyhow::Result<()> {
 }
 
 fn change_model(talk: &mut Talk<'_>, path: &Path) -> anyhow::Result<()> {
-    let (engine, decoder) = Engine::load(path, &talk.args.load, &talk.args.exits)?;
+    let (engine, decoder) = Opened::load(path, &talk.args.load, &talk.args.exits)?;
     let template = engine.template(&talk.args.generation.template)?;
     talk.decoder = decoder;
     talk.set_template(template);
@@ -210,7 +210,7 @@ fn set_depth(talk: &mut Talk<'_>, on: bool) {
 fn show_stats(talk: &Talk<'_>) {
     let sequence = &talk.engine.sequence;
     note(&talk.stats);
-    if talk.decoder.tally().guessed > 0 {
+    if talk.decoder.tally().drafted > 0 {
         note(talk.decoder.tally());
     }
     let histogram = talk.stats.histogram();

@@ -45,7 +45,7 @@ pub(super) const COMMANDS: [(&str, &str, &str); 13] = [
     ("/regen", "", "answer the last message anew"),
     ("/save", "FILE", "write the conversation and its token state"),
     ("/load", "FILE", "continue a saved conversation, or go on with another model (.gguf)"),
-    ("/stats", "", "tokens, speed, layers and guesses so far"),
+    ("/stats", "", "tokens, speed, layers and drafts so far"),
     ("/exit-mode", "[MODE]", "off, fast, verified or auto: how tokens may stop early"),
     ("/depth", "on|off", "colour each token by the layers it took"),
     ("/exit", "", "leave"),

@@ -12,7 +12,7 @@ use super::keep::Keeper;
 use super::settings::Settings;
 use crate::cli::{ChatArgs, Count};
 use crate::commands::shared::answer::{self, Answer, CannotWrite, End, Finder, Limits};
-use crate::commands::shared::engine::{Engine, find_model, note_no_template};
+use crate::commands::shared::open::{Opened, find_model, note_no_template};
 use crate::commands::shared::stats::Stats;
 use crate::commands::shared::{interrupt, note, screen, template};
 use crate::decode::Decoder;
@@ -30,7 +30,7 @@ fn default_length(template: Option<&ChatTemplate>) -> Count {
 /// A conversation with a model.
 pub(super) struct Talk<'a> {
     pub(super) args: &'a ChatArgs,
-    pub(super) engine: Engine,
+    pub(super) engine: Opened,
     pub(super) template: Option<ChatTemplate>,
     pub(super) conversation: Conversation,
     pub(super) settings: Settings,
@@ -46,7 +46,7 @@ pub(super) struct Talk<'a> {
 
 impl<'a> Talk<'a> {
     pub(super) fn new(args: &'a ChatArgs) -> anyhow::Result<Talk<'a>> {
-        let (engine, decoder) = Engine::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
+        let (engine, decoder) = Opened::load(&find_model(&args.load.model)?, &args.load, &args.exits)?;
         let template = engine.template(&args.generation.template)?;
         let n_predict = args.generation.n_predict.unwrap_or(default_length(template.as_ref()));
         anyhow::ensure!(
@@ -162,7 +162,7 @@ impl<'a> Talk<'a> {
     }
 
     fn generate(&mut self) -> anyhow::Result<Answer> {
-        let Engine { sequence, tokenizer, .. } = &mut self.engine;
+        let Opened { sequence, tokenizer, .. } = &mut self.engine;
         let keep =
             || self.conversation.system_tokens(tokenizer, self.template.as_ref()).len().min(sequence.n_ctx() / 4);
         let limits = Limits {

@@ -12,7 +12,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use self::machine_load::Load;
-use super::shared::{devices, engine, screen};
+use super::shared::{devices, open, screen};
 use crate::cli::DoctorArgs;
 use crate::engine::{EngineParams, Sequence};
 use crate::ggml::{self, Device, Isa};
@@ -78,18 +78,18 @@ struct Layers {
 }
 
 pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
-    let n_threads = engine::n_threads(args.threads);
+    let n_threads = open::n_threads(args.threads);
     let device_args = devices::usable(&args.devices);
     // A model that nobody names is no reason to fail.
     let path = match args.model.named() {
-        Some(_) => Some(engine::find_model(&args.model)?),
-        None => engine::find_model(&args.model).ok(),
+        Some(_) => Some(open::find_model(&args.model)?),
+        None => open::find_model(&args.model).ok(),
     };
     let (devices, model) = match path {
         Some(path) => {
             let file = Arc::new(File::open(&path)?);
-            let params = EngineParams { n_ctx: args.ctx_size, ..engine::cache_params(&args.cache) };
-            let model = engine::load_model(&file, n_threads, &device_args, &params)?;
+            let params = EngineParams { n_ctx: args.ctx_size, ..open::cache_params(&args.cache) };
+            let model = open::load_model(&file, n_threads, &device_args, &params)?;
             let devices = model.placement().devices().iter().map(|device| device_report(device)).collect();
             (devices, Some(model_report(&file, model, params)?))
         }

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use anyhow::ensure;
 
-use super::shared::engine::Engine;
 use super::shared::input;
+use super::shared::open::Opened;
 use crate::cli::{LayersArgs, LayersCommand, LoadArgs, MeasureArgs};
 use crate::engine::{EngineParams, Sequence};
 use crate::eval::layers::{Window, windows};
@@ -24,7 +24,7 @@ pub(super) fn run(args: &LayersArgs) -> anyhow::Result<ExitCode> {
 
 /// A model, and the text that it is measured on.
 struct Lab {
-    engine: Engine,
+    engine: Opened,
     windows: Vec<Window>,
     tokens: Vec<TokenId>,
 }
@@ -32,7 +32,7 @@ struct Lab {
 impl Lab {
     fn open(load: &LoadArgs, args: &MeasureArgs) -> anyhow::Result<Lab> {
         let text = input::text(args.prompt.as_deref(), args.file.as_deref(), input::Kind::Corpus)?;
-        let mut engine = Engine::open(load)?;
+        let mut engine = Opened::open(load)?;
         let mut tokens = engine.tokenizer.encode(&text, Special::Plain);
         // One more than is measured: what follows the last.
         tokens.truncate(args.tokens + 1);

@@ -111,7 +111,7 @@ impl Found<'_> {
     fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
-            "Beside the unpruned model, on windows that had no part in the choice:\n\n\
+            "CompareRuns the unpruned model, on windows that had no part in the choice:\n\n\
              | parts left out | the last of them | expected speed | same best token | KL divergence | perplexity | |\n\
              |--:|---|--:|--:|--:|--:|---|"
         )?;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail, ensure};
 use rayon::prelude::*;
 
-use super::shared::engine::{engine_params, find_model, open_model, warn_of_context};
 use super::shared::exits::Exits;
+use super::shared::open::{engine_params, find_model, open_model, warn_of_context};
 use super::shared::output::{Inputs, write_whole};
 use super::shared::progress::bar;
 use super::shared::{INTERRUPTED, Usage, exits, input, interrupt, note, plan, screen};

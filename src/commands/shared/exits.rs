@@ -1,4 +1,4 @@
-//! Owns what the early-exit flags mean for a model: its exit file, the mode, where guesses come from.
+//! Owns what the early-exit flags mean for a model: its exit file, the mode, where drafts come from.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -50,17 +50,17 @@ impl Exits {
         Ok(Exits { decoder, draft_plan, shortlist: args.shortlist == Switch::On })
     }
 
-    /// The same sequence, ready for such guesses.
+    /// The same sequence, ready for such drafts.
     pub(crate) fn params(&self, params: EngineParams) -> EngineParams {
         let (draft_plan, probes) = (self.draft_plan.clone(), self.decoder.probes());
         EngineParams { draft_plan, probes, shortlist: self.shortlist, ..params }
     }
 }
 
-/// Guesses at once, where nobody says.
+/// Drafts at once, where nobody says.
 const MOST: usize = 8;
 
-/// The mode of a flag. Verified guesses come from the source that `--draft` asks for, always; else from what pays.
+/// The mode of a flag. Verified drafts come from the source that `--draft` asks for, always; else from what pays.
 pub(crate) fn mode(arg: ExitArg, asked: Option<Source>) -> Mode {
     match arg {
         ExitArg::Off => Mode::Off,
@@ -86,7 +86,7 @@ pub(crate) fn placed(checkpoints: Vec<Checkpoint>, plan: &[LayerStep]) -> Vec<Ch
     placed
 }
 
-/// The plan that guesses for a sequence that runs `plan`, where one does, and the source that `--draft` names.
+/// The plan that drafts for a sequence that runs `plan`, where one does, and the source that `--draft` names.
 pub(crate) fn resolve(draft: &DraftArg, model: &Model, plan: &[LayerStep]) -> anyhow::Result<(Vec<LayerStep>, Source)> {
     Ok(match draft {
         DraftArg::Checkpoints => (Vec::new(), Source::Checkpoints),
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn checkpoints_stand_where_as_many_layers_have_run() {
-        let at = |layer| Checkpoint { layer, lens: None, probe: None, scorer: Scorer::Top, least: 0.5 };
+        let at = |layer| Checkpoint { layer, lens: None, probe: None, scorer: Scorer::Top, threshold: 0.5 };
         let plan = Layers::parse("~3-5,~9:attn").unwrap().steps(&full(10)).unwrap();
         let placed = placed([2, 3, 4, 6, 7, 9].map(at).to_vec(), &plan);
         assert_eq!(placed.iter().map(|checkpoint| checkpoint.layer).collect::<Vec<_>>(), [2, 3, 4, 6]);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 
-use super::engine::find_model;
+use super::open::find_model;
 use crate::cli::{LayersArg, LoadArgs};
 use crate::files::{self, Output};
 use crate::gguf;

@@ -1,11 +1,11 @@
-//! The search for guesses that pay on the model at hand, by trying them beside full depth: prints a table.
+//! The search for drafts that pay on the model at hand, by trying them beside full depth: prints a table.
 
 use std::io::Write;
 use std::sync::Arc;
 
 use crate::cli::DraftArg;
-use crate::commands::shared::engine::Engine;
 use crate::commands::shared::exits;
+use crate::commands::shared::open::Opened;
 use crate::commands::shared::progress::bar;
 use crate::commands::shared::screen;
 use crate::decode::{Kv, Mode, Options, Raced, Source, race};
@@ -15,21 +15,21 @@ use crate::exit::{Checkpoint, Draft};
 use crate::model::LayerStep;
 use crate::plan::{Half, Layers};
 
-/// Prompts that guesses are tried on, and tokens generated for each.
+/// Prompts that drafts are tried on, and tokens generated for each.
 const PROMPTS: usize = 6;
 const TOKENS: usize = 64;
 
 /// Own tokens that a run without some part of a layer is compared on.
 const COMPARED: usize = 384;
 
-/// Guesses at once that are tried, as long as more is faster.
+/// Drafts at once that are tried, as long as more is faster.
 const AT_ONCE: [usize; 4] = [1, 2, 4, 8];
 
-/// Guesses must be this much faster than full depth to be written down: less is noise.
+/// Drafts must be this much faster than full depth to be written down: less is noise.
 const PAYS: f64 = 1.02;
 
 struct Search<'a> {
-    engine: &'a Engine,
+    engine: &'a Opened,
     checkpoints: &'a [Checkpoint],
     prompts: Vec<Vec<TokenId>>,
     best: Option<(f64, Draft)>,
@@ -37,7 +37,7 @@ struct Search<'a> {
 
 /// Tries every kind of source; gives the one that pays most, if one does.
 pub(super) fn search(
-    engine: &Engine,
+    engine: &Opened,
     checkpoints: &[Checkpoint],
     answers: &[Excerpt],
 ) -> anyhow::Result<Option<Draft>> {
@@ -56,8 +56,8 @@ pub(super) fn search(
     sources.extend(depths.into_iter().map(DraftArg::Layer));
     sources.extend(search.skips(answers)?);
 
-    let bar = bar(sources.len(), "guesses");
-    writeln!(screen::stdout(), "| guesses from | at once | right | of full depth's speed |\n|---|--:|--:|--:|")?;
+    let bar = bar(sources.len(), "drafts");
+    writeln!(screen::stdout(), "| drafts from | at once | right | of full depth's speed |\n|---|--:|--:|--:|")?;
     for source in sources {
         let (most, raced) = search.best_of(&source)?;
         let (right, speed) = (100.0 * raced.accepted, raced.speed);
@@ -106,7 +106,7 @@ impl Search<'_> {
         exits::resolve(source, sequence.model(), sequence.plan())
     }
 
-    /// The number of guesses at once that is fastest.
+    /// The number of drafts at once that is fastest.
     fn best_of(&mut self, source: &DraftArg) -> anyhow::Result<(usize, Raced)> {
         let (draft_plan, of_decoder) = self.resolve(source)?;
         let mut sequence = self.sequence(EngineParams { draft_plan, ..self.engine.sequence.params().clone() })?;

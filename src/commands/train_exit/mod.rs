@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 
 use super::shared::depth::Saved;
-use super::shared::engine::Engine;
+use super::shared::open::Opened;
 use super::shared::output::Inputs;
 use super::shared::progress::bar;
 use super::shared::{Usage, note, screen, template};
@@ -41,7 +41,7 @@ pub(super) fn run(args: &TrainExitArgs) -> anyhow::Result<ExitCode> {
     let rows = tasks.iter().flatten().flat_map(|task| &task.files);
     Inputs::load(&args.load)?.and(named).and(rows).allow([args.output.as_path()])?;
     check_names(&tasks)?;
-    let mut engine = Engine::open(&args.load)?;
+    let mut engine = Opened::open(&args.load)?;
     let searches = args.search_drafts && args.load.layers.is_some();
     anyhow::ensure!(!searches, Usage("--search-drafts: expected full depth, found --layers".into()));
     let plan = engine.sequence.plan();
@@ -137,7 +137,7 @@ fn input(task: &Task, args: &TrainExitArgs) -> anyhow::Result<Input> {
     Ok(input)
 }
 
-fn fit_task(task: &Task, engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyhow::Result<Policy> {
+fn fit_task(task: &Task, engine: &mut Opened, args: &TrainExitArgs, layers: &[usize]) -> anyhow::Result<Policy> {
     let input = input(task, args)?;
     let questions = Questions::new(task, &engine.tokenizer)?;
     let items = task.training_rows(args.rows);
@@ -183,7 +183,7 @@ const CONFIDENCE_ROWS: usize = 4000;
 
 /// The policies for anything: for short answers, and for the tokens of a text. Both are fitted to the model's own answers to
 /// built-in prompts; the lenses of tokens to the answers to every second prompt, the rest to the others, which come along.
-fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyhow::Result<([Policy; 2], Vec<Excerpt>)> {
+fn fit_own(engine: &mut Opened, args: &TrainExitArgs, layers: &[usize]) -> anyhow::Result<([Policy; 2], Vec<Excerpt>)> {
     anyhow::ensure!(
         matches!(args.input, None | Some(InputArg::Vocabulary)) && args.target == TargetArg::Model,
         "the task `{OWN}` has no labels: its checkpoints read the vocabulary, and their target is the model"
@@ -234,10 +234,10 @@ fn fit_own(engine: &mut Engine, args: &TrainExitArgs, layers: &[usize]) -> anyho
 /// What a look at a token costs, in layers: the border between two graphs, and a few products.
 const TOKEN_LOOK_COST: f64 = 0.15;
 
-fn own_answers(engine: &mut Engine, args: &TemplateArgs, n_prompts: usize) -> anyhow::Result<Vec<Excerpt>> {
+fn own_answers(engine: &mut Opened, args: &TemplateArgs, n_prompts: usize) -> anyhow::Result<Vec<Excerpt>> {
     let template = engine.template(args)?;
     let bar = bar(own_prompts().take(n_prompts).count(), "own answers");
-    let Engine { sequence, tokenizer, .. } = engine;
+    let Opened { sequence, tokenizer, .. } = engine;
     let mut answers = Vec::new();
     for prompt in own_prompts().take(n_prompts) {
         let tokens = match &template {

@@ -7,7 +7,7 @@ use super::{Executor, steps_of};
 use crate::engine::Error;
 use crate::engine::graph::{GraphKey, Plan};
 use crate::engine::row::Row;
-use crate::ggml::Order;
+use crate::ggml::Reduction;
 
 impl Executor {
     /// Builds the largest and the smallest graph of every range on devices other than the CPU, and runs a batch on GPUs, which
@@ -20,10 +20,19 @@ impl Executor {
             }
             for (n_rows, n_kv) in [(self.params.n_batch, self.cache.n_rows()), (1, self.n_kv(1, device))] {
                 let n_out = usize::from(range.end == self.n_steps());
-                let order = if n_rows == 1 { Order::Token } else { Order::Prompt };
+                let reduction = if n_rows == 1 { Reduction::Decode } else { Reduction::Prefill };
                 let (start, end) = (range.start, range.end);
-                let key =
-                    GraphKey { plan: Plan::Whole, start, end, n_rows, order, row_by_row: false, n_kv, n_out, keep: 0 };
+                let key = GraphKey {
+                    plan: Plan::Whole,
+                    start,
+                    end,
+                    n_rows,
+                    reduction,
+                    row_by_row: false,
+                    n_kv,
+                    n_out,
+                    keep: 0,
+                };
                 self.prepare(device, key)?;
             }
             if self.model.placement().devices()[device].is_gpu() {
@@ -35,7 +44,7 @@ impl Executor {
 
     /// Runs a batch of anything through the steps of one device. What it leaves in the cache is overwritten before it is seen.
     fn run_a_batch(&mut self, range: Range<usize>) -> Result<(), Error> {
-        let mut rows: Vec<Row> = (0..self.params.n_batch).map(|i| Row::new(0, i, Order::Prompt)).collect();
+        let mut rows: Vec<Row> = (0..self.params.n_batch).map(|i| Row::new(0, i, Reduction::Prefill)).collect();
         let all: Vec<usize> = (0..rows.len()).collect();
         let mut refs: Vec<&mut Row> = rows.iter_mut().collect();
         let result = self.run(Plan::Whole, range, &mut refs, &all, &all[all.len() - 1..], &mut |_, _| {});

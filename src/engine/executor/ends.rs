@@ -4,16 +4,16 @@ use super::not_finite::first_not_finite;
 use super::{Executor, ROW_BY_ROW};
 use crate::engine::graph::{Feed, GraphKey, Plan, build_embeddings, build_head, graph_size, sketch};
 use crate::engine::{Error, TokenId};
-use crate::ggml::{Order, Weight};
+use crate::ggml::{Reduction, Weight};
 
 impl Executor {
     /// Embeddings of tokens at their positions, made on the CPU: \[n_embd\] each.
     pub(super) fn embed(&mut self, tokens: &[usize], positions: &[usize]) -> Result<Vec<f32>, Error> {
         let n_rows = tokens.len();
-        let order = Order::Token;
+        let reduction = Reduction::Decode;
         let row_by_row = false;
         let key =
-            GraphKey { plan: Plan::Whole, start: 0, end: 0, n_rows, order, row_by_row, n_kv: 0, n_out: 0, keep: 0 };
+            GraphKey { plan: Plan::Whole, start: 0, end: 0, n_rows, reduction, row_by_row, n_kv: 0, n_out: 0, keep: 0 };
         let model = &self.model;
         let mut run =
             self.runners[0].prepare(key, model.graph_size(0), &[model.store()], |g| build_embeddings(g, model, key))?;
@@ -53,7 +53,7 @@ impl Executor {
             start: n,
             end: n,
             n_rows,
-            order: Order::Token,
+            reduction: Reduction::Decode,
             row_by_row: (2..=ROW_BY_ROW).contains(&n_rows) && self.runs_row_by_row(of_output),
             n_kv: 0,
             n_out: n_rows,

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::engine::graph::{
-    Feed, From, GraphKey, Keep, Plan, Slots, To, build, first_seen, graph_size, has_window, mask, sketch,
+    Feed, GraphKey, Keep, Plan, RowsFrom, RowsTo, Slots, build, first_seen, graph_size, has_window, mask, sketch,
     transposes_values,
 };
 use crate::engine::hidden_states::{HiddenStates, Place};
@@ -20,7 +20,7 @@ use crate::engine::row::{KV_STEP, Row};
 use crate::engine::{EngineParams, Error, Inputs};
 use not_finite::first_not_finite;
 
-use crate::ggml::{self, Device, Order, Run, Runner, Slot, Weight};
+use crate::ggml::{self, Device, Reduction, Run, Runner, Slot, Weight};
 use crate::model::{Cache, LayerStep, Model, ValueLayout};
 use crate::plan::layers_of;
 
@@ -184,12 +184,12 @@ impl Executor {
 
     /// What rows that run beside each other on a device have in common: the order of their sums, and the cache rows in the graph
     /// where a kernel's order depends on them.
-    fn kind_of(&self, row: &Row, device: usize) -> (Order, Option<usize>) {
-        let is_alone = row.order == Order::Token && self.runs_row_by_row(device);
-        (row.order, is_alone.then(|| self.n_kv(row.cache_row + 1, device)))
+    fn kind_of(&self, row: &Row, device: usize) -> (Reduction, Option<usize>) {
+        let is_alone = row.reduction == Reduction::Decode && self.runs_row_by_row(device);
+        (row.reduction, is_alone.then(|| self.n_kv(row.cache_row + 1, device)))
     }
 
-    /// Whether rows of [`Order::Token`] have to be run row by row to come out as each alone would.
+    /// Whether rows of [`Reduction::Decode`] have to be run row by row to come out as each alone would.
     fn runs_row_by_row(&self, device: usize) -> bool {
         let is_cpu = device == 0 && self.masked_rows.is_empty() && self.model.adds_rows_up_alike(&self.cache);
         // On a GPU that would cost more than rows beside each other gain.
@@ -279,10 +279,11 @@ impl Executor {
         let (n_rows, device) = (batch.len(), self.device_at(plan, range.start));
         let by_position = device == 0 && sees_all && self.model.masks_by_position(&self.cache);
         let n_kv = if by_position { 0 } else { self.n_kv(n_seen(rows, batch), device) };
-        let order = rows[batch[0]].order; // of all of them
-        let row_by_row = (2..=ROW_BY_ROW).contains(&n_rows) && order == Order::Token && self.runs_row_by_row(device);
+        let reduction = rows[batch[0]].reduction; // of all of them
+        let row_by_row =
+            (2..=ROW_BY_ROW).contains(&n_rows) && reduction == Reduction::Decode && self.runs_row_by_row(device);
         let keep = if n_out > 0 { self.keep } else { 0 };
-        GraphKey { plan, start: range.start, end: range.end, n_rows, order, row_by_row, n_kv, n_out, keep }
+        GraphKey { plan, start: range.start, end: range.end, n_rows, reduction, row_by_row, n_kv, n_out, keep }
     }
 
     /// What a batch gives to its graph.
@@ -298,9 +299,9 @@ impl Executor {
         let (tokens, positions) = (of(|row| row.token as usize), of(|row| row.position));
         let (cache_rows, places) = (of(|row| row.cache_row), of(|row| row.place.as_ref().map_or(0, Place::index)));
         let states = match self.ends(key).0 {
-            From::Host if key.start == 0 => self.embed(&tokens, &positions)?,
-            From::Host => self.hidden.read(0, &places),
-            From::Tokens | From::Waiting => Vec::new(),
+            RowsFrom::Host if key.start == 0 => self.embed(&tokens, &positions)?,
+            RowsFrom::Host => self.hidden.read(0, &places),
+            RowsFrom::Tokens | RowsFrom::Waiting => Vec::new(),
         };
         let by_column = transposes_values(&self.cache, &steps_of(&self.params, key.plan)[key.start..key.end]);
         let value_places = if by_column { self.cache.value_places(&cache_rows) } else { Vec::new() };
@@ -349,19 +350,19 @@ impl Executor {
             rows[i].reading.extend(&readings[n * n_out..(n + 1) * n_out]);
         }
         match to {
-            To::Waiting | To::Nowhere => {}
-            To::Host => {
+            RowsTo::Waiting | RowsTo::Nowhere => {}
+            RowsTo::Host => {
                 let states = hidden.into_owned();
                 self.hidden.write(0, &feed.places, &states);
             }
-            To::Head => {
+            RowsTo::Head => {
                 let logits = read(slots.logits)?;
                 if let Some(bad) = first_not_finite(&logits, feed.out_rows.len(), key.keep) {
                     return self.refuse(key.plan, rows[batch[feed.out_rows[bad]]]);
                 }
                 finish_rows(batch, &feed.out_rows, &hidden, &logits, finish);
             }
-            To::HeadElsewhere => {
+            RowsTo::HeadElsewhere => {
                 let states = hidden.into_owned();
                 let logits = self.logits_of(&states)?;
                 if let Some(bad) = first_not_finite(&logits, feed.out_rows.len(), key.keep) {
@@ -377,23 +378,23 @@ impl Executor {
     }
 
     /// Where the rows of a graph come from, and where they go.
-    fn ends(&self, key: GraphKey) -> (From, To) {
+    fn ends(&self, key: GraphKey) -> (RowsFrom, RowsTo) {
         let GraphKey { plan, start, end, n_out, .. } = key;
         let device = self.device_at(plan, start);
         let from = match start {
-            0 if device == 0 => From::Tokens,
-            0 => From::Host,
-            _ if self.home(plan, start) == device => From::Waiting,
-            _ => From::Host,
+            0 if device == 0 => RowsFrom::Tokens,
+            0 => RowsFrom::Host,
+            _ if self.home(plan, start) == device => RowsFrom::Waiting,
+            _ => RowsFrom::Host,
         };
         let to = if end < steps_of(&self.params, plan).len() {
-            if self.home(plan, end) == device { To::Waiting } else { To::Host }
+            if self.home(plan, end) == device { RowsTo::Waiting } else { RowsTo::Host }
         } else if n_out == 0 {
-            To::Nowhere
+            RowsTo::Nowhere
         } else if self.model.placement().of_output() == device {
-            To::Head
+            RowsTo::Head
         } else {
-            To::HeadElsewhere
+            RowsTo::HeadElsewhere
         };
         (from, to)
     }

@@ -150,7 +150,7 @@ impl Classifier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::Walk;
+    use crate::exit::Decision;
 
     #[test]
     fn every_rule_learns_where_stopping_is_right() {
@@ -171,9 +171,10 @@ mod tests {
                 let scorers = kind.fit(&looks, &rows, shared, 1).unwrap();
                 let mut agree = 0;
                 for r in 0..400 {
-                    let mut walk = Walk::default();
-                    agree +=
-                        (0..3).filter(|&i| (walk.score(&scorers[i], &readings[i][r]) >= 0.0) == right[i][r]).count();
+                    let mut decision = Decision::default();
+                    agree += (0..3)
+                        .filter(|&i| (decision.score(&scorers[i], &readings[i][r]) >= 0.0) == right[i][r])
+                        .count();
                 }
                 assert!(agree >= 1040, "{kind:?}, shared {shared}: {agree} of 1200");
             }
@@ -195,7 +196,7 @@ mod tests {
             for (i, (x, _)) in looks.iter().enumerate() {
                 let reading = Reading { label: 0, top: x[0], gap: x[1] };
                 let says: bool = library.predict(records.row(i).to_owned());
-                assert_eq!(Walk::default().score(&ours, &reading) >= 0.0, says, "{kind:?} {i}");
+                assert_eq!(Decision::default().score(&ours, &reading) >= 0.0, says, "{kind:?} {i}");
             }
         }
     }

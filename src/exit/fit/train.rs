@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::classes::fit_classes;
 use super::rules::{Looks, RuleKind};
-use crate::exit::{Checkpoint, Input, Lens, Probe, Reading, Scorer, Target, Walk};
+use crate::exit::{Checkpoint, Decision, Input, Lens, Probe, Reading, Scorer, Target};
 
 /// One training row.
 #[derive(Clone, Debug)]
@@ -121,8 +121,11 @@ pub fn train(
     let targets: Vec<usize> = rows.iter().map(|r| if is_model { r.full } else { r.truth }).collect();
     let n_labels = targets.iter().max().map_or(0, |m| m + 1);
     if rows.len() < 10 * FOLDS || n_labels < 2 {
-        let least = 10 * FOLDS;
-        return Err(format!("expected at least {least} rows and two answers, found {} and {n_labels}", rows.len()));
+        let thresholds = 10 * FOLDS;
+        return Err(format!(
+            "expected at thresholds {thresholds} rows and two answers, found {} and {n_labels}",
+            rows.len()
+        ));
     }
     let folds = folds(rows.len(), options.seed);
     let alpha = if options.input == Input::Hidden { strength(rows, &targets, layers.len())? } else { 1.0 };
@@ -158,8 +161,8 @@ pub fn train(
     let kept = best(&trials, options);
     let Trial { scores, scorers, tried: Tried { kind, .. } } = &trials[kept];
     let everybody: Vec<usize> = (0..rows.len()).collect();
-    let least = all.thresholds(&places, scores, &everybody);
-    let walked = all.walk(&places, scores, &least, &everybody);
+    let thresholds = all.thresholds(&places, scores, &everybody);
+    let walked = all.decide(&places, scores, &thresholds, &everybody);
     let mut checkpoints = Vec::new();
     let mut stops_by_layer = vec![0.0; layers.len()];
     for (j, scorer) in scorers.iter().cloned().enumerate() {
@@ -171,7 +174,7 @@ pub fn train(
         }
         let probe = options.input.is_fitted().then(|| fit_layer(rows, &targets, i, None, alpha)).transpose()?;
         let lens = lenses.get(i).cloned();
-        checkpoints.push(Checkpoint { layer: layers[i], lens, probe, scorer, least: least[j] });
+        checkpoints.push(Checkpoint { layer: layers[i], lens, probe, scorer, threshold: thresholds[j] });
     }
     let tried = trials.into_iter().map(|trial| trial.tried).collect();
     Ok(Trained { checkpoints, tried, kept, right_by_layer, stops_by_layer })
@@ -348,8 +351,8 @@ impl Case<'_> {
         let everybody: Vec<usize> = (0..self.rows.len()).collect();
         let cost_of = |places: &Places, rate: f64| {
             let scores = places.tops();
-            let least = self.thresholds_at(places, &scores, &everybody, rate);
-            let walked = self.walk(places, &scores, &least, &everybody);
+            let thresholds = self.thresholds_at(places, &scores, &everybody, rate);
+            let walked = self.decide(places, &scores, &thresholds, &everybody);
             walked.layers as f64 + self.options.look_cost * walked.looks as f64
         };
         let scores = places.tops();
@@ -391,19 +394,19 @@ impl Case<'_> {
             .map(|fold| self.fit_rule(places, kind, shared, &others(fold)))
             .collect::<Result<_, String>>()?;
         for row in 0..self.rows.len() {
-            let mut walk = Walk::default();
+            let mut decision = Decision::default();
             for (i, scorer) in fitted[self.folds[row]].iter().enumerate() {
-                scores[i][row] = walk.score(scorer, &places.readings[i][row]);
+                scores[i][row] = decision.score(scorer, &places.readings[i][row]);
             }
         }
-        let walks: Vec<Walked> = (0..FOLDS)
+        let decisions: Vec<Walked> = (0..FOLDS)
             .into_par_iter()
             .map(|fold| {
-                let least = self.thresholds(places, &scores, &others(fold));
-                self.walk(places, &scores, &least, &in_fold(fold).collect::<Vec<_>>())
+                let thresholds = self.thresholds(places, &scores, &others(fold));
+                self.decide(places, &scores, &thresholds, &in_fold(fold).collect::<Vec<_>>())
             })
             .collect();
-        let mean = |of: fn(&Walked) -> usize| walks.iter().map(of).sum::<usize>() as f64 / self.rows.len() as f64;
+        let mean = |of: fn(&Walked) -> usize| decisions.iter().map(of).sum::<usize>() as f64 / self.rows.len() as f64;
         let mean_layers = mean(|w| w.layers);
         let tried = Tried {
             kind,
@@ -429,17 +432,17 @@ impl Case<'_> {
     /// The rate at which readings must be right where they stop, so that the wanted share of rows gets the target's answer
     /// at the least cost.
     fn best_rate(&self, places: &Places, scores: &[Vec<f32>], rows: &[usize]) -> f64 {
-        let walks: Vec<Walked> = RATES
+        let decisions: Vec<Walked> = RATES
             .iter()
-            .map(|&rate| self.walk(places, scores, &self.thresholds_at(places, scores, rows, rate), rows))
+            .map(|&rate| self.decide(places, scores, &self.thresholds_at(places, scores, rows, rate), rows))
             .collect();
         let right = |w: &Walked| w.right as f64 / rows.len() as f64;
         let wanted = match self.options.target {
             Target::Model => self.options.agreement,
-            Target::Truth => walks.iter().map(right).fold(0.0, f64::max) - self.options.loss,
+            Target::Truth => decisions.iter().map(right).fold(0.0, f64::max) - self.options.loss,
         };
         let cost = |w: &Walked| w.layers as f64 + self.options.look_cost * w.looks as f64;
-        let enough = walks.iter().zip(RATES).filter(|(w, _)| right(w) >= wanted);
+        let enough = decisions.iter().zip(RATES).filter(|(w, _)| right(w) >= wanted);
         enough.min_by(|a, b| cost(a.0).total_cmp(&cost(b.0))).map_or(1.0, |(_, rate)| rate)
     }
 
@@ -479,12 +482,12 @@ impl Case<'_> {
         thresholds
     }
 
-    fn walk(&self, places: &Places, scores: &[Vec<f32>], least: &[f32], rows: &[usize]) -> Walked {
+    fn decide(&self, places: &Places, scores: &[Vec<f32>], thresholds: &[f32], rows: &[usize]) -> Walked {
         let n = places.layers.len();
         let mut walked = Walked { right: 0, true_: 0, layers: 0, looks: 0, early: 0, stops: vec![0; n] };
         for &row in rows {
             let (target, truth) = (self.targets[row], self.rows[row].truth);
-            let (answer, layers) = match (0..n).find(|&i| scores[i][row] >= least[i]) {
+            let (answer, layers) = match (0..n).find(|&i| scores[i][row] >= thresholds[i]) {
                 Some(i) => {
                     walked.stops[i] += 1;
                     walked.early += 1;
@@ -576,13 +579,13 @@ mod tests {
         };
         let rows: Vec<Row> = rows(400).into_iter().map(with_readings).collect();
         let trained = train(&rows, &[2, 4, 6], 8, &[], &plain).unwrap();
-        assert!(trained.checkpoints.len() == 3 && trained.checkpoints.iter().all(|c| c.least == 0.0));
+        assert!(trained.checkpoints.len() == 3 && trained.checkpoints.iter().all(|c| c.threshold == 0.0));
         assert!(trained.tried.len() == 1 && trained.tried[0].right > trained.right_by_layer[0], "{trained:?}");
     }
 
     #[test]
     fn too_few_rows_are_refused() {
         let error = train(&rows(20), &[2, 4, 6], 8, &[], &options()).unwrap_err();
-        assert_eq!(error, "expected at least 50 rows and two answers, found 20 and 2");
+        assert_eq!(error, "expected at thresholds 50 rows and two answers, found 20 and 2");
     }
 }

@@ -58,8 +58,8 @@ fn sums(x: &[__m512; LANES]) -> __m512 {
     let [a, b] = twos;
     let ones = _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b));
     // The sums of registers 4a + b now lie in lane 4b + a.
-    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    _mm512_permutexvar_ps(order, ones)
+    let reduction = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_permutexvar_ps(reduction, ones)
 }
 
 /// In both products below, a sum runs in `CHAINS` chains of sixteen lanes each.

@@ -2,7 +2,7 @@
 //! mixing of values for a few rows of one head at a time, without a word to other threads.
 //!
 //! Every number is rounded and added as in ggml's nodes (`mul_mat` of f16, `soft_max`, `mul_mat` of f16), so the results
-//! are the same to the bit. ggml adds up in one order for a single row and in another for several ([`Order`]): on small
+//! are the same to the bit. ggml adds up in one order for a single row and in another for several ([`Reduction`]): on small
 //! models that alone moves the most probable token at 2 of 100 places, so the order is chosen here, not by the number of
 //! rows.
 
@@ -31,11 +31,11 @@ const LANES: usize = 16;
 
 /// The order in which dot products are added up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Order {
+pub enum Reduction {
     /// As ggml does for a single row: four chains (`ggml_vec_dot_f16`).
-    Token,
+    Decode,
     /// As ggml does for several rows: one chain (its `tinyBLAS`).
-    Prompt,
+    Prefill,
 }
 
 /// Shapes of the attention of one layer.
@@ -93,7 +93,7 @@ impl<'g> Ops<'g> {
         k: Tensor<'g>,
         v: Tensor<'g>,
         sees: Tensor<'g>,
-        order: Order,
+        reduction: Reduction,
     ) -> Tensor<'g> {
         let lanes = Lanes::in_use().filter(|_| heads.has_kernel(k.dtype(), v.dtype()));
         let lanes = lanes.unwrap_or_else(|| panic!("attention: no kernel for {heads:?} on {k:?} and {v:?}"));
@@ -105,13 +105,13 @@ impl<'g> Ops<'g> {
         assert_eq!(v.shape()[..2], [k.shape()[1], heads.head_dim_v * heads.n_head_kv], "attention: values {v:?}");
         assert!(k.shape()[1].is_multiple_of(STEP) && heads.n_head.is_multiple_of(heads.n_head_kv));
         let shape = [heads.head_dim_v * heads.n_head, t];
-        self.node(DType::F32, shape, &[q, k, v, sees], Attention { heads: *heads, order, lanes })
+        self.node(DType::F32, shape, &[q, k, v, sees], Attention { heads: *heads, reduction, lanes })
     }
 }
 
 struct Attention {
     heads: Heads,
-    order: Order,
+    reduction: Reduction,
     lanes: Lanes,
 }
 
@@ -138,11 +138,11 @@ impl Node for Attention {
             let rows = tile * TILE..t.min((tile + 1) * TILE);
             // Rows of several sequences have no keys in common: together they would multiply all that lie between them.
             let together = rows.len() == TILE && sees_alike(&seen[rows.clone()]);
-            match (if together { TILE } else { 1 }, self.order) {
-                (TILE, Order::Token) => self.tile::<TILE, 4>(run, head, rows.start, &mut scratch),
-                (TILE, Order::Prompt) => self.tile::<TILE, 1>(run, head, rows.start, &mut scratch),
-                (_, Order::Token) => rows.for_each(|row| self.tile::<1, 4>(run, head, row, &mut scratch)),
-                (_, Order::Prompt) => rows.for_each(|row| self.tile::<1, 1>(run, head, row, &mut scratch)),
+            match (if together { TILE } else { 1 }, self.reduction) {
+                (TILE, Reduction::Decode) => self.tile::<TILE, 4>(run, head, rows.start, &mut scratch),
+                (TILE, Reduction::Prefill) => self.tile::<TILE, 1>(run, head, rows.start, &mut scratch),
+                (_, Reduction::Decode) => rows.for_each(|row| self.tile::<1, 4>(run, head, row, &mut scratch)),
+                (_, Reduction::Prefill) => rows.for_each(|row| self.tile::<1, 1>(run, head, row, &mut scratch)),
             }
         }
     }
@@ -334,13 +334,13 @@ mod tests {
         ] {
             let stored = tensors(n_rows, &mut rng);
             let [q, k, v] = [0, 1, 2].map(|i| stored[i].t());
-            let order = if n_rows == 1 { Order::Token } else { Order::Prompt };
+            let reduction = if n_rows == 1 { Reduction::Decode } else { Reduction::Prefill };
             let mut runner: Runner<(), [Slot; 4]> = Runner::new(Device::cpu(2).unwrap());
             let mut run = runner
                 .prepare((), 64, &[stored[0].store()], |b| {
                     let (sees, p) = b.input("sees", DType::I32, &[4, n_rows]);
                     let (mask, m) = b.input("mask", DType::F16, &[N_CACHE, n_rows]);
-                    let found = b.output(b.ops.attention(&heads, q, k, v, sees, order));
+                    let found = b.output(b.ops.attention(&heads, q, k, v, sees, reduction));
                     [p, m, found, b.output(reference(b, &heads, [q, k, v], mask))]
                 })
                 .unwrap();

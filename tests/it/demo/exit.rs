@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::common::golden::cut_model;
 use crate::common::{curtail, demo_model};
-use curtail::engine::{Cut, EngineParams, Question, Sequence, TokenId, View};
+use curtail::engine::{Branch, Cut, EngineParams, Sequence, TokenId, View};
 use curtail::eval::Task;
 use curtail::ggml::{Device, Isa, isa};
 use curtail::gguf::File;
@@ -45,12 +45,12 @@ fn ask(
     let mut last = vec![(0, Vec::new(), Vec::new()); questions.len()];
     let at_cut = &mut |seen: &[Cut]| {
         let mut look = |cut: &Cut| {
-            last[cut.question] = (cut.layers_run, cut.hidden.clone(), cut.logits.clone());
-            cut.layers_run == stops[cut.question]
+            last[cut.branch] = (cut.layers_run, cut.hidden.clone(), cut.logits.clone());
+            cut.layers_run == stops[cut.branch]
         };
         seen.iter().map(&mut look).collect()
     };
-    let questions: Vec<Question<'_>> = questions.iter().map(|tokens| Question { tokens, shown: 1 }).collect();
+    let questions: Vec<Branch<'_>> = questions.iter().map(|tokens| Branch { tokens, shown: 1 }).collect();
     sequence.fan_out(prefix, &questions, cuts, View::Logits, at_cut).expect("it runs");
     last
 }
@@ -134,7 +134,7 @@ fn every_shown_row_has_what_it_has_as_the_last() {
     let path = PathBuf::from(demo_model());
     let (prefix, rest) = TOKENS.split_at(12);
     let mut seen = Vec::new();
-    let question = Question { tokens: rest, shown: 3 };
+    let question = Branch { tokens: rest, shown: 3 };
     let mut sequence = sequence(&path, 512);
     let at_cut = &mut |cuts: &[Cut]| {
         seen.extend(cuts.to_vec());
@@ -167,7 +167,7 @@ fn a_prefix_goes_no_deeper_than_its_questions_and_later_as_deep_as_needed() {
     sequence.sync(&TOKENS, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
     assert_eq!(sequence.logits().expect("logits"), full_depth(&path, 512));
     let mut error = |tokens, shown, cuts: &[usize]| {
-        let question = Question { tokens, shown };
+        let question = Branch { tokens, shown };
         sequence.fan_out(prefix, &[question], cuts, View::Hidden, &mut |_| Vec::new()).unwrap_err().to_string()
     };
     assert_eq!(error(rest, 1, &[0]), "`cuts`: expected layers between 1 and 29, rising, found [0]");

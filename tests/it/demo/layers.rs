@@ -267,7 +267,7 @@ fn sequences_refuse_what_the_model_or_the_plan_lacks() {
     assert!(draft.starts_with("`draft_plan`: expected attention of steps that the plan runs too"), "{draft}");
 }
 
-/// Stops, guesses and approximations on a plan: what is verified is the plan's own text.
+/// Stops, drafts and approximations on a plan: what is verified is the plan's own text.
 #[test]
 fn early_stops_and_guesses_compose_with_plans() {
     let model = demo();
@@ -289,16 +289,16 @@ fn early_stops_and_guesses_compose_with_plans() {
         let step = sequence.step(&mut greedy).expect("a step");
         right += usize::from(step.was_drafted);
         found.push(step.token);
-        // What was guessed rightly has been to the end already.
+        // What was drafted rightly has been to the end already.
         if found.len() % 3 == 0 && !sequence.has_logits() {
             sequence.hidden_state_at(10 + found.len() % 18).expect("it runs");
         }
         let logits = sequence.run_draft_plan().expect("a draft");
         let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).expect("a token");
-        sequence.draft(best as TokenId, 20).expect("a guess");
+        sequence.draft(best as TokenId, 20).expect("a draft");
     }
     assert_eq!(found, plain);
-    assert!(right > 0, "no guess was right");
+    assert!(right > 0, "no draft was right");
     // Cache rows made of early states: steps without attention have none to be made.
     sequence.push(100).expect("room");
     sequence.hidden_state_at(12).expect("it runs");

@@ -3,10 +3,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod drafts;
 mod exit;
 mod file_types;
 mod greedy;
-mod guesses;
 mod imatrix;
 mod layers;
 mod perplexity;

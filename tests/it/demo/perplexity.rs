@@ -206,9 +206,9 @@ fn load(path: &str) -> Arc<Model> {
 }
 
 /// A checkpoint after one layer, without a lens, that is sure above `least`.
-fn decoder(model: &Model, mode: Mode, least: f32, kv: Kv) -> Decoder {
+fn decoder(model: &Model, mode: Mode, threshold: f32, kv: Kv) -> Decoder {
     let probe = Probe { weights: vec![0.0; 2 * model.config().n_embd], bias: vec![0.0; 2] }; // it always says 0.5
-    let checkpoint = Checkpoint { layer: 1, lens: None, probe: Some(probe), scorer: Scorer::Top, least };
+    let checkpoint = Checkpoint { layer: 1, lens: None, probe: Some(probe), scorer: Scorer::Top, threshold };
     let options =
         Options { mode, source: curtail::decode::Source::Lookup, checkpoints: vec![checkpoint], kv, most: 64 };
     Decoder::new(options)
@@ -231,7 +231,8 @@ fn fast_reading_is_forced_reading_where_it_always_stops() {
     let sequence = |plan: Vec<LayerStep>| Sequence::alone(model.clone(), params.with_plan(plan)).expect("a sequence");
     let tokens: Vec<TokenId> = (0..64).map(|i| 3 + (i * 37 % 90)).collect();
     let chunks = Chunks::new(tokens, 32, usize::MAX).expect("two chunks");
-    let by_token = |mode, least, kv| Reading::Tokens(sequence(Vec::new()), Box::new(decoder(&model, mode, least, kv)));
+    let by_token =
+        |mode, threshold, kv| Reading::Tokens(sequence(Vec::new()), Box::new(decoder(&model, mode, threshold, kv)));
     let surprises = |places: &[Place]| places.iter().map(|p| p.compared.surprise).collect::<Vec<_>>();
 
     let dense = places(&mut by_token(Mode::Off, 0.0, Kv::Deferred), &chunks, Against::Nothing);

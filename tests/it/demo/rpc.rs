@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{curtail, demo_model};
 use curtail::decode::{Decoder, Kv, Mode, Options, Source};
-use curtail::engine::{Cut, EngineParams, Error, Probe, Question, Sequence, TokenId, View};
+use curtail::engine::{Branch, Cut, EngineParams, Error, Probe, Sequence, TokenId, View};
 use curtail::ggml::{self, Device};
 use curtail::gguf::File;
 use curtail::model::{Config, LayerStep, Model, Placement};
@@ -132,7 +132,7 @@ fn two_workers_give_the_tokens_of_the_cpu() {
             assert_eq!(there.step(&mut greedy()).expect("a token").token, token, "after a look at {depth}");
         }
 
-        // Guesses of a draft plan over both workers, verified: right or wrong, the tokens are full depth's.
+        // Drafts of a draft plan over both workers, verified: right or wrong, the tokens are full depth's.
         let draft_plan = (0..N_LAYER).filter(|il| !(8..11).contains(il)).map(LayerStep::whole).collect();
         let mut there = sequence(&model, EngineParams { draft_plan, ..EngineParams::default() });
         start(&mut there, &prompt);
@@ -177,7 +177,7 @@ fn what_is_read_on_a_worker_is_what_would_be_read_here() {
         }
     }
     let tokens = &prompts()[1];
-    let question = Question { tokens, shown: 2 };
+    let question = Branch { tokens, shown: 2 };
     let mut seen = Vec::new();
     let mut look = |cuts: &[Cut]| {
         seen.push(cuts[0].clone());

@@ -19,7 +19,7 @@ use crate::{Turn, lift_limit, limit_memory};
 use curtail::engine::{EngineParams, Sequence};
 use curtail::eval::{BaseFile, Chunks, Task, packed, write_header};
 use curtail::exit::{
-    Checkpoint, Crf, Draft, ExitFile, Fingerprint, Input, Lens, Policy, Probe, Scorer, Svm, Target, Walk,
+    Checkpoint, Crf, Decision, Draft, ExitFile, Fingerprint, Input, Lens, Policy, Probe, Scorer, Svm, Target,
 };
 use curtail::ggml::Device;
 use curtail::gguf::{File, Metadata, Value as GgufValue, Writer};
@@ -134,7 +134,7 @@ fn exit_files() {
 /// Takes a state through every checkpoint, as the decoder and `eval` do.
 fn use_policy(policy: &Policy) {
     let n_in = |probe: &Probe| probe.weights.len() / probe.bias.len();
-    let mut walk = Walk::default();
+    let mut walk = Decision::default();
     for checkpoint in &policy.checkpoints {
         let x = checkpoint.lens.as_ref().map(|lens| lens.apply(&vec![0.5; lens.bias.len()]));
         assert!(x.is_none_or(|x| !x.is_empty()));
@@ -151,7 +151,7 @@ fn use_policy(policy: &Policy) {
 }
 
 fn exit_file() -> ExitFile {
-    let plain = |layer, scorer| Checkpoint { layer, lens: None, probe: None, scorer, least: 0.5 };
+    let plain = |layer, scorer| Checkpoint { layer, lens: None, probe: None, scorer, threshold: 0.5 };
     let probe = |n_in: usize| Some(Probe { weights: vec![0.5; 2 * n_in], bias: vec![0.0, 1.0] });
     let lens = || Some(Lens { weights: vec![0.5; 16], bias: vec![0.0; 4] });
     let svm = Svm { vectors: vec![[0.5, 0.25]; 2], alpha: vec![2.0, 1.0], rho: 0.5, width: 0.1 };

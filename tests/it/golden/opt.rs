@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::common::golden::{self, cut_model, f32_cache, largest_difference, last_logits, logits};
-use curtail::engine::{Cut, EngineParams, Question, Sequence, TokenId, View};
+use curtail::engine::{Branch, Cut, EngineParams, Sequence, TokenId, View};
 use curtail::ggml::Device;
 use curtail::gguf::{self, File, Metadata, Value, Writer};
 use curtail::model::Model;
@@ -75,7 +75,7 @@ fn look(model: &Arc<Model>, tokens: &[TokenId], after: usize) -> Cut {
         vec![true]
     };
     let cuts: Vec<usize> = (after < model.config().n_layer).then_some(after).into_iter().collect();
-    sequence.fan_out(&[], &[Question { tokens, shown: 1 }], &cuts, View::Logits, at_cut).expect("it runs");
+    sequence.fan_out(&[], &[Branch { tokens, shown: 1 }], &cuts, View::Logits, at_cut).expect("it runs");
     found.expect("a look")
 }
 

@@ -1,4 +1,4 @@
-//! OPT with packed weights: early exit and guesses as on Llama, commands on a model without a chat template.
+//! OPT with packed weights: early exit and drafts as on Llama, commands on a model without a chat template.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -11,7 +11,7 @@ use crate::common::curtail;
 use crate::common::golden::{cut_model, load_file, path};
 use curtail::decode::{Decoder, Kv, Mode, Options, Source};
 use curtail::dtype::DType;
-use curtail::engine::{Cut, EngineParams, Question, Sequence, TokenId, View};
+use curtail::engine::{Branch, Cut, EngineParams, Sequence, TokenId, View};
 use curtail::exit::{Checkpoint, Probe, Scorer};
 use curtail::ggml::dequantize;
 use curtail::gguf::{Error, File, Metadata, Writer};
@@ -210,7 +210,7 @@ fn a_stop_gives_what_a_model_with_no_more_layers_gives_to_the_bit() {
                 found = cuts[0].logits.clone();
                 vec![true]
             };
-            let question = Question { tokens: &prompt, shown: 1 };
+            let question = Branch { tokens: &prompt, shown: 1 };
             sequence(&model).fan_out(&[], &[question], &[k], View::Logits, at_cut).expect("it runs");
             assert!(found == expected, "{form:?} after layer {k}");
         }
@@ -266,7 +266,7 @@ fn verified_text_is_full_depths_whatever_guesses_it() {
             bias: vec![0.0; 2],
         }),
         scorer: Scorer::Top,
-        least: 0.5,
+        threshold: 0.5,
     };
     let checkpoints = vec![checkpoint(2), checkpoint(4)];
     let sources = [Source::Checkpoints, Source::Layer(3), Source::Plan, Source::Lookup];
@@ -277,16 +277,16 @@ fn verified_text_is_full_depths_whatever_guesses_it() {
             let params =
                 SamplerParams { temperature: [0.0, 0.7][i % 2], seed: Some(i as u64), ..SamplerParams::default() };
             let (mut plain_sampler, mut sampler) = (Sampler::new(params.clone()), Sampler::new(params));
-            let (mut plain, mut guessed) = (sequence(&model), sequence(&model));
+            let (mut plain, mut drafted) = (sequence(&model), sequence(&model));
             let options =
                 Options { mode, source: Source::Lookup, checkpoints: checkpoints.clone(), kv: Kv::Deferred, most: 4 };
             let mut decoder = Decoder::new(options);
             start(&mut plain, &tokens(12, 6));
-            start(&mut guessed, &tokens(12, 6));
+            start(&mut drafted, &tokens(12, 6));
             // More than the tokens after which the shortlist comes in.
             for n in 0..240 {
                 let expected = plain.step(&mut plain_sampler).expect("a token").token;
-                let found = decoder.step(&mut guessed, &mut sampler).expect("a token").token;
+                let found = decoder.step(&mut drafted, &mut sampler).expect("a token").token;
                 assert_eq!(found, expected, "{form:?}, {mode:?}, token {n}");
             }
         }

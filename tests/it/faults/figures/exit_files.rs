@@ -46,8 +46,8 @@ fn reason(key: &str, name: &str) -> Option<&'static str> {
         "types" if is_text => Some("another quantization: a warning"),
         "task" if is_text && key != "exit.1.task" => Some("a task that others may not have"),
         "source" if is_text => Some("its words are the command line's, which reads them"),
-        "source" if name == "missing" => Some("a file without guesses that pay"),
-        "most" if name == "1" => Some("a number of guesses"),
+        "source" if name == "missing" => Some("a file without drafts that pay"),
+        "most" if name == "1" => Some("a number of drafts"),
         "policies" if name == "1" => Some("the policies that follow are not looked for"),
         "labels" if name == "no texts" || name == "one text" => Some("names that this input does not use"),
         _ => None,
@@ -99,12 +99,12 @@ fn changed(name: &str) -> Vec<(&'static str, Change, bool)> {
     fn fill(tensor: &mut TinyTensor, value: f32) {
         tensor.bytes = value.to_le_bytes().repeat(tensor.bytes.len() / 4);
     }
-    let is_least = name.ends_with(".least");
+    let is_threshold = name.ends_with(".least");
     vec![
         ("NaN", |t| fill(t, f32::NAN), false),
         // "Never" and "always" are thresholds that training chooses.
-        ("infinity", |t| fill(t, f32::INFINITY), is_least),
-        ("-infinity", |t| fill(t, f32::NEG_INFINITY), is_least),
+        ("infinity", |t| fill(t, f32::INFINITY), is_threshold),
+        ("-infinity", |t| fill(t, f32::NEG_INFINITY), is_threshold),
         // Products that overflow are sure of nothing.
         ("3e38", |t| fill(t, 3e38), true),
         ("-3e38", |t| fill(t, -3e38), !name.ends_with(".svm")),
@@ -207,7 +207,7 @@ fn the_program_names_the_file() {
     }
 }
 
-/// A file beside the model whose guesses are deeper than what `--layers` leaves is no reason to stop.
+/// A file beside the model whose drafts are deeper than what `--layers` leaves is no reason to stop.
 #[test]
 fn guesses_deeper_than_a_plan_are_left() {
     let made = Made::new();

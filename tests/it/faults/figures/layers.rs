@@ -157,9 +157,9 @@ fn the_mode_that_was_asked_for_is_named() {
         let ended = chat(&made, arguments, &format!("{modes}/stats\n"));
         let named: Vec<&str> = ended.stderr.lines().filter_map(|line| line.strip_prefix("exit mode: ")).collect();
         assert_eq!(named, [first, "verified", "verified", "auto", "off", "verified"], "{}", ended.stderr);
-        // The source that was asked for is still what guesses, always.
-        let guesses = ended.stderr.lines().find(|line| line.starts_with("guesses "));
-        assert!(guesses.is_some() || first != "verified" || arguments[0] == "--exit", "{}", ended.stderr);
+        // The source that was asked for is still what drafts, always.
+        let drafts = ended.stderr.lines().find(|line| line.starts_with("drafts "));
+        assert!(drafts.is_some() || first != "verified" || arguments[0] == "--exit", "{}", ended.stderr);
     }
 }
 

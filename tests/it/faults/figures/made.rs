@@ -90,7 +90,7 @@ fn policy(task: &str, input: Input, labels: Vec<String>, checkpoints: Vec<Checkp
 }
 
 fn plain(layer: usize) -> Checkpoint {
-    Checkpoint { layer, lens: None, probe: None, scorer: Scorer::Top, least: 0.5 }
+    Checkpoint { layer, lens: None, probe: None, scorer: Scorer::Top, threshold: 0.5 }
 }
 
 fn probe(n_in: usize, bias: [f32; 2]) -> Probe {

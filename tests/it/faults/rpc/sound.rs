@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use curtail::dtype::DType;
-use curtail::ggml::{Activation, Builder, Device, Heads, Ops, Pairs, Rope, Runner, Slot, StoreBuilder, Stored};
+use curtail::ggml::{Activation, Builder, Device, Ops, Pairs, Rope, Runner, Slot, StoreBuilder, Stored};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -111,15 +111,7 @@ fn build<'g>(g: &Builder<'g>, stored: &'g [Stored]) -> [Option<Slot>; 40] {
         g.effect(ops.set_rows(cache, x, places));
         if head_bytes > 0 {
             let keys = ops.view(cache, [HEAD, ROWS, N / HEAD], [row_bytes, head_bytes], 0);
-            let shapes = Heads {
-                n_head: N / HEAD,
-                n_head_kv: N / HEAD,
-                head_dim_k: HEAD,
-                head_dim_v: HEAD,
-                scale: 0.25,
-                softcap: Some(2.0),
-            };
-            out(ops.flash_attn(q, keys, keys, mask, &shapes));
+            out(ops.flash_attn(q, keys, keys, mask, 0.25, Some(2.0)));
             out(ops.softcap(ops.mul_mat_f32(keys, q), 2.0));
             out(ops.soft_max(ops.mul_mat_f32(keys, q), mask, 0.25));
         }

@@ -1,4 +1,4 @@
-//! Guesses from the text itself: what followed the last tokens where they stood before (prompt lookup).
+//! Drafts from the text itself: what followed the last tokens where they stood before (prompt lookup).
 
 use crate::engine::TokenId;
 

@@ -1,8 +1,8 @@
-//! Owns the choice of what pays: what evaluations cost and what guesses come to, as measured on the way.
+//! Owns the choice of what pays: what evaluations cost and what drafts come to, as measured on the way.
 
 use std::collections::VecDeque;
 
-use super::lookup::LONGEST;
+use super::prompt_lookup::LONGEST;
 
 /// What an evaluation tried.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,21 +13,21 @@ pub(super) enum Arm {
     Lookup {
         /// How many of the last tokens stood there too.
         matched: usize,
-        /// How many were guessed.
-        guessed: usize,
+        /// How many were drafted.
+        drafted: usize,
     },
     /// What some layers made of the last tokens.
     Running,
 }
 
-/// Guesses by lookup that are ever made at once.
+/// Drafts by lookup that are ever made at once.
 const MOST: usize = 16;
 
 /// What trying has cost may be this share of the time of all tokens so far, and of the first [`HEAD_START`].
 const BUDGET: f64 = 0.01;
 const HEAD_START: f64 = 48.0;
 
-/// What guesses by running are expected to lose at most, in tokens' time: looks that are not sure end them early.
+/// What drafts by running are expected to lose at most, in tokens' time: looks that are not sure end them early.
 const RUNNING_RISK: f64 = 1.0;
 
 /// An arm must be this much faster than full depth, by its estimate, to be taken beyond the budget.
@@ -42,30 +42,30 @@ const AGAIN: usize = 512;
 /// Lone tokens whose median is what a token costs: the first ones are slow, and the machine has other work.
 const SAMPLES: usize = 9;
 
-/// After so many evaluations with guesses comes one without, to know what those are compared with.
+/// After so many evaluations with drafts comes one without, to know what those are compared with.
 const COMPARE: usize = 16;
 
-pub(super) struct Pace {
+pub(super) struct Bandit {
     /// Seconds of the last tokens alone.
     plain: VecDeque<f64>,
-    /// Evaluations with guesses since the last without.
+    /// Evaluations with drafts since the last without.
     since_plain: usize,
-    /// Seconds of an evaluation with so many guesses, over one without.
+    /// Seconds of an evaluation with so many drafts, over one without.
     cost: [f64; MOST + 1],
-    /// By how many tokens matched: guesses verified, and how many of them were right.
+    /// By how many tokens matched: drafts verified, and how many of them were right.
     lookups: [(f64, f64); LONGEST + 1],
-    /// Seconds per token with guesses by running, over full depth's.
+    /// Seconds per token with drafts by running, over full depth's.
     running: Option<f64>,
     since_running: usize,
-    /// Seconds that guessing has saved so far; negative where it has cost.
+    /// Seconds that drafting has saved so far; negative where it has cost.
     saved: f64,
     tokens: usize,
 }
 
-impl Default for Pace {
-    /// A row that rides along is expected to cost a fifth of a lone one, and a guess to be right every other time.
-    fn default() -> Pace {
-        Pace {
+impl Default for Bandit {
+    /// A row that rides along is expected to cost a fifth of a lone one, and a draft to be right every other time.
+    fn default() -> Bandit {
+        Bandit {
             plain: VecDeque::new(),
             since_plain: 0,
             cost: std::array::from_fn(|n| 1.0 + n as f64 / 5.0),
@@ -78,8 +78,8 @@ impl Default for Pace {
     }
 }
 
-impl Pace {
-    /// How many of `available` tokens found by lookup are worth guessing; 0 for none.
+impl Bandit {
+    /// How many of `available` tokens found by lookup are worth drafting; 0 for none.
     pub(super) fn choose_lookup(&self, matched: usize, available: usize) -> usize {
         let Some((tries, right)) = self.lookups.get(matched).filter(|_| available > 0 && self.is_ready()) else {
             return 0;
@@ -91,7 +91,7 @@ impl Pace {
         if gain(best) > MARGIN { best } else { 0 }
     }
 
-    /// Whether to guess by running.
+    /// Whether to draft by running.
     pub(super) fn tries_running(&self) -> bool {
         let pays = self.running.is_none_or(|ratio| ratio * MARGIN < 1.0 || self.since_running > AGAIN);
         pays && self.is_ready() && self.affords(RUNNING_RISK)
@@ -108,12 +108,12 @@ impl Pace {
         samples.get(samples.len() / 2).copied().unwrap_or(0.0)
     }
 
-    /// Whether guesses may turn out to have cost so many tokens' time for nothing.
+    /// Whether drafts may turn out to have cost so many tokens' time for nothing.
     fn affords(&self, lost: f64) -> bool {
         self.saved >= self.of_plain() * (lost - BUDGET * (self.tokens as f64 + HEAD_START))
     }
 
-    /// Takes note of an evaluation: tokens that it gave, seconds that it took, guessing included.
+    /// Takes note of an evaluation: tokens that it gave, seconds that it took, drafting included.
     pub(super) fn record(&mut self, arm: Arm, tokens: usize, seconds: f64) {
         self.tokens += tokens;
         self.since_running += tokens;
@@ -130,12 +130,12 @@ impl Pace {
         self.saved += plain * tokens as f64 - seconds;
         match arm {
             Arm::Plain => {}
-            Arm::Lookup { matched, guessed } => {
-                self.cost[guessed] += NEWS * (seconds / plain - self.cost[guessed]);
-                let right = tokens.saturating_sub(1).min(guessed);
+            Arm::Lookup { matched, drafted } => {
+                self.cost[drafted] += NEWS * (seconds / plain - self.cost[drafted]);
+                let right = tokens.saturating_sub(1).min(drafted);
                 let (tries, hits) = &mut self.lookups[matched];
-                // Guesses behind a wrong one say nothing.
-                *tries = 0.98 * *tries + (right + usize::from(right < guessed)) as f64;
+                // Drafts behind a wrong one say nothing.
+                *tries = 0.98 * *tries + (right + usize::from(right < drafted)) as f64;
                 *hits = 0.98 * *hits + right as f64;
             }
             Arm::Running => {
@@ -152,15 +152,15 @@ impl Pace {
 mod tests {
     use super::*;
 
-    fn pace() -> Pace {
-        let mut pace = Pace::default();
-        (0..SAMPLES).for_each(|_| pace.record(Arm::Plain, 1, 1.0));
-        pace
+    fn bandit() -> Bandit {
+        let mut bandit = Bandit::default();
+        (0..SAMPLES).for_each(|_| bandit.record(Arm::Plain, 1, 1.0));
+        bandit
     }
 
     #[test]
     fn guesses_that_come_true_are_made_longer_and_others_no_more() {
-        let mut good = pace();
+        let mut good = bandit();
         let mut lengths = Vec::new();
         for _ in 0..40 {
             let n = good.choose_lookup(3, 16);
@@ -169,17 +169,17 @@ mod tests {
                 continue;
             }
             lengths.push(n);
-            good.record(Arm::Lookup { matched: 3, guessed: n }, n + 1, 1.0 + n as f64 * 0.3);
+            good.record(Arm::Lookup { matched: 3, drafted: n }, n + 1, 1.0 + n as f64 * 0.3);
         }
         assert!(lengths.len() > 35 && lengths[35] >= 8 && lengths[35] > lengths[0], "{lengths:?}");
-        let mut bad = pace();
+        let mut bad = bandit();
         let mut tried = 0;
         for _ in 0..400 {
             match bad.choose_lookup(3, 16) {
                 0 => bad.record(Arm::Plain, 1, 1.0),
                 n => {
                     tried += 1;
-                    bad.record(Arm::Lookup { matched: 3, guessed: n }, 1, 1.0 + n as f64 * 0.3);
+                    bad.record(Arm::Lookup { matched: 3, drafted: n }, 1, 1.0 + n as f64 * 0.3);
                 }
             }
         }
@@ -188,14 +188,14 @@ mod tests {
 
     #[test]
     fn running_that_does_not_pay_are_seldom_tried() {
-        let mut pace = pace();
+        let mut bandit = bandit();
         let mut tried = 0;
         for _ in 0..1000 {
-            if pace.tries_running() {
+            if bandit.tries_running() {
                 tried += 1;
-                pace.record(Arm::Running, 1, 1.4);
+                bandit.record(Arm::Running, 1, 1.4);
             } else {
-                pace.record(Arm::Plain, 1, 1.0);
+                bandit.record(Arm::Plain, 1, 1.0);
             }
         }
         assert!((1..=3).contains(&tried), "{tried}");

@@ -3,15 +3,15 @@
 
 use std::time::Duration;
 
-use super::eye::Eye;
-use super::measure::{Answer, Beside, run, wilson};
+use super::features::FeatureExtractor;
+use super::measure::{Answer, CompareRuns, run, wilson};
 use super::questions::{Asked, Questions};
 use super::{Error, Item};
 use crate::engine::Sequence;
 use crate::exit::{Lens, Policy};
 
 /// A way to answer.
-pub struct Way {
+pub struct RunMode {
     /// What it is called.
     pub name: String,
     /// What runs.
@@ -72,14 +72,14 @@ impl WayDone {
 
 /// Answers questions in every way, by turns.
 pub fn beside(
-    ways: &mut [Way],
+    ways: &mut [RunMode],
     questions: &Questions<'_>,
     items: &[Item],
-    how: Beside,
+    how: CompareRuns,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<WayDone>, Error> {
     let asked: Vec<Asked> = items.iter().map(|item| questions.of_item(item)).collect();
-    let nothing = |way: &Way| WayDone {
+    let nothing = |way: &RunMode| WayDone {
         name: way.name.clone(),
         n: 0,
         right: 0,
@@ -120,11 +120,11 @@ pub fn beside(
 /// Answers with the steps that they took, and the time of all.
 type Answers = (Vec<Answer>, Duration);
 
-fn answers(way: &mut Way, questions: &Questions<'_>, batch: &[Asked], how: Beside) -> Result<Answers, Error> {
+fn answers(way: &mut RunMode, questions: &Questions<'_>, batch: &[Asked], how: CompareRuns) -> Result<Answers, Error> {
     let Some(policy) = &way.policy else { return run(&mut way.sequence, questions, batch, None, how) };
     let model = way.sequence.model().clone();
     let lenses: Vec<(usize, &Lens)> =
         policy.checkpoints.iter().filter_map(|c| Some((c.layer, c.lens.as_ref()?))).collect();
-    let eye = Eye::new(policy.input, questions, lenses, &model)?;
-    run(&mut way.sequence, questions, batch, Some((&eye, policy)), how)
+    let extractor = FeatureExtractor::new(policy.input, questions, lenses, &model)?;
+    run(&mut way.sequence, questions, batch, Some((&extractor, policy)), how)
 }

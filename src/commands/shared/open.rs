@@ -31,32 +31,32 @@ pub(crate) fn note_no_template(args: &TemplateArgs) {
 }
 
 /// A model ready to answer.
-pub(crate) struct Engine {
+pub(crate) struct Opened {
     pub(crate) file: Arc<File>,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) sequence: Sequence,
 }
 
-impl Engine {
+impl Opened {
     /// Loads the model that the flags or the surroundings name.
-    pub(crate) fn open(args: &LoadArgs) -> anyhow::Result<Engine> {
+    pub(crate) fn open(args: &LoadArgs) -> anyhow::Result<Opened> {
         let (file, tokenizer, model) = open_model(&find_model(&args.model)?, args)?;
         warn_of_context(args.context.ctx_size, &model, "-c asks for");
         let plan = plan::steps(args.layers.as_ref(), &model)?;
         let params = engine_params(&args.context).with_plan(plan);
         let sequence = Sequence::alone(model, params).context("cannot make a sequence")?;
-        Ok(Engine { file, tokenizer, sequence })
+        Ok(Opened { file, tokenizer, sequence })
     }
 
     /// Loads the model at `path` to generate with; everything else is as the flags say.
-    pub(crate) fn load(path: &Path, args: &LoadArgs, exits: &ExitArgs) -> anyhow::Result<(Engine, Decoder)> {
+    pub(crate) fn load(path: &Path, args: &LoadArgs, exits: &ExitArgs) -> anyhow::Result<(Opened, Decoder)> {
         let (file, tokenizer, model) = open_model(path, args)?;
         warn_of_context(args.context.ctx_size, &model, "-c asks for");
         let plan = plan::steps(args.layers.as_ref(), &model)?;
         let exits = Exits::new(exits, &file, &model, &plan)?;
         let params = exits.params(engine_params(&args.context).with_plan(plan));
         let sequence = Sequence::alone(model, params).context("cannot make a sequence")?;
-        Ok((Engine { file, tokenizer, sequence }, exits.decoder))
+        Ok((Opened { file, tokenizer, sequence }, exits.decoder))
     }
 
     /// The chat template that the flags name, else the model's, if it brings one.

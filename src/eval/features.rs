@@ -3,11 +3,11 @@
 use super::Error;
 use super::questions::{Asked, Questions};
 use crate::engine::{self, Cut, View};
-use crate::exit::{Checkpoint, Input, Lens, Probe, Reading, Walk, reading_of, softmax_reading};
+use crate::exit::{Checkpoint, Decision, Input, Lens, Probe, Reading, reading_of, softmax_reading};
 use crate::model::{FinalNorm, Model, OutputRow};
 
 /// Makes of a cut what a policy reads.
-pub(super) struct Eye<'q> {
+pub(super) struct FeatureExtractor<'q> {
     pub(super) input: Input,
     questions: Option<&'q Questions<'q>>,
     /// Where [`Input::Labels`] are read: by layer; layer 0 is without a lens.
@@ -17,7 +17,7 @@ pub(super) struct Eye<'q> {
 }
 
 /// What a checkpoint has before it.
-pub(super) struct Seen {
+pub(super) struct Features {
     /// What a fitted read-out reads.
     pub(super) input: Vec<f32>,
     /// What is read without one.
@@ -26,14 +26,14 @@ pub(super) struct Seen {
     answer: usize,
 }
 
-impl<'q> Eye<'q> {
+impl<'q> FeatureExtractor<'q> {
     /// With the lenses of some layers.
     pub(super) fn new(
         input: Input,
         questions: &'q Questions<'q>,
         lenses: Vec<(usize, &'q Lens)>,
         model: &Model,
-    ) -> Result<Eye<'q>, Error> {
+    ) -> Result<FeatureExtractor<'q>, Error> {
         let rows = model.output_rows(questions.label_ids())?;
         let mut label_rows = Vec::new();
         if input == Input::Labels {
@@ -45,13 +45,19 @@ impl<'q> Eye<'q> {
             label_rows.extend(lenses.iter().map(|(layer, lens)| (*layer, fold(lens))));
             label_rows.push((0, rows));
         }
-        Ok(Eye { input, questions: Some(questions), label_rows, lenses, norm: model.config().final_norm() })
+        Ok(FeatureExtractor {
+            input,
+            questions: Some(questions),
+            label_rows,
+            lenses,
+            norm: model.config().final_norm(),
+        })
     }
 
     /// Looks at tokens, not at a task's questions.
-    pub(super) fn of_tokens(lenses: Vec<(usize, &'q Lens)>, model: &Model) -> Eye<'q> {
+    pub(super) fn of_tokens(lenses: Vec<(usize, &'q Lens)>, model: &Model) -> FeatureExtractor<'q> {
         let norm = model.config().final_norm();
-        Eye { input: Input::Vocabulary, questions: None, label_rows: Vec::new(), lenses, norm }
+        FeatureExtractor { input: Input::Vocabulary, questions: None, label_rows: Vec::new(), lenses, norm }
     }
 
     /// Runs `ask` with the view that the input needs.
@@ -69,22 +75,22 @@ impl<'q> Eye<'q> {
     }
 
     /// What there is to read of a question.
-    pub(super) fn see(&self, asked: &Asked, cuts: &[&Cut]) -> Seen {
+    pub(super) fn extract(&self, asked: &Asked, cuts: &[&Cut]) -> Features {
         if !cuts[0].reading.is_empty() {
             let reading = reading_of(&cuts[0].reading);
-            return Seen { input: Vec::new(), reading: Some(reading), answer: reading.label };
+            return Features { input: Vec::new(), reading: Some(reading), answer: reading.label };
         }
-        let fitted = |input| Seen { input, reading: None, answer: 0 };
+        let fitted = |input| Features { input, reading: None, answer: 0 };
         match (self.input, self.questions) {
             (Input::Hidden, _) => fitted(self.normed(&cuts[0].hidden)),
             (Input::Labels, _) => fitted(self.labels(cuts[0])),
             (Input::Vocabulary | Input::Confidence, _) | (_, None) => {
                 let answer = self.questions.map_or(0, |questions| questions.read(asked, cuts).label);
-                Seen { input: Vec::new(), reading: Some(softmax_reading(&cuts[0].logits)), answer }
+                Features { input: Vec::new(), reading: Some(softmax_reading(&cuts[0].logits)), answer }
             }
             (Input::Choices, Some(questions)) => {
                 let reading = questions.read(asked, cuts);
-                Seen { input: Vec::new(), reading: Some(reading), answer: reading.label }
+                Features { input: Vec::new(), reading: Some(reading), answer: reading.label }
             }
         }
     }
@@ -135,9 +141,9 @@ fn through_labels(depth: usize, probe: &Probe, rows: &[OutputRow]) -> engine::Pr
     engine::Probe { depth, weights, bias }
 }
 
-impl Seen {
+impl Features {
     /// The answer, and whether a checkpoint stops with it.
-    pub(super) fn decide(&self, checkpoint: &Checkpoint, walk: &mut Walk) -> (usize, bool) {
+    pub(super) fn decide(&self, checkpoint: &Checkpoint, decision: &mut Decision) -> (usize, bool) {
         let (reading, answer) = match (self.reading, &checkpoint.probe) {
             (Some(reading), _) => (reading, self.answer),
             (None, Some(probe)) => {
@@ -146,7 +152,7 @@ impl Seen {
             }
             (None, None) => return (self.answer, false),
         };
-        (answer, walk.stops(checkpoint, &reading))
+        (answer, decision.stops(checkpoint, &reading))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Guesses, stops and roll-backs leave no trace: whatever is expected, the tokens are full depth's.
+//! Drafts, stops and roll-backs leave no trace: whatever is expected, the tokens are full depth's.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -39,7 +39,7 @@ fn draft_plan() -> Vec<LayerStep> {
     (0..28).map(|il| LayerStep { attention: !(20..24).contains(&il), ..LayerStep::whole(il) }).collect()
 }
 
-/// Random guesses, right and wrong, at random depths, in batches of up to 16; rewinds and new prompts between.
+/// Random drafts, right and wrong, at random depths, in batches of up to 16; rewinds and new prompts between.
 #[test]
 fn random_guesses_never_change_what_is_generated() {
     let model = model();
@@ -87,7 +87,7 @@ fn random_guesses_never_change_what_is_generated() {
     }
 }
 
-/// Puts guesses behind the timeline: mostly what will come, found in one way or another.
+/// Puts drafts behind the timeline: mostly what will come, found in one way or another.
 fn expect_some(sequence: &mut Sequence, coming: &[TokenId], rng: &mut StdRng) {
     for &next in coming.iter().take(rng.random_range(0..16)) {
         if rng.random_bool(0.4) {
@@ -110,14 +110,14 @@ fn checkpoints(rng: &mut StdRng) -> Vec<Checkpoint> {
         lens,
         probe: Some(Probe { weights: random(2 * n_embd, 0.1), bias: vec![0.0; 2] }),
         scorer: Scorer::Top,
-        least: 0.5,
+        threshold: 0.5,
     };
     let identity = (0..n_embd * n_embd).map(|i| f32::from(i % (n_embd + 1) == 0)).collect();
     let lens = Lens { weights: identity, bias: vec![0.01; n_embd] };
     vec![checkpoint(16, None), checkpoint(24, Some(lens)), checkpoint(28, None)]
 }
 
-/// All sources of guesses, one to sixteen at once, greedy and sampled: full depth's tokens, and the same random numbers.
+/// All sources of drafts, one to sixteen at once, greedy and sampled: full depth's tokens, and the same random numbers.
 #[test]
 fn verified_tokens_are_full_depths_whatever_guesses_them() {
     let model = model();
@@ -151,7 +151,7 @@ fn verified_tokens_are_full_depths_whatever_guesses_them() {
                 tokens.extend(&phrase);
             }
             if most > 1 && !matches!(mode, Mode::Auto | Mode::Verified(Source::Lookup)) {
-                assert!(decoder.tally().guessed > 0, "{mode:?} guesses");
+                assert!(decoder.tally().drafted > 0, "{mode:?} drafts");
             }
         }
     }
@@ -255,7 +255,7 @@ fn tokens_that_stopped_early_catch_up_to_the_bit() {
     }
 }
 
-/// Tokens that follow guesses, right and wrong ones, come as often as the full model's probabilities say: Pearson's
+/// Tokens that follow drafts, right and wrong ones, come as often as the full model's probabilities say: Pearson's
 /// chi-squared over the eight most probable.
 #[test]
 fn tokens_after_guesses_have_the_full_models_distribution() {
@@ -282,9 +282,9 @@ fn tokens_after_guesses_have_the_full_models_distribution() {
     let (mut after_prompt, mut after_guess) = (Vec::new(), Vec::new());
     for seed in 0..TRIALS {
         sequence.rewind(prompt.len());
-        // Mostly what is most probable, sometimes something else, and a wrong guess behind it.
-        let guess = if seed % 4 == 3 { first[1].0 } else { first[0].0 };
-        sequence.draft(guess, 1).expect("room");
+        // Mostly what is most probable, sometimes something else, and a wrong draft behind it.
+        let draft = if seed % 4 == 3 { first[1].0 } else { first[0].0 };
+        sequence.draft(draft, 1).expect("room");
         sequence.draft(77, 1).expect("room");
         let params = SamplerParams { temperature: 1.0, top_k: 8, top_p: 1.0, min_p: 0.0, ..SamplerParams::default() };
         let mut sampler = Sampler::new(SamplerParams { seed: Some(seed as u64), ..params });
