@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from golden_models import finish, make_all
-from make_llama_golden import MODULES, add_vocabulary
+from make_llama_golden import MODULES, add_shape, add_vocabulary
 
 N_VOCAB = 96
 N_CONTEXT = 64
@@ -114,14 +114,7 @@ def check_windows_and_bounds_matter(name, model, tokens, logits):
 def write_gguf(path, name, model):
     config = model.config
     writer = gguf.GGUFWriter(path, name)
-    writer.add_name(name)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    add_shape(writer, name, config)
     head_dim = getattr(config, "head_dim", None)
     if head_dim:
         writer.add_key_length(head_dim)

@@ -88,14 +88,7 @@ def write_gguf(path, name, model):
     config = model.config
     head_dim = config.head_dim
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name(name)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    add_shape(writer, name, config)
     writer.add_vocab_size(config.vocab_size)
     writer.add_rope_dimension_count(head_dim)
     writer.add_rope_freq_base(THETA)
@@ -105,6 +98,18 @@ def write_gguf(path, name, model):
     add_rope_scaling(writer, model)
     add_vocabulary(writer)
     finish(writer, tensors(model))
+
+
+def add_shape(writer, name, config):
+    """What every architecture says of its shape."""
+    writer.add_name(name)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
 
 
 def add_rope_scaling(writer, model):

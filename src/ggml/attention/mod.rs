@@ -139,10 +139,10 @@ impl Node for Attention {
             // Rows of several sequences have no keys in common: together they would multiply all that lie between them.
             let together = rows.len() == TILE && sees_alike(&seen[rows.clone()]);
             match (if together { TILE } else { 1 }, self.reduction) {
-                (TILE, Reduction::Decode) => self.tile::<TILE, 4>(run, head, rows.start, &mut scratch),
-                (TILE, Reduction::Prefill) => self.tile::<TILE, 1>(run, head, rows.start, &mut scratch),
-                (_, Reduction::Decode) => rows.for_each(|row| self.tile::<1, 4>(run, head, row, &mut scratch)),
-                (_, Reduction::Prefill) => rows.for_each(|row| self.tile::<1, 1>(run, head, row, &mut scratch)),
+                (TILE, Reduction::Decode) => self.tile::<TILE, 4>(run, seen, head, rows.start, &mut scratch),
+                (TILE, Reduction::Prefill) => self.tile::<TILE, 1>(run, seen, head, rows.start, &mut scratch),
+                (_, Reduction::Decode) => rows.for_each(|row| self.tile::<1, 4>(run, seen, head, row, &mut scratch)),
+                (_, Reduction::Prefill) => rows.for_each(|row| self.tile::<1, 1>(run, seen, head, row, &mut scratch)),
             }
         }
     }
@@ -161,6 +161,7 @@ impl Attention {
     fn tile<const R: usize, const CHAINS: usize>(
         &self,
         run: &NodeRun<'_>,
+        sees: &[[i32; 4]],
         head: usize,
         first: usize,
         scratch: &mut Scratch,
@@ -168,11 +169,10 @@ impl Attention {
         let Heads { n_head, n_head_kv, head_dim_k, head_dim_v, .. } = self.heads;
         let lanes = self.lanes;
         let kv_head = head / (n_head / n_head_kv);
-        let [q, k, v, sees] = [0, 1, 2, 3].map(|i| run.source(i));
+        let [q, k, v] = [0, 1, 2].map(|i| run.source(i));
         // SAFETY: the graph runs this node after its sources, whose shapes `Ops::attention` checked; the rows seen are rows
         // of the cache; this thread alone writes these rows of this head.
         unsafe {
-            let sees: &[[i32; 4]] = std::slice::from_raw_parts(sees.data.cast(), sees.ne[1] as usize);
             let ranges = |r: usize| sees[first + r].map(|at| at as usize);
             let seen: [usize; R] = std::array::from_fn(|r| ranges(r)[3] + 1);
             let holes: [Range<usize>; R] = std::array::from_fn(|r| ranges(r)[1]..ranges(r)[2].min(seen[r]));

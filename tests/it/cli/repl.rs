@@ -3,30 +3,19 @@
 
 use std::time::Duration;
 
+use crate::common::terminal::{PROMPT, start, type_in};
 use crate::common::{curtail, demo_model};
 use rexpect::session::PtySession;
 
 /// Long enough for a slow machine; a test that passes never waits for it.
 const PATIENCE_MS: u64 = 90_000;
 
-/// The prompt as it appears when input may be typed.
-const PROMPT: &str = "> ";
-
 /// A chat whose history goes to `state`. One thread: tests run beside each other, and waiting threads spin.
 fn chat(state: &std::path::Path, arguments: &[&str]) -> PtySession {
     let model = demo_model();
     let mut command = curtail(&["chat", "-m", &model, "-t", "1", "--temp", "0"]);
     command.args(arguments).env("XDG_STATE_HOME", state).env("TERM", "xterm").env("NO_COLOR", "1");
-    let mut session = rexpect::session::spawn_command(command, Some(PATIENCE_MS)).expect("it starts");
-    session.exp_string("/help lists the commands").expect("a greeting");
-    session.exp_string(PROMPT).expect("a prompt");
-    session
-}
-
-/// Types without a line's end.
-fn type_in(session: &mut PtySession, text: &str) {
-    session.send(text).expect("typed");
-    session.flush().expect("typed");
+    start(command, PATIENCE_MS)
 }
 
 fn leaves_with(session: &PtySession, code: i32) {

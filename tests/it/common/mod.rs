@@ -6,6 +6,8 @@ pub(crate) mod fakehub;
 pub(crate) mod fuzz;
 pub(crate) mod golden;
 pub(crate) mod raw;
+#[cfg(unix)]
+pub(crate) mod terminal;
 pub(crate) mod tiny;
 #[cfg(unix)]
 pub(crate) mod watched;

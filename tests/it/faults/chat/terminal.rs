@@ -9,21 +9,11 @@ use rexpect::session::PtySession;
 
 use super::{chat, named, said, with_model};
 use crate::common::demo_model;
-
-const PROMPT: &str = "> ";
+use crate::common::terminal::{self, PROMPT, type_in};
 
 /// A chat at its prompt.
 pub(super) fn start(command: Command) -> PtySession {
-    let mut session = rexpect::session::spawn_command(command, Some(60_000)).expect("it starts");
-    session.exp_string("/help lists the commands").expect("a greeting");
-    session.exp_string(PROMPT).expect("a prompt");
-    session
-}
-
-/// Types without a line's end.
-fn type_in(session: &mut PtySession, text: &str) {
-    session.send(text).expect("typed");
-    session.flush().expect("typed");
+    terminal::start(command, 60_000)
 }
 
 /// Saves the conversation, leaves, and tells what the user said.
