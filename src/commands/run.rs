@@ -45,7 +45,7 @@ fn run_one(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let starts = if template.is_some() { Starts::Answer } else { Starts::Continuation };
     let end = answer_one(&mut engine, &mut decoder, args, &tokens, starts, &mut stats)?;
     note(&stats);
-    tell_guesses(&decoder);
+    tell_drafts(&decoder);
     Ok(ExitCode::from(if end == End::Interrupted { INTERRUPTED } else { 0 }))
 }
 
@@ -132,7 +132,7 @@ fn answer_one(
     Ok(answer.end)
 }
 
-fn tell_guesses(decoder: &Decoder) {
+fn tell_drafts(decoder: &Decoder) {
     let tally = decoder.tally();
     if tally.drafted > 0 {
         note(tally);
@@ -193,7 +193,7 @@ fn run_batch(args: &RunArgs, path: &Path) -> anyhow::Result<ExitCode> {
         Ok(if interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
     note(&stats);
-    tell_guesses(&decoder);
+    tell_drafts(&decoder);
     Ok(ExitCode::from(if interrupted { INTERRUPTED } else { 0 }))
 }
 

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn guesses_that_come_true_are_made_longer_and_others_no_more() {
+    fn drafts_that_come_true_are_made_longer_and_others_no_more() {
         let mut good = bandit();
         let mut lengths = Vec::new();
         for _ in 0..40 {

@@ -160,7 +160,7 @@ impl Decoder {
         &self.tally
     }
 
-    /// The next token, now the last of the sequence's timeline. Sure to stay, but in fast mode not sure to be full depth's.
+    /// The next token, now the last of the sequence. Sure to stay, but in fast mode not sure to be full depth's.
     pub fn step(&mut self, sequence: &mut Sequence, sampler: &mut Sampler) -> Result<Step, Error> {
         let start = Instant::now();
         sequence.limit_logits(sampler);
@@ -195,7 +195,7 @@ impl Decoder {
         Ok(Step { token, layers_run: layer, layers: sequence.layers_at(layer), was_drafted: false })
     }
 
-    /// What the token after the timeline is chosen from, in the modes off and fast: the logits \[n_vocab\], and the layers run
+    /// What the token after the text is chosen from, in the modes off and fast: the logits \[n_vocab\], and the layers run
     /// for them. The token itself is the caller's to push.
     pub fn read_out(&mut self, sequence: &mut Sequence) -> Result<(usize, Vec<f32>), Error> {
         let early = if self.options.mode == Mode::Fast { self.early(sequence)? } else { None };
@@ -238,7 +238,7 @@ impl Decoder {
         Ok(None)
     }
 
-    /// Puts drafts behind the timeline.
+    /// Puts drafts behind the text.
     fn draft(&mut self, sequence: &mut Sequence, sampler: &Sampler) -> Result<Arm, Error> {
         let (source, most) = match self.options.mode {
             Mode::Off | Mode::Fast => return Ok(Arm::Plain),
@@ -248,7 +248,7 @@ impl Decoder {
         match source {
             Source::Lookup => {
                 let found = prompt_lookup::continuation(sequence.tokens(), most);
-                self.guess_all(sequence, &found.tokens)?;
+                self.draft_all(sequence, &found.tokens)?;
             }
             source => self.draft_by_running(sequence, sampler, source, most)?,
         }
@@ -259,7 +259,7 @@ impl Decoder {
         let found = prompt_lookup::continuation(sequence.tokens(), self.options.most);
         let n = self.bandit.choose_lookup(found.matched, found.tokens.len());
         if n > 0 {
-            self.guess_all(sequence, &found.tokens[..n])?;
+            self.draft_all(sequence, &found.tokens[..n])?;
             return Ok(Arm::Lookup { matched: found.matched, drafted: n });
         }
         let runs = match self.options.source {
@@ -274,7 +274,7 @@ impl Decoder {
         Ok(Arm::Plain)
     }
 
-    fn guess_all(&mut self, sequence: &mut Sequence, tokens: &[TokenId]) -> Result<(), Error> {
+    fn draft_all(&mut self, sequence: &mut Sequence, tokens: &[TokenId]) -> Result<(), Error> {
         self.tally.drafted += tokens.len();
         tokens.iter().try_for_each(|&token| sequence.draft(token, 0))
     }

@@ -45,7 +45,7 @@ pub(super) fn choose(offers: &[Offer], spec: &Spec) -> Result<Vec<String>, Error
     chosen.complete(spec)
 }
 
-/// As [`choose`], without a draft: where nothing is asked for, there must be one model only.
+/// As [`choose`], without a guess: where nothing is asked for, there must be one model only.
 pub(super) fn choose_surely(offers: &[Offer], spec: &Spec) -> Result<Vec<String>, Error> {
     let models = models(offers);
     match spec.part {

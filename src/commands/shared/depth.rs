@@ -1,10 +1,11 @@
 //! Owns what "layers per token" means, and how it is told. All commands tell it by this.
 //!
 //! *Executed* is what the machine did: rows times layers of everything that ran while tokens were generated (their own way
-//! through the layers, drafts, drafts that turned out wrong, rows whose owed layers were settled), over the tokens. A prompt
-//! does not count, but for its last row, which the first token of an answer comes out of. *Needed* is what each token was
-//! chosen after: the layers before the checkpoint that was sure of it, or before the draft that came true; 0 where it was
-//! looked up. Layers are counted as [`crate::plan::layers_of`] does, and always beside all that the model has: `--layers` saves
+//! through the layers, the finding of drafts, drafts that turned out wrong, rows whose owed layers were settled), over the
+//! tokens. A prompt does not count, but for its last row, which the first token of an answer comes out of. *Needed* is what
+//! each token was chosen after: the layers before the checkpoint that was sure of it, or before the draft that came true; 0
+//! where it was looked up. Layers are counted as [`crate::plan::layers_of`] does, and always beside all that the model has:
+//! `--layers` saves
 //! layers too. More executed than the model has is a loss, and is called one.
 
 use std::fmt;

@@ -121,11 +121,8 @@ pub fn train(
     let targets: Vec<usize> = rows.iter().map(|r| if is_model { r.full } else { r.truth }).collect();
     let n_labels = targets.iter().max().map_or(0, |m| m + 1);
     if rows.len() < 10 * FOLDS || n_labels < 2 {
-        let thresholds = 10 * FOLDS;
-        return Err(format!(
-            "expected at thresholds {thresholds} rows and two answers, found {} and {n_labels}",
-            rows.len()
-        ));
+        let least = 10 * FOLDS;
+        return Err(format!("expected at least {least} rows and two answers, found {} and {n_labels}", rows.len()));
     }
     let folds = folds(rows.len(), options.seed);
     let alpha = if options.input == Input::Hidden { strength(rows, &targets, layers.len())? } else { 1.0 };
@@ -586,6 +583,6 @@ mod tests {
     #[test]
     fn too_few_rows_are_refused() {
         let error = train(&rows(20), &[2, 4, 6], 8, &[], &options()).unwrap_err();
-        assert_eq!(error, "expected at thresholds 50 rows and two answers, found 20 and 2");
+        assert_eq!(error, "expected at least 50 rows and two answers, found 20 and 2");
     }
 }

@@ -105,7 +105,7 @@ fn the_same_seed_gives_the_same_text() {
 }
 
 #[test]
-fn guesses_do_not_change_a_chat() {
+fn drafts_do_not_change_a_chat() {
     let model = demo_model();
     // Longer than the context: it shifts. Taken back and answered anew in between.
     let input = "Tell me about dogs.\n/regen\nAnd about cats?\n/undo\nWhy is the sky blue?\nSay that again.\n/regen\n";

@@ -41,7 +41,7 @@ fn draft_plan() -> Vec<LayerStep> {
 
 /// Random drafts, right and wrong, at random depths, in batches of up to 16; rewinds and new prompts between.
 #[test]
-fn random_guesses_never_change_what_is_generated() {
+fn random_drafts_never_change_what_is_generated() {
     let model = model();
     for seed in 0..8 {
         let mut rng = StdRng::seed_from_u64(seed);
@@ -119,7 +119,7 @@ fn checkpoints(rng: &mut StdRng) -> Vec<Checkpoint> {
 
 /// All sources of drafts, one to sixteen at once, greedy and sampled: full depth's tokens, and the same random numbers.
 #[test]
-fn verified_tokens_are_full_depths_whatever_guesses_them() {
+fn verified_tokens_are_full_depths_whatever_drafts_them() {
     let model = model();
     let mut rng = StdRng::seed_from_u64(3);
     let checkpoints = checkpoints(&mut rng);
@@ -258,7 +258,7 @@ fn tokens_that_stopped_early_catch_up_to_the_bit() {
 /// Tokens that follow drafts, right and wrong ones, come as often as the full model's probabilities say: Pearson's
 /// chi-squared over the eight most probable.
 #[test]
-fn tokens_after_guesses_have_the_full_models_distribution() {
+fn tokens_after_drafts_have_the_full_models_distribution() {
     const TRIALS: usize = 500;
     /// The distribution with seven degrees of freedom is above this once in a thousand times.
     const MOST: f64 = 24.3;
@@ -279,7 +279,7 @@ fn tokens_after_guesses_have_the_full_models_distribution() {
 
     let mut sequence = sequence(&model, Vec::new());
     start(&mut sequence, &prompt);
-    let (mut after_prompt, mut after_guess) = (Vec::new(), Vec::new());
+    let (mut after_prompt, mut after_draft) = (Vec::new(), Vec::new());
     for seed in 0..TRIALS {
         sequence.rewind(prompt.len());
         // Mostly what is most probable, sometimes something else, and a wrong draft behind it.
@@ -291,10 +291,10 @@ fn tokens_after_guesses_have_the_full_models_distribution() {
         let token = sequence.step(&mut sampler).expect("a token").token;
         after_prompt.push(token);
         if token == first[0].0 {
-            after_guess.push(sequence.step(&mut sampler).expect("a token").token);
+            after_draft.push(sequence.step(&mut sampler).expect("a token").token);
         }
     }
-    for (found, chances) in [(after_prompt, first), (after_guess, second)] {
+    for (found, chances) in [(after_prompt, first), (after_draft, second)] {
         let expected = |p: f64| p * found.len() as f64;
         let squares: f64 = chances
             .iter()

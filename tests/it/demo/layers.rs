@@ -269,7 +269,7 @@ fn sequences_refuse_what_the_model_or_the_plan_lacks() {
 
 /// Stops, drafts and approximations on a plan: what is verified is the plan's own text.
 #[test]
-fn early_stops_and_guesses_compose_with_plans() {
+fn early_stops_and_drafts_compose_with_plans() {
     let model = demo();
     let plan = steps("~25-28:attn,~9,~14:mlp", 30);
     let params = EngineParams { n_ctx: 128, ..EngineParams::default() }.with_plan(plan.clone());

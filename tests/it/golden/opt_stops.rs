@@ -254,7 +254,7 @@ fn early_tokens_catch_up_to_the_bit_and_may_be_propagated_or_hidden() {
 }
 
 #[test]
-fn verified_text_is_full_depths_whatever_guesses_it() {
+fn verified_text_is_full_depths_whatever_drafts_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("opt.gguf");
     let mut rng = StdRng::seed_from_u64(5);

@@ -209,7 +209,7 @@ fn the_program_names_the_file() {
 
 /// A file beside the model whose drafts are deeper than what `--layers` leaves is no reason to stop.
 #[test]
-fn guesses_deeper_than_a_plan_are_left() {
+fn drafts_deeper_than_a_plan_are_left() {
     let made = Made::new();
     made.exit_file().save(&made.path("tiny.exit.gguf")).expect("written");
     for plan in ["0-1", "0-3", "~1:attn,~3"] {
