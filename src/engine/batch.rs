@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::executor::Executor;
+use super::params::check_cuts;
 use super::row::Row;
 use super::{Engine, Error, Sequence};
 
@@ -28,7 +29,7 @@ impl<'b> Batch<'b> {
         self.items.push(Item { sequence, depth, wants_logits: true });
     }
 
-    /// The hidden states of a sequence's tokens and drafts after so many steps of the plan, which are less than all.
+    /// The hidden states of a sequence's tokens and drafts after so many steps of the plan; after all, keys and values alone.
     pub fn add_to_depth(&mut self, sequence: &'b mut Sequence, depth: usize) {
         self.items.push(Item { sequence, depth, wants_logits: false });
     }
@@ -43,16 +44,21 @@ impl Engine {
     /// to depth in rising order, and those that are not asked to go deeper leave.
     ///
     /// # Errors
-    /// A sequence of another engine or without tokens; a device that is lost; logits that are NaN or infinite.
+    /// A sequence of another engine or without tokens; a depth that the plan does not have; a device that is lost; logits that are NaN or infinite.
     pub fn forward(&self, batch: &mut Batch<'_>) -> Result<(), Error> {
         let executor = &mut *self.lock();
         for item in &mut batch.items {
             if !item.sequence.is_of(self) {
-                let expected = "sequences of the engine that runs it".to_owned();
-                return Err(Error::Parameter { name: "batch", expected, found: "one of another".to_owned() });
+                return Err(Error::of_another_engine("batch"));
             }
-            item.sequence.prepare(executor, item.depth, item.wants_logits)?;
+            if item.depth != executor.n_steps() {
+                check_cuts(&[item.depth], executor.n_steps())?;
+            }
         }
+        let Some(deepest) = batch.items.iter().map(|item| item.depth).max() else { return Ok(()) };
+        // Before any is looked at: what one of them needs may be what another's rows are lost with.
+        executor.revive(deepest)?;
+        batch.items.iter_mut().try_for_each(|item| item.sequence.prepare(executor, item.wants_logits))?;
         let keeps = batch.items.iter().filter(|item| item.wants_logits).map(|item| item.sequence.keep());
         executor.keep = keeps.reduce(|a, b| if a == 0 || b == 0 { 0 } else { a.max(b) }).unwrap_or(0);
         let depths: BTreeSet<usize> = batch.items.iter().map(|item| item.depth).collect();

@@ -50,6 +50,14 @@ impl Region {
     pub(super) fn index(&self) -> usize {
         self.index
     }
+
+    pub(super) fn rows(&self) -> Range<usize> {
+        self.rows.clone()
+    }
+
+    pub(super) fn is_of(&self, regions: &Arc<Regions>) -> bool {
+        Arc::ptr_eq(&self.regions, regions)
+    }
 }
 
 impl Drop for Region {
@@ -108,7 +116,7 @@ mod tests {
     fn regions_are_free_again_and_rows_keep_their_place_in_a_step() {
         let regions = Arc::new(Regions::new(3 * 256, 3));
         let (a, b) = (regions.take(0).unwrap(), regions.take(1).unwrap());
-        assert_eq!((a.rows.clone(), b.rows.clone(), regions.n_taken()), (0..256, 256..512, 2));
+        assert_eq!((a.rows(), b.rows(), regions.n_taken()), (0..256, 256..512, 2));
         assert!(regions.take(1).is_some_and(|c| c.index() == 2), "free again at once");
         let cells = Cells::new(&b, Some((&a, 70)));
         assert_eq!((cells.first(), cells.hole(), cells.row_of(69), cells.row_of(70)), (0, 70..262, 69, 262));

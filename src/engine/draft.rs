@@ -1,5 +1,6 @@
 //! Tokens that may come next, and evaluation to less than full depth.
 
+use super::params::check_cuts;
 use super::row::Row;
 use super::{Error, Sequence, TokenId};
 use crate::ggml::Reduction;
@@ -32,12 +33,6 @@ impl Sequence {
     /// Tokens that have not been through every layer.
     pub fn n_pending(&self) -> usize {
         self.tokens.len() - self.n_done()
-    }
-
-    /// Rows times layers run so far on the engine, of everything: drafts, those that were wrong and what was owed included
-    /// ([`crate::plan::layers_of`]).
-    pub fn layers_executed(&self) -> f64 {
-        self.lock().n_run
     }
 
     /// What the first `depth` steps of the plan are worth in layers of the model.
@@ -77,6 +72,7 @@ impl Sequence {
     /// Takes the text and the drafts to a depth before full; gives the last one's hidden state there, before the final norm:
     /// \[n_embd\]. What they owe to deeper layers is settled when somebody goes there.
     pub fn hidden_state_at(&mut self, depth: usize) -> Result<Vec<f32>, Error> {
+        check_cuts(&[depth], self.n_steps())?;
         self.run_to_depth(depth, false)?;
         self.lock().hidden_state(self.last_row()?)
     }

@@ -58,7 +58,7 @@ impl Live {
 }
 
 impl Sequence {
-    /// Evaluates branches that follow a common prefix, each as if it were alone. The timeline becomes the prefix. All new
+    /// Evaluates branches that follow a common prefix, each as if it were alone. The text becomes the prefix. All new
     /// rows go through one range of layers after the other; after each of the layers `cuts` (in rising order), `at_cut` looks
     /// at the branches that are still there. One that stops goes no deeper: its rows leave the batch. At full depth it
     /// looks at the rest, with logits.

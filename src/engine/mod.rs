@@ -106,8 +106,12 @@ impl Engine {
     /// A sequence that begins with a prefix, whose cache rows it sees where they are.
     ///
     /// # Errors
-    /// [`Error::NoSequence`] where no room behind the prefix is free; [`Error::PrefixLost`] where a device has forgotten it.
+    /// [`Error::NoSequence`] where no room behind the prefix is free; [`Error::PrefixLost`] where a device has forgotten it; a
+    /// prefix of another engine.
     pub fn sequence_after(&self, prefix: &Prefix) -> Result<Sequence, Error> {
+        if !prefix.region().is_of(&self.regions) {
+            return Err(Error::of_another_engine("prefix"));
+        }
         let region = self.regions.take(prefix.region().index() + 1).ok_or_else(|| self.no_sequence())?;
         let mut sequence = Sequence::new(self.clone(), region);
         sequence.follow(prefix)?;

@@ -87,6 +87,14 @@ pub enum Error {
     Ggml(#[from] ggml::Error),
 }
 
+impl Error {
+    /// What belongs to one engine was given to another.
+    pub(super) fn of_another_engine(name: &'static str) -> Error {
+        let expected = "sequences of the engine that runs it".to_owned();
+        Error::Parameter { name, expected, found: "one of another".to_owned() }
+    }
+}
+
 /// How an engine runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineParams {

@@ -21,10 +21,6 @@ struct Shared {
 }
 
 impl Prefix {
-    pub(super) fn new(tokens: Vec<TokenId>, logits: Vec<f32>, region: Region, n_lost: u64) -> Prefix {
-        Prefix(Arc::new(Shared { tokens, logits, region, n_lost }))
-    }
-
     /// Its tokens.
     pub fn tokens(&self) -> &[TokenId] {
         &self.0.tokens
@@ -38,17 +34,13 @@ impl Prefix {
     pub(super) fn region(&self) -> &Region {
         &self.0.region
     }
-
-    pub(super) fn n_lost(&self) -> u64 {
-        self.0.n_lost
-    }
 }
 
 impl Sequence {
     /// Becomes a prefix, of which nothing has to be evaluated.
     pub(super) fn follow(&mut self, prefix: &Prefix) -> Result<(), Error> {
         self.prefix = Some(prefix.clone());
-        self.check_prefix()?;
+        self.check_prefix(self.n_lost)?;
         self.cells = Cells::new(&self.region, Some((prefix.region(), prefix.tokens().len())));
         self.extend(prefix.tokens(), Reduction::Prefill);
         let done = self.n_steps();
@@ -63,20 +55,19 @@ impl Sequence {
     /// # Errors
     /// An empty sequence, one that itself follows a prefix, and one with tokens that deeper layers do not see.
     pub fn into_prefix(mut self) -> Result<Prefix, Error> {
-        let whole = self.n_unmasked();
-        if !self.cells.shared.is_empty() || whole < self.tokens.len() {
+        if !self.cells.shared.is_empty() || self.n_unmasked() < self.tokens.len() {
             let expected = "a sequence that shares no prefix itself, all of it seen by every layer".to_owned();
             return Err(Error::Parameter { name: "prefix", expected, found: format!("{} tokens", self.tokens.len()) });
         }
         self.logits()?;
         self.drop_drafts();
-        let n_lost = self.n_lost;
-        Ok(Prefix::new(self.tokens, self.logits, self.region, n_lost))
+        let Sequence { tokens, logits, region, n_lost, .. } = self;
+        Ok(Prefix(Arc::new(Shared { tokens, logits, region, n_lost })))
     }
 
     /// What a device has forgotten of a prefix cannot be evaluated anew: it is others' too.
-    pub(super) fn check_prefix(&self) -> Result<(), Error> {
-        let is_lost = self.prefix.as_ref().is_some_and(|prefix| prefix.n_lost() != self.n_lost);
+    pub(super) fn check_prefix(&self, n_lost: u64) -> Result<(), Error> {
+        let is_lost = self.prefix.as_ref().is_some_and(|prefix| prefix.0.n_lost != n_lost);
         if is_lost { Err(Error::PrefixLost) } else { Ok(()) }
     }
 }

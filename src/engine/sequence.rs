@@ -12,7 +12,7 @@ use super::cells::{Cells, Region};
 use super::draft::{Draft, Ran};
 use super::executor::Executor;
 use super::graph::Keep;
-use super::params::{check_cuts, check_plan, check_probes};
+use super::params::{check_plan, check_probes};
 use super::prefix::Prefix;
 use super::row::Row;
 use super::{Engine, EngineParams, Error, Probe, TokenId};
@@ -87,7 +87,8 @@ impl Sequence {
 
     pub(super) fn new(engine: Engine, region: Region) -> Sequence {
         let (params, n_lost) = {
-            let executor = engine.lock();
+            let mut executor = engine.lock();
+            executor.unmask(region.rows()); // of a sequence that had them before
             (Arc::new(executor.params.clone()), executor.n_lost)
         };
         let cells = Cells::new(&region, None);
@@ -127,9 +128,6 @@ impl Sequence {
 
     /// Changes what is read of hidden states on devices other than the CPU, from the next rows on.
     pub fn set_probes(&mut self, probes: Vec<Probe>) -> Result<(), Error> {
-        if probes == self.params.probes {
-            return Ok(());
-        }
         check_probes(&probes, self.model().config().n_embd, self.n_steps())?;
         let engine = self.engine.clone();
         let mut executor = engine.lock();
@@ -289,12 +287,7 @@ impl Sequence {
 
     /// Puts a given token behind the text, to be evaluated with the next step.
     pub fn push(&mut self, token: TokenId) -> Result<(), Error> {
-        self.check_token(token)?;
-        if self.tokens.len() >= self.n_ctx() {
-            return Err(Error::ContextFull { n_ctx: self.n_ctx() });
-        }
-        self.extend(&[token], Reduction::Decode);
-        Ok(())
+        self.append(&[token])
     }
 
     /// Puts given tokens behind the text, to be evaluated together as a prompt is.
@@ -315,15 +308,19 @@ impl Sequence {
         if keeps_last {
             return;
         }
-        let forgotten: Vec<usize> = self.rows.drain(n..).map(|row| row.cache_row).collect();
+        // Those of a shared prefix are seen by every layer.
+        let first = self.cells.row_of(n.max(self.cells.shared.len()));
+        self.lock().unmask(first..self.region.rows().end);
+        self.keep_first(n);
+    }
+
+    fn keep_first(&mut self, n: usize) {
         self.tokens.truncate(n);
-        self.lock().masked_rows.retain(|(row, _)| !forgotten.contains(row));
+        self.rows.truncate(n);
         if n < self.cells.shared.len() {
             // What follows the shorter prefix lies behind it as if it were all.
             let shared = self.prefix.as_ref().map(|prefix| (prefix.region(), n));
             self.cells = Cells::new(&self.region, shared);
-            let (first, hole) = (self.cells.first(), self.cells.hole());
-            self.rows.iter_mut().for_each(|row| (row.first, row.hole) = (first, hole.clone()));
         }
     }
 
@@ -401,38 +398,26 @@ impl Sequence {
         Arc::ptr_eq(&self.engine.executor, &engine.executor)
     }
 
-    /// What has to be true before rows run.
-    pub(super) fn prepare(&mut self, executor: &mut Executor, depth: usize, wants_logits: bool) -> Result<(), Error> {
-        if self.tokens.is_empty() {
-            return Err(Error::Empty);
-        }
-        if !wants_logits && depth < self.n_steps() {
-            check_cuts(&[depth], self.n_steps())?;
-        }
-        executor.revive(depth)?;
+    /// What has to be true before rows run, on devices that are there.
+    pub(super) fn prepare(&mut self, executor: &Executor, wants_logits: bool) -> Result<(), Error> {
         self.forget_lost(executor)?;
-        let n_shared = self.cells.shared.len();
-        if wants_logits
-            && !self.has_logits
-            && let Some(last) = self.rows.last_mut()
-        {
-            if self.tokens.len() == n_shared {
-                // The prefix is others' too: its last token is evaluated again in a row of its own.
-                let (token, reduction) = (last.token, last.reduction);
-                (self.rows, self.tokens) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.tokens));
-                self.rows.pop();
-                self.tokens.pop();
-                self.cells =
-                    Cells::new(&self.region, self.prefix.as_ref().map(|prefix| (prefix.region(), n_shared - 1)));
-                self.extend(&[token], reduction);
-                return Ok(());
-            }
-            last.depth = last.depth.min(executor.n_steps() - 1);
-            if last.place.is_none() {
-                last.depth = 0; // its hidden state is gone: evaluate it again
-            }
+        let Some(last) = self.rows.last() else { return Err(Error::Empty) };
+        if wants_logits && !self.has_logits && last.depth == self.n_steps() {
+            self.evaluate_last_again();
         }
         Ok(())
+    }
+
+    /// The last token has been through every layer, and its logits are forgotten: it goes again, alone, in a row of its own.
+    fn evaluate_last_again(&mut self) {
+        let Some(&token) = self.tokens.last() else { return };
+        let n = self.tokens.len();
+        if n == self.cells.shared.len() {
+            self.drop_drafts(); // their rows lie behind one that is others' too
+        }
+        self.keep_first(n - 1);
+        self.tokens.push(token);
+        self.rows.push(self.row_at(token, n - 1, Reduction::Decode));
     }
 
     /// The rows that are not at a depth yet, and where logits of them belong.
@@ -462,8 +447,8 @@ impl Sequence {
         if self.n_lost == executor.n_lost {
             return Ok(());
         }
+        self.check_prefix(executor.n_lost)?;
         self.n_lost = executor.n_lost;
-        self.check_prefix()?;
         let drafts = self.drafts.iter_mut().map(|draft| &mut draft.row);
         self.rows.iter_mut().chain(drafts).for_each(|row| (row.place, row.depth) = (None, 0));
         self.drafts.iter_mut().for_each(|draft| draft.logits.clear());

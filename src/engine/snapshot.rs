@@ -1,4 +1,4 @@
-//! Owns the saving and loading of a timeline with its cache rows.
+//! Owns the saving and loading of a text with its cache rows.
 
 use std::io::{self, Read, Write};
 
@@ -7,7 +7,7 @@ use crate::ggml::Reduction;
 use crate::plan::text;
 
 impl Sequence {
-    /// Writes the timeline, as far as it has been through every layer, and its cache rows.
+    /// Writes the text, as far as it has been through every layer, and its cache rows.
     pub fn save_state(&self, out: &mut dyn Write) -> Result<(), Error> {
         // Up to a token that deeper layers do not see: a state says nothing of that.
         let (header, n_done) = (self.fingerprint(), self.n_done().min(self.n_unmasked()));
@@ -23,7 +23,7 @@ impl Sequence {
         executor.check_devices()
     }
 
-    /// Replaces the timeline by one that [`Sequence::save_state`] wrote. On an error the timeline is empty.
+    /// Replaces the text by one that [`Sequence::save_state`] wrote. On an error the sequence is empty.
     pub fn load_state(&mut self, input: &mut dyn Read) -> Result<(), Error> {
         self.rewind(0);
         self.revive(self.n_steps())?;

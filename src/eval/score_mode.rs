@@ -51,8 +51,10 @@ impl Reading {
     /// Rows times layers run so far.
     pub fn layers_executed(&self) -> f64 {
         match self {
-            Reading::Batches(sequence) | Reading::Tokens(sequence, _) => sequence.layers_executed(),
-            Reading::Forced { sequences, .. } => sequences.iter().map(|(_, sequence)| sequence.layers_executed()).sum(),
+            Reading::Batches(sequence) | Reading::Tokens(sequence, _) => sequence.engine().layers_executed(),
+            Reading::Forced { sequences, .. } => {
+                sequences.iter().map(|(_, sequence)| sequence.engine().layers_executed()).sum()
+            }
         }
     }
 }

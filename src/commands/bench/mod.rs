@@ -317,7 +317,7 @@ impl Runner {
                 self.sequence.step(&mut self.sampler)?;
             }
         }
-        let before = self.sequence.layers_executed();
+        let before = self.sequence.engine().layers_executed();
         let mut needed = 0.0;
         // Each step evaluates the token before it.
         for i in 0..test.n_gen {
@@ -329,7 +329,7 @@ impl Runner {
         }
         let time = start.elapsed();
         let mean = |sum: f64| sum / test.n_gen.max(1) as f64;
-        self.layers.executed = mean(self.sequence.layers_executed() - before);
+        self.layers.executed = mean(self.sequence.engine().layers_executed() - before);
         self.layers.needed = mean(needed);
         Ok(time)
     }

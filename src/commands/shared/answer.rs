@@ -148,10 +148,10 @@ impl Finder<'_> {
     /// The next token, also written down in `answer`; `None` when the context is full and may not be shifted.
     fn next(&mut self, limits: &Limits<'_>, answer: &mut Answer) -> anyhow::Result<Option<TokenId>> {
         loop {
-            let (start, executed) = (Instant::now(), self.sequence.layers_executed());
+            let (start, executed) = (Instant::now(), self.sequence.engine().layers_executed());
             match (self.decoder.step(self.sequence, self.sampler), limits.shift) {
                 (Ok(step), _) => {
-                    let executed = self.sequence.layers_executed() - executed;
+                    let executed = self.sequence.engine().layers_executed() - executed;
                     self.stats.token(&step, executed, start.elapsed(), answer.tokens.is_empty());
                     answer.tokens.push(step.token);
                     answer.layers.push(step.layers);

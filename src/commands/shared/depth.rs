@@ -5,8 +5,7 @@
 //! tokens. A prompt does not count, but for its last row, which the first token of an answer comes out of. *Needed* is what
 //! each token was chosen after: the layers before the checkpoint that was sure of it, or before the draft that came true; 0
 //! where it was looked up. Layers are counted as [`crate::plan::layers_of`] does, and always beside all that the model has:
-//! `--layers` saves
-//! layers too. More executed than the model has is a loss, and is called one.
+//! `--layers` saves layers too. More executed than the model has is a loss, and is called one.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
 //! Takes rows through ranges of the plan. Owns the cache, the hidden states between two ranges, and the graphs; refuses to
-//! know which rows make a timeline.
+//! know which rows make a text.
 
 mod devices;
 mod ends;
@@ -18,11 +18,10 @@ use crate::engine::hidden_states::{HiddenStates, Place};
 use crate::engine::probe::{Placed, Probe};
 use crate::engine::row::{KV_STEP, Row};
 use crate::engine::{EngineParams, Error, Inputs};
-use not_finite::first_not_finite;
-
 use crate::ggml::{self, Device, Reduction, Run, Runner, Slot, Weight};
 use crate::model::{Cache, LayerStep, Model, ValueLayout};
 use crate::plan::layers_of;
+use not_finite::first_not_finite;
 
 /// What a row has at full depth.
 pub(in crate::engine) struct Finished<'a> {
@@ -100,6 +99,9 @@ impl Executor {
     }
 
     pub(in crate::engine) fn set_probes(&mut self, probes: Vec<Probe>) -> Result<(), Error> {
+        if probes == self.params.probes {
+            return Ok(());
+        }
         let had_some = !self.probes.is_empty();
         let before = std::mem::replace(&mut self.params.probes, probes);
         if let Err(error) = self.place_probes() {
@@ -142,6 +144,11 @@ impl Executor {
         self.give_places(&mut [row], &[0])?;
         self.hidden.write(self.home(Plan::Whole, row.depth), &[place_of(row)], state);
         self.check_home(row.depth)
+    }
+
+    /// Lets deeper layers see rows that they did not: they are another's from now on, or free.
+    pub(in crate::engine) fn unmask(&mut self, rows: Range<usize>) {
+        self.masked_rows.retain(|(row, _)| !rows.contains(row));
     }
 
     /// Makes the first `n` cache rows readable.

@@ -58,7 +58,10 @@ impl Script {
                 0 => Act::Append(some_tokens(rng, 30)),
                 1 | 2 => Act::Depth(rng.random_range(1..N_LAYER)),
                 3 => Act::Draft(some_tokens(rng, 4)),
-                4 => Act::Forget(rng.random_range(1..8)),
+                4 => {
+                    let most = if rng.random_bool(0.3) { 120 } else { 8 };
+                    Act::Forget(rng.random_range(1..most))
+                }
                 _ => Act::Step,
             });
         }
@@ -215,4 +218,73 @@ fn sequences_are_refused_by_name_where_there_is_no_room_or_another_engine() {
     assert!(error.contains("expected sequences of the engine that runs it"), "{error}");
     let error = one.append(&[5; 300]).expect_err("no room").to_string();
     assert_eq!(error, "the context of 256 tokens is full");
+}
+
+/// Back to where a prefix is in the middle, or at its end: the last token of it is evaluated again, and not for the others.
+#[test]
+fn a_sequence_that_goes_back_into_its_prefix_leaves_it_to_the_others() {
+    if isa() < Isa::Avx2 {
+        return; // as above
+    }
+    let (model, mut rng) = (model(), StdRng::seed_from_u64(5));
+    let prefix: Vec<TokenId> = (0..64).map(|_| rng.random_range(100..40_000)).collect();
+    let expected = |n: usize, more: &[TokenId]| {
+        let mut sequence = engine(&model, 1).sequence().expect("room");
+        sequence.append(&prefix).expect("room");
+        sequence.logits().expect("logits");
+        sequence.rewind(n);
+        sequence.append(more).expect("room");
+        sequence.logits().expect("logits").to_vec()
+    };
+    let engine = engine(&model, 3);
+    let mut first = engine.sequence().expect("room");
+    first.append(&prefix).expect("room");
+    let prefix_of_both = first.into_prefix().expect("a prefix");
+    let mut other = engine.sequence_after(&prefix_of_both).expect("room");
+    for (n, more) in [(64, &[][..]), (63, &[]), (17, &[]), (40, &[5, 6, 7][..])] {
+        let mut sequence = engine.sequence_after(&prefix_of_both).expect("room");
+        sequence.rewind(n);
+        sequence.append(more).expect("room");
+        assert!(sequence.logits().expect("logits") == expected(n, more), "{n} tokens of the prefix");
+    }
+    other.append(&[9, 8]).expect("room");
+    assert!(other.logits().expect("logits") == expected(64, &[9, 8]), "the prefix is as it was");
+}
+
+#[test]
+fn depths_and_prefixes_that_are_not_there_are_refused() {
+    let model = model();
+    let engine_of_two = engine(&model, 2);
+    let mut sequence = engine_of_two.sequence().expect("room");
+    sequence.append(&[1, 2, 3]).expect("room");
+    for depth in [0, N_LAYER, N_LAYER + 9] {
+        let error = sequence.hidden_state_at(depth).expect_err("no such depth").to_string();
+        assert!(error.contains("expected layers between 1 and 29"), "{error}");
+    }
+    let mut batch = Batch::default();
+    batch.add_to_depth(&mut sequence, N_LAYER + 9);
+    assert!(engine_of_two.forward(&mut batch).is_err());
+    let prefix = sequence.into_prefix().expect("a prefix");
+    let error = engine(&model, 2).sequence_after(&prefix).err().expect("another engine").to_string();
+    assert!(error.contains("expected sequences of the engine that runs it"), "{error}");
+}
+
+/// What one sequence did not let deeper layers see says nothing of the next one in its place.
+#[test]
+fn a_new_sequence_sees_all_of_its_rows() {
+    let model = model();
+    let engine = engine(&model, 1);
+    let logits = |masks: bool| {
+        let mut sequence = engine.sequence().expect("room");
+        sequence.append(&[11, 12, 13, 14]).expect("room");
+        if masks {
+            sequence.hidden_state_at(3).expect("it runs");
+            sequence.mask_kv();
+        }
+        sequence.append(&[15, 16]).expect("room");
+        sequence.logits().expect("logits").to_vec()
+    };
+    let plain = logits(false);
+    assert!(logits(true) != plain, "masked rows are missed");
+    assert!(logits(false) == plain, "and only by who masked them");
 }
