@@ -27,7 +27,7 @@ const FUNCTIONS: [(&str, &str); 12] = [
     ("ggml_vec_swiglu_f32", "(n: i32, y: *mut f32, x: *const f32, g: *const f32)"),
     // y = exp(x - max), n times; gives the sum.
     ("ggml_vec_soft_max_f32", "(n: i32, y: *mut f32, x: *const f32, max: f32) -> f64"),
-    // y = x - mean, n times; gives the sum of the squares of y.
+    // y = x - mean, n times; gives the mean of the squares of y.
     ("ggml_vec_cvar_f32", "(n: i32, y: *mut f32, x: *const f32, mean: f32) -> f64"),
 ];
 
@@ -71,7 +71,7 @@ const MACROS: [(&str, &str); 34] = [
 
 /// One way to compile the part.
 pub(crate) struct Level {
-    /// A variant of `Isa` in src/ggml/cpu.rs.
+    /// A variant of `Isa` in src/ggml/isa.rs.
     isa: &'static str,
     /// What `CURTAIL_ISA` calls it.
     name: &'static str,
@@ -147,7 +147,7 @@ fn features(flags: &[String]) -> Vec<&'static str> {
     MACROS.iter().filter(|(name, _)| is_defined(name)).map(|(_, feature)| *feature).collect()
 }
 
-/// Writes the table of levels that src/ggml/cpu.rs includes.
+/// Writes the table of levels that src/ggml/isa.rs includes.
 pub(crate) fn write_table(levels: &[Level], out: &Path) {
     let mut text = String::from("pub(super) struct Functions {\n");
     for (name, signature) in FUNCTIONS {

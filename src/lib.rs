@@ -1,7 +1,8 @@
 //! curtail runs quantized GGUF language models and stops each token at the layer where its result is decided.
 //!
 //! From prompt to token: [`gguf`] maps the file and checks it once; [`tokenizer`] turns text into ids and back;
-//! [`model`] holds the weights, immutable, and builds graphs for the steps of a [`plan`] with [`ggml`]; [`engine`] runs many
+//! [`model`] holds the weights, immutable, and builds graphs for the steps of a [`plan`] with [`ggml`]
+//! and the processor's [`kernels`]; [`engine`] runs many
 //! texts on it, each a sequence of tokens; [`sample`] chooses the next token; [`commands`] owns text, terminals and files.
 //! Layers may lie on other devices and other machines: [`ggml`] reaches them, [`model`] knows which layer is where, and
 //! [`engine`] takes rows from one to the next. A model that lies on a hub, [`hub`] brings into a cache on this machine.
@@ -10,10 +11,10 @@
 //! whether it is enough, and [`eval`] measures what that saves. Files come from Hugging Face checkpoints through [`convert`].
 //!
 //! Modules in reading order, each using only those the design lets it use:
-//! [`text`], [`files`], [`dtype`], [`gguf`], [`hub`], [`tokenizer`], [`ggml`], [`plan`], [`model`], [`exit`],
+//! [`text`], [`files`], [`dtype`], [`gguf`], [`hub`], [`tokenizer`], [`ggml`], [`kernels`], [`plan`], [`model`], [`exit`],
 //! [`sample`], [`engine`], [`decode`], [`eval`], [`convert`], [`quantize`], [`cli`], [`commands`].
 //!
-//! What holds everywhere: unsafe code lives in [`ggml`] and around the one mmap of [`gguf`]; a loaded model serves any
+//! What holds everywhere: unsafe code lives in [`ggml`], [`kernels`] and around the one mmap of [`gguf`]; a loaded model serves any
 //! number of engines; after loading, shapes are facts; only commands print, data to stdout and the rest to stderr.
 
 #[cfg(feature = "cli")]
@@ -30,6 +31,7 @@ pub mod files;
 pub mod ggml;
 pub mod gguf;
 pub mod hub;
+pub mod kernels;
 pub mod model;
 pub mod plan;
 pub mod quantize;

@@ -3,7 +3,7 @@
 use super::params::check_cuts;
 use super::row::Row;
 use super::{Error, Sequence, TokenId};
-use crate::ggml::Reduction;
+use crate::kernels::Reduction;
 use crate::plan::layers_of;
 
 /// A token that may come next.

@@ -3,7 +3,7 @@
 use super::params::check_cuts;
 use super::row::{KV_STEP, Row};
 use super::{Error, Sequence, TokenId};
-use crate::ggml::Reduction;
+use crate::kernels::Reduction;
 
 /// What follows the common prefix.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,8 @@ use half::f16;
 use super::probe::Placed;
 use super::row::Row;
 use crate::dtype::DType;
-use crate::ggml::{Builder, Ops, Reduction, Run, Slot, Stored, Tensor, Weight};
+use crate::ggml::{Builder, Ops, Run, Slot, Stored, Tensor};
+use crate::kernels::{Reduction, Weight};
 use crate::model::{Cache, LayerStep, Model, Rows, Visible};
 use crate::plan::Half;
 

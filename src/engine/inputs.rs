@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::row::Row;
 use super::{Error, Sequence, TokenId};
-use crate::ggml::{Observed, Reduction};
+use crate::kernels::{Observed, Reduction};
 
 /// Sums over the rows that entered a multiplication, column by column.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::cells::{Cells, Region};
 use super::{Error, Sequence, TokenId};
-use crate::ggml::Reduction;
+use crate::kernels::Reduction;
 
 /// The beginning of some texts, evaluated once and never changed: sequences that follow it ([`super::Engine::sequence_after`]) see
 /// its cache rows where they are. A clone is the same prefix.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::TokenId;
 use super::hidden_states::Place;
-use crate::ggml::Reduction;
+use crate::kernels::Reduction;
 
 /// Cache rows in a graph are rounded up to this, so that one graph serves many steps; and rows that see each other's
 /// cache rows at another place add up in the same order if the places differ by a multiple of it.

@@ -16,7 +16,7 @@ use super::params::{check_plan, check_probes};
 use super::prefix::Prefix;
 use super::row::Row;
 use super::{Engine, EngineParams, Error, Probe, TokenId};
-use crate::ggml::Reduction;
+use crate::kernels::Reduction;
 use crate::model::{LayerStep, Model};
 use crate::plan::number;
 use crate::sample::Sampler;

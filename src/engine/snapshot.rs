@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 
 use super::{Error, Sequence, TokenId};
-use crate::ggml::Reduction;
+use crate::kernels::Reduction;
 use crate::plan::text;
 
 impl Sequence {

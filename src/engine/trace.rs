@@ -2,7 +2,7 @@
 
 use super::row::Row;
 use super::{Error, Sequence, TokenId};
-use crate::ggml::Reduction;
+use crate::kernels::Reduction;
 
 /// What some places of a text have at full depth. Kept by the caller, so that its memory is used again.
 #[derive(Clone, Debug, Default)]

@@ -131,6 +131,11 @@ impl<'c> Tensor<'c> {
         DType::from_id(self.get().type_.0).expect("ggml's types are all known")
     }
 
+    /// Where the data lies; null before it has any.
+    pub(crate) fn data(self) -> *mut u8 {
+        self.get().data.cast()
+    }
+
     /// Bytes from the first to past the last element.
     pub fn nbytes(self) -> usize {
         // SAFETY: the tensor is alive.

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::context::{Context, Tensor};
 use super::node::{Node, Nodes};
-use super::observe::{self, Observed, Seen, Watch};
 use super::ops::Ops;
 use super::store::Store;
+use super::watch::{Recorded, Watch};
 use super::{Device, Error, sys};
 use crate::dtype::DType;
 
@@ -74,7 +74,7 @@ impl<'g> Builder<'g> {
 struct Graph<S> {
     slots: S,
     tensors: Vec<NonNull<sys::ggml_tensor>>,
-    seen: Vec<Seen>,
+    recorded: Vec<Recorded>,
     raw: NonNull<sys::ggml_cgraph>,
     /// This graph's alone.
     id: u64,
@@ -94,7 +94,7 @@ impl<S> Graph<S> {
         build: impl for<'g> FnOnce(&Builder<'g>) -> S,
     ) -> Graph<S> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let n_tensors = if is_observed { n_tensors * (1 + observe::TENSORS) } else { n_tensors };
+        let n_tensors = if is_observed { n_tensors * (1 + Ops::TENSORS_OBSERVED) } else { n_tensors };
         let ctx = Context::with_graph(n_tensors, n_tensors);
         // SAFETY: the context is alive and was made with room for a graph of this size.
         let raw = unsafe { sys::ggml_new_graph_custom(ctx.as_ptr(), n_tensors, false) };
@@ -107,7 +107,7 @@ impl<S> Graph<S> {
         let graph = Graph {
             slots,
             tensors: tensors.into_inner(),
-            seen: watch.map_or_else(Vec::new, Watch::into_seen),
+            recorded: watch.map_or_else(Vec::new, Watch::into_recorded),
             raw,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             _nodes: nodes.into_inner(),
@@ -190,7 +190,7 @@ impl<K: Hash + Eq + Copy, S: Copy> Runner<K, S> {
         &self.device
     }
 
-    /// Observes the multiplications of every graph from now on ([`Computed::observed`]).
+    /// Observes every graph from now on: what it records of its multiplications is there after a run ([`Computed::observed`]).
     pub fn observe(&mut self) {
         self.observes = true;
         self.forget_all();
@@ -342,15 +342,13 @@ impl<'r, S: Copy> Computed<'r, S> {
         floats(tensor(self.graph, slot))
     }
 
-    /// What entered the multiplications, where the runner observes them.
-    pub fn observed(&self) -> impl Iterator<Item = Observed<'r>> {
-        assert!(self.device.is_cpu() || self.graph.seen.is_empty(), "an observation elsewhere is read");
-        let graph = self.graph;
-        graph.seen.iter().map(|seen| {
-            // SAFETY: what was seen lies in the graph's own context.
-            let both = floats(unsafe { Tensor::from_raw(seen.sums) });
-            let (sums, squares) = both.split_at(both.len() / 2);
-            Observed { weight: &seen.weight, n_rows: seen.n_rows, sums, squares }
+    /// What an observed graph recorded on the CPU: each with its name, its number of rows, and the numbers.
+    pub(crate) fn recorded(&self) -> impl Iterator<Item = (&'r str, usize, &'r [f32])> {
+        assert!(self.device.is_cpu() || self.graph.recorded.is_empty(), "an observation elsewhere is read");
+        self.graph.recorded.iter().map(|recorded| {
+            // SAFETY: what is recorded lies in the graph's own context.
+            let numbers = floats(unsafe { Tensor::from_raw(recorded.numbers) });
+            (recorded.name.as_str(), recorded.n_rows, numbers)
         })
     }
 }

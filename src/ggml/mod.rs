@@ -1,52 +1,48 @@
-//! Safe ggml: contexts and tensor handles, operations, stores of data, graphs, the device that runs them.
+//! Safe ggml: contexts and tensor handles, operations, stores of data, graphs, the devices that run them. Raw bindings and
+//! devices' own code stay in here; what computes nodes of our own lies in [`crate::kernels`], which ggml knows nothing of.
 //!
-//! All unsafe code of the program except one mmap lives here. Objects own and drop; tensors are `Copy` handles that
+//! Objects own and drop; tensors are `Copy` handles that
 //! borrow from their owner; a wrong shape panics at the caller's line before ggml could abort the process.
 #![allow(unsafe_code)]
 
-mod attention;
-mod backend;
 mod context;
-mod cpu;
-#[cfg(feature = "cuda")]
-mod cuda;
+mod device;
 mod graph;
-mod linear;
+mod isa;
 mod node;
-mod norm;
-mod observe;
 mod ops;
-mod packed;
 mod remote;
 mod rows;
-mod shortlist;
 mod store;
 mod sys;
+mod vector;
+mod watch;
 
-pub use attention::{Heads, Reduction};
-pub use backend::{Device, Memory};
 pub use context::{Context, Tensor};
-pub use cpu::{Isa, IsaError, built_isas, choose_isa, isa, processor_isa, usable_isas};
 #[cfg(feature = "cuda")]
-pub use cuda::{CudaStatus, cuda_status};
+pub use device::cuda::{CudaStatus, cuda_status};
+pub use device::{Content, Device, Memory};
 pub use graph::{Builder, Computed, Run, Runner, Slot};
-pub use linear::{Activation, Fused, Weight};
-pub use norm::Norm;
-pub use observe::Observed;
-pub use ops::{Ops, Pairs, Rope};
+pub use isa::{Isa, IsaError, built_isas, choose_isa, isa, processor_isa, usable_isas};
+pub use ops::{Activation, Ops, Pairs, Rope};
 pub use remote::{Event, Parting, Server, Token};
 pub use rows::{
-    RowsError, can_dequantize, can_multiply, can_quantize_to, dequantize_into, is_valid, needs_importance,
+    RowsError, can_dequantize, can_multiply, can_quantize_to, dequantize, dequantize_into, is_valid, needs_importance,
     prepare_quantize, quantize_rows,
 };
-pub use store::{Content, Store, StoreBuilder, Stored};
+pub use store::{Store, StoreBuilder, Stored};
+
+// What nodes of our own are made of.
+pub(crate) use isa::{has_features, was_compiled_with};
+pub(crate) use node::{Node, NodeRun, bytes, row};
+pub(crate) use ops::adds_rows_up_together;
+#[cfg(test)]
+pub(crate) use rows::dot;
+pub(crate) use rows::{quantize, round_row};
+pub(crate) use vector::{less_mean, soft_max, swiglu};
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::Once;
-
-use rayon::prelude::*;
-
-use crate::dtype::DType;
 
 /// What can fail at run time.
 #[derive(Debug, thiserror::Error)]
@@ -93,41 +89,6 @@ pub enum Error {
 
 fn asked(bytes: usize) -> String {
     if bytes == 0 { String::new() } else { format!(" ({bytes} bytes)") }
-}
-
-/// The numbers in a row of blocks, as f32.
-pub fn dequantize(dtype: DType, row: &[u8]) -> Vec<f32> {
-    init();
-    let n = row.len() / dtype.block_bytes() * dtype.block_len();
-    let mut values = vec![0.0; n];
-    // SAFETY: the table of types is static; the row holds n elements, and there is room for as many numbers.
-    unsafe {
-        let traits = &*sys::ggml_get_type_traits(context::raw_type(dtype));
-        match traits.to_float {
-            Some(to_float) => to_float(row.as_ptr().cast(), values.as_mut_ptr(), n as i64),
-            None => {
-                assert_eq!(dtype, DType::F32, "dequantize: {dtype} has no numbers");
-                std::ptr::copy_nonoverlapping(row.as_ptr(), values.as_mut_ptr().cast(), row.len());
-            }
-        }
-    }
-    values
-}
-
-/// Rows of `n` numbers as blocks of another type, all processor cores at work.
-pub(crate) fn quantize(to: DType, from: DType, rows: &[u8], n: usize) -> Vec<u8> {
-    let (row_bytes, to_bytes) = (from.row_bytes(n).expect("whole blocks"), to.row_bytes(n).expect("whole blocks"));
-    let mut blocks = vec![0; rows.len() / row_bytes * to_bytes];
-    rows.par_chunks_exact(row_bytes).zip(blocks.par_chunks_exact_mut(to_bytes)).for_each(|(row, place)| {
-        let values = dequantize(from, row);
-        // SAFETY: the table of types is static; `from_float` reads n floats and writes one row of blocks.
-        unsafe {
-            let traits = &*(cpu::functions().ggml_get_type_traits_cpu)(context::raw_type(to));
-            let from_float = traits.from_float.expect("a type that numbers can be rounded to");
-            from_float(values.as_ptr(), place.as_mut_ptr().cast(), n as i64);
-        }
-    });
-    blocks
 }
 
 /// ggml's version.

@@ -1,10 +1,9 @@
 //! Owns the operations that build a graph. Every shape is checked here, under the caller's line: ggml would abort.
 
-use super::context::{Context, Tensor};
-use super::linear::Activation;
-use super::node::Nodes;
-use super::observe::Watch;
+use super::context::{Context, Tensor, raw_type};
+use super::node::{Node, Nodes};
 use super::sys;
+use super::watch::Watch;
 use crate::dtype::DType;
 
 /// Which elements of a head are rotated together.
@@ -39,6 +38,26 @@ pub struct Rope {
     pub n_ctx_orig: usize,
 }
 
+/// A function between two multiplications.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// silu(gate) * up, of products whose first half is the gate (arXiv 2002.05202).
+    Swiglu,
+    /// The same with GELU, approximated by tanh, in the place of SiLU.
+    Geglu,
+    /// max(x, 0).
+    Relu,
+    /// x / 2 * (1 + erf(x / sqrt(2))) (arXiv 1606.08415).
+    Gelu,
+}
+
+impl Activation {
+    /// Whether half of what it takes multiplies the other half.
+    pub fn is_gated(self) -> bool {
+        matches!(self, Activation::Swiglu | Activation::Geglu)
+    }
+}
+
 /// The operations, on tensors that live as long as the graph being built or longer.
 ///
 /// Operations take and give `Copy` handles; a wrong shape panics at the caller's line.
@@ -66,13 +85,41 @@ impl<'g> Ops<'g> {
     /// operation, and the joining of its result with the others'.
     pub const TENSORS_ROW_BY_ROW: usize = 4;
 
-    /// Who observes the graph.
-    pub(super) fn watch(&self) -> Option<&'g Watch> {
-        self.watch
+    /// Bound on the tensors that an observed graph has more for each tensor that there would be otherwise: what is recorded, and
+    /// a norm with its weight and bias before it.
+    pub const TENSORS_OBSERVED: usize = 4;
+
+    /// Whether somebody observes the graph.
+    pub(crate) fn is_observed(&self) -> bool {
+        self.watch.is_some()
     }
 
-    pub(super) fn nodes(&self) -> &'g Nodes {
-        self.nodes
+    /// Computes numbers of an observed graph at this place in the order, and keeps them readable after the run under a name, with
+    /// the number of rows that they are about.
+    #[track_caller]
+    pub(crate) fn record(&self, name: String, n_rows: usize, numbers: Tensor<'g>) {
+        self.watch.expect("only an observed graph records").record(name, n_rows, numbers);
+    }
+
+    /// A node \[shape\] that `state` computes from `sources`.
+    #[track_caller]
+    pub(crate) fn node<N: Node>(
+        &self,
+        dtype: DType,
+        shape: [usize; 2],
+        sources: &[Tensor<'g>],
+        state: N,
+    ) -> Tensor<'g> {
+        /// GGML_N_TASKS_MAX: as many threads as there are.
+        const ALL_THREADS: i32 = -1;
+        let (call, state) = self.nodes.keep(state);
+        let mut sources: Vec<_> = sources.iter().map(|s| s.as_ptr()).collect();
+        let ([ne0, ne1], dtype) = (shape.map(|n| n as i64), raw_type(dtype));
+        // SAFETY: the sources are alive; the state stays at its address as long as the graph; ggml copies the list.
+        self.adopt(unsafe {
+            let (list, n) = (sources.as_mut_ptr(), sources.len() as i32);
+            sys::ggml_custom_4d(self.room(), dtype, ne0, ne1, 1, 1, list, n, call, ALL_THREADS, state)
+        })
     }
 
     /// A new tensor of the graph, without a source: an input.
@@ -101,6 +148,20 @@ impl<'g> Ops<'g> {
     #[track_caller]
     pub fn mul_mat_f32(&self, a: Tensor<'g>, x: Tensor<'g>) -> Tensor<'g> {
         Ops { sums_f32: true, ..*self }.mul_mat(a, x)
+    }
+
+    /// The rows of `x`, each divided by its root mean square.
+    #[track_caller]
+    pub fn rms_norm(&self, x: Tensor<'g>, eps: f32) -> Tensor<'g> {
+        // SAFETY: the tensor is alive.
+        self.adopt(unsafe { sys::ggml_rms_norm(self.room(), x.as_ptr(), eps) })
+    }
+
+    /// The rows of `x`, each less its mean and divided by its standard deviation.
+    #[track_caller]
+    pub fn layer_norm(&self, x: Tensor<'g>, eps: f32) -> Tensor<'g> {
+        // SAFETY: the tensor is alive.
+        self.adopt(unsafe { sys::ggml_norm(self.room(), x.as_ptr(), eps) })
     }
 
     /// Element-wise sum; `b` is repeated to the shape of `a`.
@@ -325,12 +386,12 @@ impl<'g> Ops<'g> {
     }
 
     #[track_caller]
-    pub(super) fn room(&self) -> *mut sys::ggml_context {
+    fn room(&self) -> *mut sys::ggml_context {
         self.ctx.room()
     }
 
     #[track_caller]
-    pub(super) fn adopt(&self, raw: *mut sys::ggml_tensor) -> Tensor<'g> {
+    fn adopt(&self, raw: *mut sys::ggml_tensor) -> Tensor<'g> {
         self.ctx.adopt(raw)
     }
 }
@@ -344,7 +405,7 @@ fn add_up_in_f32(node: Tensor<'_>) -> Tensor<'_> {
 
 /// Whether ggml's kernel of a processor multiplies such a matrix by several rows in another order than by one (its tinyBLAS
 /// does).
-pub(super) fn adds_rows_up_together(dtype: DType) -> bool {
+pub(crate) fn adds_rows_up_together(dtype: DType) -> bool {
     use DType::{BF16, F16, F32, IQ4_NL, Q4_0, Q5_0, Q8_0};
     matches!(dtype, F32 | F16 | BF16 | Q8_0 | Q4_0 | Q5_0 | IQ4_NL)
 }

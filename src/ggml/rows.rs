@@ -1,7 +1,11 @@
 //! Owns the change of whole rows between f32 and ggml's block types, by ggml's own functions. Refuses values that those
 //! could not take: they would end the process.
 
-use super::{context::raw_type, cpu::functions, init, sys};
+use rayon::prelude::*;
+
+use super::context::raw_type;
+use super::isa::functions;
+use super::{init, sys};
 use crate::dtype::DType;
 
 /// Whether rows can be written in this type.
@@ -41,6 +45,66 @@ pub fn prepare_quantize(dtype: DType) {
 pub fn is_valid(dtype: DType, blocks: &[u8]) -> bool {
     // SAFETY: reads as many bytes as are given.
     unsafe { sys::ggml_validate_row_data(raw_type(dtype), blocks.as_ptr().cast(), blocks.len()) }
+}
+
+/// The numbers in a row of blocks, as f32.
+pub fn dequantize(dtype: DType, row: &[u8]) -> Vec<f32> {
+    init();
+    let n = row.len() / dtype.block_bytes() * dtype.block_len();
+    let mut values = vec![0.0; n];
+    // SAFETY: the table of types is static; the row holds n elements, and there is room for as many numbers.
+    unsafe {
+        let traits = &*sys::ggml_get_type_traits(raw_type(dtype));
+        match traits.to_float {
+            Some(to_float) => to_float(row.as_ptr().cast(), values.as_mut_ptr(), n as i64),
+            None => {
+                assert_eq!(dtype, DType::F32, "dequantize: {dtype} has no numbers");
+                std::ptr::copy_nonoverlapping(row.as_ptr(), values.as_mut_ptr().cast(), row.len());
+            }
+        }
+    }
+    values
+}
+
+/// Rows of `n` numbers as blocks of another type, all processor cores at work.
+pub(crate) fn quantize(to: DType, from: DType, rows: &[u8], n: usize) -> Vec<u8> {
+    let (row_bytes, to_bytes) = (from.row_bytes(n).expect("whole blocks"), to.row_bytes(n).expect("whole blocks"));
+    let mut blocks = vec![0; rows.len() / row_bytes * to_bytes];
+    rows.par_chunks_exact(row_bytes).zip(blocks.par_chunks_exact_mut(to_bytes)).for_each(|(row, place)| {
+        let values = dequantize(from, row);
+        round_row(to, &values, place);
+    });
+    blocks
+}
+
+/// Rounds a row of numbers to blocks as ggml does before it multiplies.
+#[track_caller]
+pub(crate) fn round_row(to: DType, values: &[f32], blocks: &mut [u8]) {
+    assert_eq!(to.row_bytes(values.len()), Some(blocks.len()), "round_row: {to}");
+    // SAFETY: the table of types is static; `from_float` reads the numbers and writes one row of blocks.
+    unsafe {
+        let from_float = (*cpu_traits(to)).from_float.expect("a type that numbers can be rounded to");
+        from_float(values.as_ptr(), blocks.as_mut_ptr().cast(), values.len() as i64);
+    }
+}
+
+/// ggml's own product of a row of weights with rounded activations, to compare with.
+#[cfg(test)]
+pub(crate) fn dot(dtype: DType, weights: &[u8], activations: &[u8]) -> f32 {
+    let n = weights.len() / dtype.block_bytes() * dtype.block_len();
+    let (mut sum, n) = (0.0, n as i32);
+    // SAFETY: the table of types is static; the row has n columns, and so have the activations.
+    unsafe {
+        let dot = (*cpu_traits(dtype)).vec_dot.expect("a type with a product");
+        dot(n, &mut sum, 0, weights.as_ptr().cast(), 0, activations.as_ptr().cast(), 0, 1);
+    }
+    sum
+}
+
+/// What ggml's code for the level in use does with a type.
+fn cpu_traits(dtype: DType) -> *const sys::ggml_type_traits_cpu {
+    // SAFETY: a look-up in a static table.
+    unsafe { (functions().ggml_get_type_traits_cpu)(raw_type(dtype)) }
 }
 
 /// The numbers in whole blocks, into a place for as many.

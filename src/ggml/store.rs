@@ -7,10 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use memmap2::MmapMut;
 
 use super::context::{Context, Tensor};
-use super::linear::Weight;
-use super::ops::adds_rows_up_together;
-use super::packed::Packing;
-use super::{Device, Error, backend, sys};
+use super::device::{Content, Device, cpu};
+use super::{Error, sys};
 use crate::dtype::DType;
 
 /// Tensors with data, shared by everything that reads them. Filled by a [`StoreBuilder`].
@@ -91,9 +89,6 @@ impl Store {
     }
 }
 
-/// Hands out bytes piece by piece, as often as they are asked for.
-pub type Content = Arc<dyn Fn(&mut dyn FnMut(&[u8])) + Send + Sync>;
-
 /// Adds tensors to a store, each with its data or with room for it.
 pub struct StoreBuilder {
     store: Arc<Store>,
@@ -171,41 +166,42 @@ impl StoreBuilder {
         Some(tensor)
     }
 
-    /// A matrix to multiply by, its rows in `parts` one after the other. Where the processor has a faster layout for such
-    /// weights, the content is stored in it, and the tensor has a type and shape of its own.
-    pub fn add_weight(
+    /// A matrix to multiply by, its rows in `parts` one after the other. Where ggml has a layout of its own for such matrices on
+    /// this processor, they are stored in it.
+    pub fn add_matrix(
         &mut self,
         name: &str,
         dtype: DType,
         shape: [usize; 2],
         parts: &[&[u8]],
-    ) -> Result<Weight, Error> {
-        if let Some(packing) = Packing::of(dtype, shape) {
-            let shape = [packing.group_bytes(), packing.n_groups()];
-            let raw = self.tensor(name, DType::I8, &shape);
-            let (start, len) = self.place(shape.iter().product())?;
-            // SAFETY: the place is this tensor's alone, and lives as long as the store.
-            packing.pack(parts, unsafe { std::slice::from_raw_parts_mut(start, len) });
-            self.attach(raw, start, len);
-            return Ok(Weight::new(self.stored(raw), Some(packing)));
-        }
-        let buft = backend::repack_buffer_type(dtype, shape).unwrap_or_else(backend::default_buffer_type);
+    ) -> Result<Stored, Error> {
+        let buft = cpu::repack_buffer_type(dtype, shape).unwrap_or_else(cpu::buffer_type);
         let raw = self.allocate(name, dtype, &shape, buft)?;
         match parts {
             [one] => set(raw, one),
             parts => set(raw, &parts.concat()),
         }
-        Ok(Weight::plain(self.stored(raw)))
+        Ok(self.stored(raw))
     }
 
-    /// Whether [`StoreBuilder::add_weight`] would store such a weight in a faster layout.
+    /// Whether [`StoreBuilder::add_matrix`] would store such a matrix in a layout of ggml's own.
     pub fn repacks(dtype: DType, shape: [usize; 2]) -> bool {
-        Packing::of(dtype, shape).is_some() || backend::repack_buffer_type(dtype, shape).is_some()
+        cpu::repack_buffer_type(dtype, shape).is_some()
     }
 
-    /// Whether several rows multiplied by such a weight of the CPU come out to the bit as each alone would.
-    pub fn adds_rows_up_alike(dtype: DType, shape: [usize; 2]) -> bool {
-        Packing::of(dtype, shape).is_some() || !adds_rows_up_together(dtype)
+    /// A tensor of bytes in large pages of this process's memory, which `fill` writes: for what is read from end to end.
+    pub fn add_in_large_pages(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<Stored, Error> {
+        let raw = self.tensor(name, DType::I8, &shape);
+        let (start, len) = self.place(shape.iter().product())?;
+        // SAFETY: the place is this tensor's alone, and lives as long as the store.
+        fill(unsafe { std::slice::from_raw_parts_mut(start, len) });
+        self.attach(raw, start, len);
+        Ok(self.stored(raw))
     }
 
     /// A tensor readable by every operation, with this content.
@@ -214,7 +210,7 @@ impl StoreBuilder {
             let data = data.to_vec();
             return self.add_content(name, dtype, shape, Arc::new(move |sink| sink(&data)));
         }
-        let raw = self.allocate(name, dtype, shape, backend::default_buffer_type())?;
+        let raw = self.allocate(name, dtype, shape, cpu::buffer_type())?;
         set(raw, data);
         Ok(self.stored(raw))
     }
@@ -231,7 +227,7 @@ impl StoreBuilder {
     }
 
     fn buffer_type(&self) -> sys::ggml_backend_buffer_type_t {
-        self.device.as_ref().map_or_else(backend::default_buffer_type, |device| device.buffer_type())
+        self.device.as_ref().map_or_else(cpu::buffer_type, |device| device.buffer_type())
     }
 
     /// The handle of a tensor that has its memory.
@@ -254,8 +250,8 @@ impl StoreBuilder {
         }
     }
 
-    /// Memory for a packed weight, in large pages where the system has them: weights are read from end to end for every
-    /// token, and each page costs a look-up.
+    /// Memory in large pages where the system has them: weights are read from end to end for every token, and each page costs a
+    /// look-up.
     fn place(&mut self, bytes: usize) -> Result<(*mut u8, usize), Error> {
         /// Untouched memory costs nothing, so a small model may leave most of it.
         const ARENA_BYTES: usize = 256 << 20;
@@ -322,7 +318,7 @@ fn set(raw: NonNull<sys::ggml_tensor>, data: &[u8]) {
 
 fn sys_alignment() -> usize {
     // SAFETY: asks a static object.
-    unsafe { sys::ggml_backend_buft_get_alignment(backend::default_buffer_type()) }
+    unsafe { sys::ggml_backend_buft_get_alignment(cpu::buffer_type()) }
 }
 
 struct Buffer(NonNull<sys::ggml_backend_buffer>);

@@ -2,7 +2,8 @@
 
 use super::weights::{Linear, Stack};
 use super::{Cache, Config, LayerStep, Rows, Visible};
-use crate::ggml::{Builder, Fused, Norm, Tensor};
+use crate::ggml::{Builder, Tensor};
+use crate::kernels::{Fused, Norm};
 
 /// Queries, keys and values of some rows.
 #[derive(Clone, Copy)]

@@ -8,8 +8,9 @@ use super::attention::{Qkv, attend, columns_of, flat, heads, linear, stack};
 use super::head::Head;
 use super::weights::{Linear, Loader, Stack};
 use super::{Cache, Config, Error, LayerStep, Placement, Rows};
-use crate::ggml::{Builder, Fused, Norm, Rope, Store, Stored, Tensor, Weight};
+use crate::ggml::{Builder, Rope, Store, Stored, Tensor};
 use crate::gguf::File;
+use crate::kernels::{Fused, Norm, Weight};
 
 /// Bound on the tensors that one layer adds to a graph, views included.
 pub(super) const TENSORS_PER_LAYER: usize = 64;

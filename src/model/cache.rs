@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::{Config, LayerStep, Placement, Rows};
 use crate::dtype::DType;
-use crate::ggml::{self, Builder, Device, Heads, Store, StoreBuilder, Stored, Tensor};
+use crate::ggml::{self, Builder, Device, Store, StoreBuilder, Stored, Tensor};
+use crate::kernels::Heads;
 
 /// How values lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,8 +3,9 @@
 use super::Error;
 use super::arch::{Arch, NormKind, Norms, Positions, Softcaps};
 use super::readout::FinalNorm;
-use crate::ggml::{Activation, Heads, Pairs, Rope};
+use crate::ggml::{Activation, Pairs, Rope};
 use crate::gguf::{File, Metadata, Value};
+use crate::kernels::Heads;
 
 /// Positions are i32 in ggml, and some are rounded up.
 pub(crate) const MAX_POSITIONS: usize = (1 << 31) - (1 << 16);

@@ -3,7 +3,8 @@
 use std::sync::OnceLock;
 
 use crate::dtype::DType;
-use crate::ggml::{Builder, Fused, Norm, Tensor, Weight};
+use crate::ggml::{Builder, Tensor};
+use crate::kernels::{Fused, Norm, Weight};
 
 /// A matrix \[n_in, n_vocab\] with its low-bit copy.
 pub(super) struct Head {

@@ -27,8 +27,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::ggml::{self, Builder, Device, Norm, Reduction, Store, StoreBuilder, Tensor, Weight};
+use crate::ggml::{self, Builder, Device, Store, Tensor};
 use crate::gguf::{self, File, TensorInfo};
+use crate::kernels::{Norm, Reduction, Weight};
 use block::Network;
 
 /// Why a model could not be loaded.
@@ -149,8 +150,7 @@ impl Model {
         let plan = pruned::plan(&file, config.n_layer)?;
         let (network, weights_bytes) = Network::load(&file, &config, &plan, &placement, progress)?;
         let mut matrices = file.tensors().iter().filter(|t| t.n_dims == 2);
-        let weights_add_up_alike =
-            matrices.all(|t| StoreBuilder::adds_rows_up_alike(t.dtype, [t.shape[0], t.shape[1]]));
+        let weights_add_up_alike = matrices.all(|t| Weight::adds_rows_up_alike(t.dtype, [t.shape[0], t.shape[1]]));
         Ok(Model { file, config, placement, network, plan, weights_bytes, weights_add_up_alike })
     }
 

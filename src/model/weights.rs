@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::{Error, Placement};
 use crate::dtype::DType;
-use crate::ggml::{self, Content, StoreBuilder, Stored, Tensor, Weight};
+use crate::ggml::{self, Content, StoreBuilder, Stored, Tensor};
 use crate::gguf::{File, TensorInfo};
+use crate::kernels::Weight;
 
 /// A matrix with its optional bias.
 pub(crate) struct Linear {
@@ -118,7 +119,7 @@ impl<'p> Loader<'p> {
         let file = self.file.clone();
         let info = head_tensor(&file).ok_or_else(|| Error::missing(&file, "token_embd.weight"))?;
         expect_matrix(&file, info, shape)?;
-        if self.builder.is_host() && info.name == "token_embd.weight" && !StoreBuilder::repacks(info.dtype, shape) {
+        if self.builder.is_host() && info.name == "token_embd.weight" && !Weight::repacks(info.dtype, shape) {
             self.weights_bytes += info.bytes;
             return Ok(Weight::plain(token_embd.clone()));
         }
@@ -169,7 +170,7 @@ impl<'p> Loader<'p> {
         let data: Vec<&[u8]> = group.iter().map(|(.., info)| file.data(info)).collect();
         let label = format!("{prefix}.{name}");
         let weight = if self.builder.is_host() {
-            self.builder.add_weight(&label, group[0].2.dtype, [n_in, n], &data)?
+            Weight::add_to(&mut self.builder, &label, group[0].2.dtype, [n_in, n], &data)?
         } else {
             self.send(&label, &group.iter().map(|(.., info)| *info).collect::<Vec<_>>(), [n_in, n])?
         };
@@ -212,7 +213,7 @@ impl<'p> Loader<'p> {
         let file = self.file.clone();
         let info = file.tensor(name).ok_or_else(|| Error::missing(&file, name))?;
         expect_matrix(&file, info, shape)?;
-        let repacks = StoreBuilder::repacks(info.dtype, shape);
+        let repacks = Weight::repacks(info.dtype, shape);
         self.weights_bytes += info.bytes;
         if !self.builder.is_host() {
             return self.send(name, &[info], shape);
@@ -220,7 +221,7 @@ impl<'p> Loader<'p> {
         if !repacks && let Some(mapped) = self.builder.add_mapped(name, info.dtype, &shape, &file, |f| f.data(info)) {
             return Ok(Weight::plain(mapped));
         }
-        let weight = self.builder.add_weight(name, info.dtype, shape, &[file.data(info)])?;
+        let weight = Weight::add_to(&mut self.builder, name, info.dtype, shape, &[file.data(info)])?;
         file.release(info); // copied
         Ok(weight)
     }

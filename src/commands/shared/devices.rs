@@ -19,10 +19,7 @@ use crate::text;
 
 /// The accelerators of this machine; none where the program was built without one.
 pub(crate) fn local() -> anyhow::Result<Vec<Arc<Device>>> {
-    #[cfg(feature = "cuda")]
-    return Device::cuda().context("cannot use the GPUs");
-    #[cfg(not(feature = "cuda"))]
-    Ok(Vec::new())
+    Device::gpus().context("cannot use the GPUs")
 }
 
 /// Why a program that was built for GPUs uses none.

@@ -7,7 +7,7 @@ use super::{Executor, steps_of};
 use crate::engine::Error;
 use crate::engine::graph::{GraphKey, Plan};
 use crate::engine::row::Row;
-use crate::ggml::Reduction;
+use crate::kernels::Reduction;
 
 impl Executor {
     /// Builds the largest and the smallest graph of every range on devices other than the CPU, and runs a batch on GPUs, which

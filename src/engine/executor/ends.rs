@@ -4,7 +4,7 @@ use super::not_finite::first_not_finite;
 use super::{Executor, ROW_BY_ROW};
 use crate::engine::graph::{Feed, GraphKey, Plan, build_embeddings, build_head, graph_size, sketch};
 use crate::engine::{Error, TokenId};
-use crate::ggml::{Reduction, Weight};
+use crate::kernels::{Reduction, Weight};
 
 impl Executor {
     /// Embeddings of tokens at their positions, made on the CPU: \[n_embd\] each.

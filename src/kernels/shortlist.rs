@@ -1,15 +1,13 @@
 //! Owns the output head that computes the best logits only: a low-bit copy of it says which rows may be best, and those are
 //! multiplied exactly. It reads half of the bytes.
 
-use super::context::Tensor;
-use super::linear::{Sources, Weight, prepare};
-use super::node::{Node, NodeRun, bytes, row};
+use super::linear::{Sources, prepare};
 use super::norm::Norm;
-use super::ops::Ops;
-use super::packed::{GROUP, Packing, Scratch};
-use super::quantize;
-use super::store::StoreBuilder;
+use super::packed::{GROUP, Packing};
+use super::scratch::Scratch;
+use super::weight::Weight;
 use crate::dtype::DType;
+use crate::ggml::{Error, Node, NodeRun, Ops, StoreBuilder, Tensor, bytes, quantize, row};
 
 /// The type of the copy: of those with a kernel, the one with the fewest bytes.
 const COPY: DType = DType::Q4_0;
@@ -17,15 +15,16 @@ const COPY: DType = DType::Q4_0;
 impl Weight {
     /// A low-bit copy for [`Ops::shortlist`] of a matrix whose rows of blocks are `data`; `None` where it would not be
     /// faster.
-    pub fn sketch(&self, dtype: DType, data: &[u8]) -> Result<Option<Weight>, super::Error> {
-        let Some((_, packing)) = self.packed() else { return Ok(None) };
+    pub fn sketch(&self, dtype: DType, data: &[u8]) -> Result<Option<Weight>, Error> {
+        let Some(packing) = self.packing() else { return Ok(None) };
         let shape = [packing.n_in(), packing.n_out()];
+        // Of a type with fewer bits than q8_0 the copy would read as much as it saves.
         if dtype != DType::Q8_0 || Packing::of(COPY, shape).is_none() {
             return Ok(None);
         }
         let mut builder = StoreBuilder::new(1);
         let copy = quantize(COPY, dtype, data, packing.n_in());
-        Ok(Some(builder.add_weight("output (low-bit)", COPY, shape, &[&copy])?))
+        Ok(Some(Weight::add_to(&mut builder, "output (low-bit)", COPY, shape, &[&copy])?))
     }
 }
 
@@ -42,19 +41,20 @@ impl<'g> Ops<'g> {
         norm: Option<Norm<Tensor<'g>>>,
         keep: usize,
     ) -> Tensor<'g> {
-        let (Some((exact, packing)), Some((low, low_packing))) = (weight.packed(), sketch.packed()) else {
+        let (Some(packing), Some(low_packing)) = (weight.packing(), sketch.packing()) else {
             panic!("shortlist: both matrices are packed");
         };
         let ([n_in, n_rows, 1, 1], DType::F32) = (x.shape(), x.dtype()) else { panic!("shortlist: rows of {x:?}") };
         assert!(n_in == packing.n_in() && x.strides()[0] == size_of::<f32>(), "shortlist: {packing:?} by {x:?}");
         assert_eq!((packing.n_in(), packing.n_out()), (low_packing.n_in(), low_packing.n_out()), "shortlist: a copy");
-        let mut sources = Sources(vec![low, x]);
+        let mut sources = Sources(vec![sketch.tensor(), x]);
         let inside = norm.map(|norm| sources.add_norm(norm, n_in));
         let peaks = Peaks { packing: low_packing, norm: inside };
         let peaks = self.node(DType::F32, [packing.n_groups(), n_rows], &sources.0, peaks);
         let rescore =
             Rescore { packing, norm: inside, peaks: sources.0.len(), keep: keep.clamp(1, packing.n_groups()) };
-        sources.0[0] = exact;
+        // The same sources with the exact matrix in the place of the copy, so that the norm keeps its places.
+        sources.0[0] = weight.tensor();
         sources.0.push(peaks);
         self.node(DType::F32, [packing.n_out(), n_rows], &sources.0, rescore)
     }
@@ -83,7 +83,8 @@ struct Peaks {
 impl Node for Peaks {
     /// Sources: packed matrix, x, the norm's.
     fn run(&self, run: &NodeRun<'_>) {
-        let n_rows = run.dst.ne[1] as usize;
+        let dst = run.dst();
+        let n_rows = dst.shape()[1];
         let mut scratch = Scratch::take();
         let mut all = Vec::new();
         // SAFETY: as in `prepared`; this thread alone writes the peaks of its groups.
@@ -93,12 +94,14 @@ impl Node for Peaks {
             }
             let packed = bytes(run.source(0));
             let mut products = vec![[0.0; GROUP]; n_rows];
+            // All rows by one group before the next: the copy, which is far larger than the rows, is read once.
             for group in run.share(self.packing.n_groups()) {
                 let at = group * self.packing.group_bytes();
                 self.packing.multiply(&packed[at..][..self.packing.group_bytes()], &all, &mut products);
+                // What pads the last group gives 0, which must not look like a good product.
                 let n = GROUP.min(self.packing.n_out() - group * GROUP);
                 for (i, products) in products.iter().enumerate() {
-                    let place = run.dst.data.cast::<u8>().add(i * run.dst.nb[1]).cast::<f32>().add(group);
+                    let place = dst.data().add(i * dst.strides()[1]).cast::<f32>().add(group);
                     place.write(largest(&products[..n]));
                 }
             }
@@ -124,8 +127,8 @@ impl Node for Rescore {
     fn run(&self, run: &NodeRun<'_>) {
         let (n_out, n_groups, group_bytes) =
             (self.packing.n_out(), self.packing.n_groups(), self.packing.group_bytes());
-        let mut scratch = Scratch::take();
-        for i in 0..run.dst.ne[1] as usize {
+        let (dst, mut scratch) = (run.dst(), Scratch::take());
+        for i in 0..dst.shape()[1] {
             // SAFETY: as in `prepared`; this thread alone writes the products of its groups.
             unsafe {
                 let peaks = row(run.source(self.peaks), i);
@@ -134,10 +137,11 @@ impl Node for Rescore {
                 let (_, &mut least, _) = sorted.select_nth_unstable_by(n_groups - self.keep, f32::total_cmp);
                 let x = prepared(&self.packing, run, i, self.norm, &mut scratch);
                 let packed = bytes(run.source(0));
-                let y = run.dst.data.cast::<u8>().add(i * run.dst.nb[1]).cast::<f32>();
+                let y = dst.data().add(i * dst.strides()[1]).cast::<f32>();
                 // The best groups lie close together: frequent tokens have low ids.
                 for group in run.alternate(n_groups) {
                     let mut products = [[f32::NEG_INFINITY; GROUP]];
+                    // Equal peaks are all kept: which of them stay must not depend on the order of a sort.
                     if peaks[group] >= least {
                         self.packing.multiply(&packed[group * group_bytes..][..group_bytes], x, &mut products);
                     }
@@ -155,7 +159,8 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::ggml::{Device, Fused, Runner, Slot};
+    use crate::ggml::{Device, Runner, Slot};
+    use crate::kernels::Fused;
 
     #[test]
     fn the_best_products_are_the_whole_heads() {
@@ -173,7 +178,7 @@ mod tests {
         };
         for (n_rows, is_layer) in [(1, false), (3, false), (7, false), (2, true)] {
             let mut builder = StoreBuilder::new(3);
-            let weight = builder.add_weight("w", DType::Q8_0, [N_IN, N_OUT], &[&data]).unwrap();
+            let weight = Weight::add_to(&mut builder, "w", DType::Q8_0, [N_IN, N_OUT], &[&data]).unwrap();
             let norm_weight = builder.add_plain("norm", DType::F32, &[N_IN], &floats(N_IN, &mut rng)).unwrap();
             let x = builder.add_plain("x", DType::F32, &[N_IN, n_rows], &floats(N_IN * n_rows, &mut rng)).unwrap();
             let Some(sketch) = weight.sketch(DType::Q8_0, &data).unwrap() else { return }; // no kernel here

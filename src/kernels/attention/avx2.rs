@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::{LANES, STEP};
-use crate::ggml::packed::avx2::halves;
+use crate::kernels::halves::eight as halves;
 
 /// Floats per register.
 const WIDTH: usize = 8;

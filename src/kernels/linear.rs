@@ -1,26 +1,16 @@
-//! Owns weight matrices and the multiplication by them, with what comes right before and after it: where the weight is
-//! packed, norm, bias, residual and activation are part of the one node, so that threads meet once instead of up to six times.
+//! Owns the multiplication by weight matrices, with what comes right before and after it: where the weight is packed, norm, bias, residual and activation are part of the one node, so that threads meet once instead of up to six times.
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use half::f16;
 
-use super::context::Tensor;
-use super::cpu::functions;
-use super::node::{Node, NodeRun, bytes, row};
 use super::norm::Norm;
-use super::ops::Ops;
-use super::packed::{GROUP, Packing, Scratch};
-use super::store::{Store, Stored};
+use super::packed::{GROUP, Packing};
+use super::scratch::Scratch;
+use super::weight::Weight;
 use crate::dtype::DType;
-
-/// A matrix \[n_in, n_out\] to multiply by.
-#[derive(Clone)]
-pub struct Weight {
-    stored: Stored,
-    packing: Option<Packing>,
-}
+use crate::ggml::{Activation, Node, NodeRun, Ops, Tensor, bytes, row, swiglu};
 
 /// What is done before and after a multiplication.
 #[derive(Clone, Copy, Default)]
@@ -35,81 +25,31 @@ pub struct Fused<'g> {
     pub residual: Option<Tensor<'g>>,
 }
 
-/// A function between two multiplications.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// silu(gate) * up, of products whose first half is the gate (arXiv 2002.05202).
-    Swiglu,
-    /// The same with GELU, approximated by tanh, in the place of SiLU.
-    Geglu,
-    /// max(x, 0).
-    Relu,
-    /// x / 2 * (1 + erf(x / sqrt(2))) (arXiv 1606.08415).
-    Gelu,
-}
-
-impl Activation {
-    /// Whether half of what it takes multiplies the other half.
-    pub fn is_gated(self) -> bool {
-        matches!(self, Activation::Swiglu | Activation::Geglu)
-    }
-}
-
 /// Up to this many rows every thread prepares the activations by itself, which is quicker than to wait for another.
 const OWN_ROWS: usize = 4;
 
 /// Rows kept near the processor while the groups of the matrix pass by.
 const ROWS: usize = 64;
 
-impl Weight {
-    pub(super) fn new(stored: Stored, packing: Option<Packing>) -> Weight {
-        Weight { stored, packing }
-    }
-
-    /// A tensor as a matrix to multiply by, in the layout that it has.
-    pub fn plain(stored: Stored) -> Weight {
-        Weight::new(stored, None)
-    }
-
-    /// The tensor and how it is packed, if it is.
-    pub(super) fn packed(&self) -> Option<(Tensor<'_>, Packing)> {
-        self.packing.map(|packing| (self.stored.t(), packing))
-    }
-
-    /// The name in the file; of matrices in one tensor, their names with `+` between.
-    pub(super) fn name(&self) -> String {
-        self.stored.t().name()
-    }
-
-    /// The store that holds the data.
-    pub fn store(&self) -> &Arc<Store> {
-        self.stored.store()
-    }
-
-    /// Whether [`Ops::linear`] computes everything around the multiplication in the same node.
-    pub fn is_fused(&self) -> bool {
-        self.packing.is_some()
-    }
-}
-
 impl<'g> Ops<'g> {
     /// The products of `weight` \[n_in, n_out\] with `x` f32 \[n_in, t\], and what is done around it: f32 \[n_out, t\],
     /// or \[n_out / 2, t\] with a gated activation.
     #[track_caller]
     pub fn linear(&self, weight: &'g Weight, x: Tensor<'g>, fused: Fused<'g>) -> Tensor<'g> {
-        self.observe(weight, x, fused);
-        match weight.packing {
+        self.observe(weight.tensor(), x, fused.norm);
+        match weight.packing() {
             Some(packing) if !is_gated(fused) || packing.n_out().is_multiple_of(2 * GROUP) => {
-                self.packed(weight.stored.t(), packing, x, fused)
+                self.packed(weight.tensor(), packing, x, fused)
             }
+            // Gate and up of one result lie in groups of their own only where half of the rows is whole groups.
             Some(packing) => {
                 let inside = Fused { activation: None, residual: None, ..fused };
-                let products = self.packed(weight.stored.t(), packing, x, inside);
+                let products = self.packed(weight.tensor(), packing, x, inside);
                 self.after(products, Fused { bias: None, ..fused })
             }
             None => {
                 let x = fused.norm.map_or(x, |norm| self.norm(x, norm));
-                self.after(self.mul_mat(weight.stored.t(), x), fused)
+                self.after(self.mul_mat(weight.tensor(), x), fused)
             }
         }
     }
@@ -129,8 +69,10 @@ impl<'g> Ops<'g> {
         let same = |r: Tensor<'_>| r.shape() == [n_out, n_rows, 1, 1] && r.strides()[0] == size_of::<f32>();
         assert!(fused.residual.is_none_or(same), "linear: residual {:?}", fused.residual);
 
+        // Rows in a node before it are prepared once, by all threads together, and cost a meeting of the threads.
         let is_prepared = n_rows > OWN_ROWS;
         let (input, norm) = if is_prepared {
+            // The norm goes with the rounding, which reads each row whole as it does.
             let mut sources = Sources(vec![x]);
             let norm = fused.norm.map(|norm| sources.add_norm(norm, n_in));
             let prepare = Prepare { packing, norm };
@@ -188,11 +130,11 @@ struct Prepare {
 impl Node for Prepare {
     /// Sources: x, the norm's.
     fn run(&self, run: &NodeRun<'_>) {
-        let row_bytes = self.packing.activation_bytes();
-        for i in run.share(run.dst.ne[1] as usize) {
+        let (dst, row_bytes) = (run.dst(), self.packing.activation_bytes());
+        for i in run.share(dst.shape()[1]) {
             // SAFETY: the graph runs this node after its sources; this thread alone writes row i.
             unsafe {
-                let place = std::slice::from_raw_parts_mut(run.dst.data.cast::<u8>().add(i * row_bytes), row_bytes);
+                let place = std::slice::from_raw_parts_mut(dst.data().add(i * row_bytes), row_bytes);
                 let norm = self.norm.map(|norm| norm.read(run));
                 prepare(&self.packing, row(run.source(0), i), norm, place);
             }
@@ -202,6 +144,7 @@ impl Node for Prepare {
 
 /// Rounds a row of activations, after a norm where there is one.
 pub(super) fn prepare(packing: &Packing, x: &[f32], norm: Option<Norm<&[f32]>>, place: &mut [u8]) {
+    // A node without a norm reads the row where it lies.
     let Some(norm) = norm else { return packing.prepare(x, place) };
     let mut scratch = Scratch::take();
     let normed = scratch.floats(x.len());
@@ -224,7 +167,7 @@ struct Multiply {
 impl Node for Multiply {
     /// Sources: weight, x; where there are any: the norm's, bias, residual.
     fn run(&self, run: &NodeRun<'_>) {
-        let n_rows = run.dst.ne[1] as usize;
+        let n_rows = run.dst().shape()[1];
         let row_bytes = self.packing.activation_bytes();
         let mut scratch = Scratch::take();
         // SAFETY: the graph runs this node after its sources, which nothing writes meanwhile.
@@ -245,10 +188,12 @@ impl Node for Multiply {
         let group = |g: usize| &packed[g * self.packing.group_bytes()..][..self.packing.group_bytes()];
         let is_gated = self.activation.is_some_and(Activation::is_gated);
         let n_units = if is_gated { self.packing.n_groups() / 2 } else { self.packing.n_groups() };
+        // Gate g and up g are the products of groups g and g + n_units: both are at hand when the activation is computed.
         let mut products = [[0.0; GROUP]; ROWS];
         let mut gated = [[0.0; GROUP]; ROWS];
         for (i, rows) in prepared.chunks(ROWS * row_bytes).enumerate() {
             let n = rows.len() / row_bytes;
+            // Neighbouring groups: each asks the memory for the next one while it is computed with.
             for unit in run.share(n_units) {
                 self.packing.multiply(group(unit), rows, &mut products[..n]);
                 if is_gated {
@@ -265,8 +210,10 @@ impl Node for Multiply {
 impl Multiply {
     /// Writes sixteen results of row `i`.
     fn finish(&self, run: &NodeRun<'_>, i: usize, unit: usize, products: &mut [f32; GROUP], gated: &mut [f32; GROUP]) {
-        let n_dst = run.dst.ne[0] as usize;
+        let dst = run.dst();
+        let n_dst = dst.shape()[0];
         let first = unit * GROUP;
+        // The last group may have fewer rows than sixteen; its other products are of zeros.
         let n = GROUP.min(n_dst - first);
         // SAFETY: the sources lie where `Ops::packed` put them, with their shapes checked there; this thread alone writes
         // these results.
@@ -278,20 +225,17 @@ impl Multiply {
                     add(gated, &bias[n_dst + first..]);
                 }
             }
-            let y = run.dst.data.cast::<u8>().add(i * run.dst.nb[1]).cast::<f32>().add(first);
+            let y = dst.data().add(i * dst.strides()[1]).cast::<f32>().add(first);
+            // In the order of ggml's nodes: bias, activation, residual.
             match self.activation {
                 None => {}
                 Some(Activation::Swiglu) => {
                     let gate = *products;
-                    // ggml's own, so that the gate comes out the same to the bit.
-                    (functions().ggml_vec_swiglu_f32)(
-                        GROUP as i32,
-                        products.as_mut_ptr(),
-                        gate.as_ptr(),
-                        gated.as_ptr(),
-                    );
+                    // ggml's own: its exponential is an approximation with as many lanes as the level in use has.
+                    swiglu(&gate, gated, products);
                 }
                 Some(Activation::Geglu) => products.iter_mut().zip(gated).for_each(|(y, up)| *y = gelu_tanh(*y) * *up),
+                // As ggml writes it: `max` might keep the sign of -0.
                 Some(Activation::Relu) => products.iter_mut().for_each(|y| *y = if *y > 0.0 { *y } else { 0.0 }),
                 Some(Activation::Gelu) => {
                     products.iter_mut().for_each(|y| *y = 0.5 * *y * (1.0 + erff(*y * FRAC_1_SQRT_2)));
@@ -315,6 +259,7 @@ fn add(products: &mut [f32; GROUP], other: &[f32]) {
 
 /// GELU approximated by tanh, rounded as ggml rounds it: it looks values up by their f16.
 fn gelu_tanh(x: f32) -> f32 {
+    // One value for each f16, as `ggml_table_gelu_f16`; made when the first model needs it.
     static TABLE: LazyLock<Vec<f16>> = LazyLock::new(|| {
         let of = |x: f32| 0.5 * x * (1.0 + tanh(FRAC_2_SQRT_PI * FRAC_1_SQRT_2 * x * (1.0 + 0.044715 * x * x)));
         (0..=u16::MAX).map(|bits| f16::from_f32(of(f16::from_bits(bits).to_f32()))).collect()
@@ -344,7 +289,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::ggml::{Device, Runner, Slot, StoreBuilder};
+    use crate::ggml::{Device, Runner, Slot, StoreBuilder, Stored};
 
     const N_IN: usize = 64;
     const N_OUT: usize = 96;
@@ -371,7 +316,7 @@ mod tests {
             let data = weights(&mut rng);
             let mut builder = StoreBuilder::new(8);
             let plain = Weight::plain(builder.add_plain("plain", DType::Q4_1, &[N_IN, N_OUT], &data).unwrap());
-            let packed = builder.add_weight("packed", DType::Q4_1, [N_IN, N_OUT], &[&data]).unwrap();
+            let packed = Weight::add_to(&mut builder, "packed", DType::Q4_1, [N_IN, N_OUT], &[&data]).unwrap();
             let mut tensor = |name, shape: &[usize]| {
                 builder.add_plain(name, DType::F32, shape, &floats(shape.iter().product(), &mut rng)).unwrap()
             };

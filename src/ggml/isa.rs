@@ -118,16 +118,20 @@ pub fn usable_isas() -> Vec<Isa> {
 
 /// The best level that the processor and the operating system allow, built in or not.
 pub fn processor_isa() -> Isa {
-    let has = |features: &[&str]| features.iter().all(|feature| has_feature(feature));
-    if !has(&["avx2", "fma", "f16c"]) {
+    if !has_features(&["avx2", "fma", "f16c"]) {
         Isa::Base
-    } else if !has(&["avx512f", "avx512bw", "avx512dq", "avx512vl"]) {
+    } else if !has_features(&["avx512f", "avx512bw", "avx512dq", "avx512vl"]) {
         Isa::Avx2
-    } else if !has(&["avx512vnni", "amx-tile", "amx-int8"]) {
+    } else if !has_features(&["avx512vnni", "amx-tile", "amx-int8"]) {
         Isa::Avx512
     } else {
         Isa::Amx
     }
+}
+
+/// Whether this process may use all of these instruction sets.
+pub(crate) fn has_features(names: &[&str]) -> bool {
+    names.iter().all(|name| has_feature(name))
 }
 
 /// ggml's functions of the level in use.
@@ -137,7 +141,7 @@ pub(super) fn functions() -> &'static Functions {
 
 /// Whether ggml's code of the level in use was compiled with an instruction set. Where our own code must add up in the order
 /// that ggml's does with it, what the processor has besides does not count.
-pub(super) fn was_compiled_with(feature: &str) -> bool {
+pub(crate) fn was_compiled_with(feature: &str) -> bool {
     cpu().features.contains(&feature)
 }
 

@@ -3,7 +3,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, COLUMNS, GROUP, Group, Row};
+use super::{BLOCK, COLUMNS, GROUP, Group, Row, Rows, Weights};
+use crate::kernels::halves::eight as halves;
 
 /// Rows per register.
 const LANES: usize = 8;
@@ -14,28 +15,26 @@ const TILE: usize = 4;
 /// One group of weights with minima by `products.len()` rows, each column of a block with a partial sum of its own.
 ///
 /// # Safety
-/// The processor has AVX2, FMA and F16C; `group` and `rows` are laid out as the module says, with `n_blocks` blocks.
+/// The processor has AVX2, FMA and F16C; `group` and `rows` are laid out as the module says.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn multiply_columns(
-    group: Group,
-    n_blocks: usize,
-    rows: &[u8],
-    row_bytes: usize,
+pub(in crate::kernels::packed) unsafe fn multiply_columns(
+    group: Group<'_>,
+    rows: Rows<'_>,
     products: &mut [[f32; GROUP]],
 ) {
+    let (group, row) = (Weights::new(group), rows.each());
     // SAFETY: as promised by the caller.
     unsafe {
-        let row = |i: usize| Row::new(rows.as_ptr().add(i * row_bytes), n_blocks);
         for first in [0, LANES] {
             let mut i = 0;
             while i < products.len() {
                 let rest = &mut products[i..];
                 let is_first = i == 0 && first == 0;
                 if rest.len() >= 2 {
-                    columns::<2>(group, n_blocks, [row(i), row(i + 1)], first, is_first, rest);
+                    columns::<2>(group, [row(i), row(i + 1)], first, is_first, rest);
                     i += 2;
                 } else {
-                    columns::<1>(group, n_blocks, [row(i)], first, is_first, rest);
+                    columns::<1>(group, [row(i)], first, is_first, rest);
                     i += 1;
                 }
             }
@@ -48,26 +47,24 @@ pub(super) unsafe fn multiply_columns(
 /// # Safety
 /// As for [`multiply_columns`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn multiply_blocks(
-    group: Group,
-    n_blocks: usize,
-    rows: &[u8],
-    row_bytes: usize,
+pub(in crate::kernels::packed) unsafe fn multiply_blocks(
+    group: Group<'_>,
+    rows: Rows<'_>,
     products: &mut [[f32; GROUP]],
 ) {
+    let (group, row) = (Weights::new(group), rows.each());
     // SAFETY: as promised by the caller.
     unsafe {
-        let row = |i: usize| Row::new(rows.as_ptr().add(i * row_bytes), n_blocks);
         for first in [0, LANES] {
             let mut i = 0;
             while i < products.len() {
                 let rest = &mut products[i..];
                 let is_first = i == 0 && first == 0;
                 if rest.len() >= TILE {
-                    blocks::<TILE>(group, n_blocks, std::array::from_fn(|k| row(i + k)), first, is_first, rest);
+                    blocks::<TILE>(group, std::array::from_fn(|k| row(i + k)), first, is_first, rest);
                     i += TILE;
                 } else {
-                    blocks::<1>(group, n_blocks, [row(i)], first, is_first, rest);
+                    blocks::<1>(group, [row(i)], first, is_first, rest);
                     i += 1;
                 }
             }
@@ -75,21 +72,10 @@ pub(super) unsafe fn multiply_blocks(
     }
 }
 
-/// Eight halves, made floats.
-///
-/// # Safety
-/// The processor has AVX2, FMA and F16C, and eight halves lie at `at`.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(in crate::ggml) unsafe fn halves(at: *const u16) -> __m256 {
-    // SAFETY: eight halves lie there.
-    unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
-}
-
 /// Columns `c` and `c + 4` of block `ib` of eight rows.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn pair(group: Group, ib: usize, c: usize, first: usize) -> (__m256i, __m256i) {
+unsafe fn pair(group: Weights, ib: usize, c: usize, first: usize) -> (__m256i, __m256i) {
     // SAFETY: the block lies inside the group.
     unsafe {
         let at = group.quants.add(((ib * COLUMNS / 2 + c) * GROUP + first) * 4);
@@ -113,8 +99,7 @@ unsafe fn twos(weights: __m256i, row: Row, ib: usize, c: usize) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn columns<const T: usize>(
-    group: Group,
-    n_blocks: usize,
+    group: Weights,
     rows: [Row; T],
     first: usize,
     is_first: bool,
@@ -128,7 +113,7 @@ unsafe fn columns<const T: usize>(
         for c in 0..4 {
             let mut low_sums = [_mm256_setzero_ps(); T];
             let mut high_sums = [_mm256_setzero_ps(); T];
-            for ib in 0..n_blocks {
+            for ib in 0..group.n_blocks {
                 let scales = halves(group.scales.add(ib * GROUP + first));
                 let (low, high) = pair(group, ib, c, first);
                 for t in 0..T {
@@ -147,7 +132,7 @@ unsafe fn columns<const T: usize>(
         }
         for t in 0..T {
             let mut minima = _mm256_setzero_ps();
-            for ib in 0..n_blocks {
+            for ib in 0..group.n_blocks {
                 // Not above, where a branch costs prompts a fifth of their speed.
                 if is_first && t == 0 {
                     group.fetch_next(ib);
@@ -165,8 +150,7 @@ unsafe fn columns<const T: usize>(
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn blocks<const T: usize>(
-    group: Group,
-    n_blocks: usize,
+    group: Weights,
     rows: [Row; T],
     first: usize,
     is_first: bool,
@@ -176,7 +160,7 @@ unsafe fn blocks<const T: usize>(
     unsafe {
         let ones = _mm256_set1_epi16(1);
         let mut sums = [_mm256_setzero_ps(); T];
-        for ib in 0..n_blocks {
+        for ib in 0..group.n_blocks {
             if is_first {
                 group.fetch_next(ib);
             }

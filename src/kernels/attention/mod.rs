@@ -13,12 +13,12 @@ mod avx512;
 
 use std::ops::Range;
 
-use super::context::Tensor;
-use super::cpu::{functions, was_compiled_with};
-use super::node::{Node, NodeRun};
-use super::ops::Ops;
-use super::packed::Scratch;
+#[cfg(target_arch = "x86_64")]
+use super::scratch::Scratch;
 use crate::dtype::DType;
+#[cfg(target_arch = "x86_64")]
+use crate::ggml::soft_max as ggml_soft_max;
+use crate::ggml::{Node, NodeRun, Ops, Tensor, was_compiled_with};
 
 /// Rows of one head computed together.
 const TILE: usize = 4;
@@ -126,11 +126,11 @@ impl Node for Attention {
 impl Node for Attention {
     /// Sources: queries, keys, values, what rows see.
     fn run(&self, run: &NodeRun<'_>) {
-        let t = run.dst.ne[1] as usize;
+        let t = run.dst().shape()[1];
         let n_tiles = t.div_ceil(TILE);
         let sees = run.source(3);
         // SAFETY: the graph runs this node after its sources; `Ops::attention` checked that there are four of each row.
-        let seen: &[[i32; 4]] = unsafe { std::slice::from_raw_parts(sees.data.cast(), t) };
+        let seen: &[[i32; 4]] = unsafe { std::slice::from_raw_parts(sees.data().cast(), t) };
         let mut scratch = Scratch::take();
         // Later rows see more: tiles alternate between the threads.
         for unit in run.alternate(self.heads.n_head * n_tiles) {
@@ -169,7 +169,7 @@ impl Attention {
         let Heads { n_head, n_head_kv, head_dim_k, head_dim_v, .. } = self.heads;
         let lanes = self.lanes;
         let kv_head = head / (n_head / n_head_kv);
-        let [q, k, v] = [0, 1, 2].map(|i| run.source(i));
+        let ([q, k, v], dst) = ([0, 1, 2].map(|i| run.source(i)), run.dst());
         // SAFETY: the graph runs this node after its sources, whose shapes `Ops::attention` checked; the rows seen are rows
         // of the cache; this thread alone writes these rows of this head.
         unsafe {
@@ -182,20 +182,21 @@ impl Attention {
             let before = (0..R).map(|r| ranges(r)[0]).min().unwrap_or(0) / STEP * STEP;
             let skip = [0..before, hole_start..hole_end.max(hole_start)];
             let n_seen = seen.iter().copied().max().unwrap_or(0);
-            assert!(n_seen <= k.ne[1] as usize, "attention: row {} of {}", n_seen - 1, k.ne[1]);
+            assert!(n_seen <= k.shape()[1], "attention: row {} of {}", n_seen - 1, k.shape()[1]);
             let n_weights = n_seen.next_multiple_of(STEP);
             let (queries, weights) = scratch.floats(R * (head_dim_k + n_weights)).split_at_mut(R * head_dim_k);
             for (r, query) in queries.chunks_exact_mut(head_dim_k).enumerate() {
-                let at = q.data.cast::<u8>().add(head * q.nb[1] + (first + r) * q.nb[2]).cast();
+                let at = q.data().add(head * q.strides()[1] + (first + r) * q.strides()[2]).cast();
                 query.copy_from_slice(std::slice::from_raw_parts(at, head_dim_k));
+                // As ggml rounds them before it multiplies by keys of f16.
                 round_to_f16(lanes, query);
             }
-            let keys = k.data.cast::<u8>().add(kv_head * head_dim_k * 2);
+            let keys = k.data().add(kv_head * head_dim_k * 2);
             let scores = match lanes {
                 Lanes::Eight => avx2::scores::<R, CHAINS>,
                 Lanes::Sixteen => avx512::scores::<R, CHAINS>,
             };
-            scores(queries, keys.cast(), k.nb[1] / 2, n_seen, &skip, weights, n_weights);
+            scores(queries, keys.cast(), k.strides()[1] / 2, n_seen, &skip, weights, n_weights);
             for (r, weights) in weights.chunks_exact_mut(n_weights).enumerate() {
                 let (seen, hole, start) = (seen[r], holes[r].clone(), ranges(r)[0]);
                 // As if there were no hole: so the scores add up as they do alone.
@@ -211,16 +212,16 @@ impl Attention {
                 weights.copy_within(hole.start..seen - hole.len(), hole.end);
                 weights[hole].fill(0.0);
             }
-            let values = v.data.cast::<u8>().add(kv_head * head_dim_v * v.nb[1]);
+            let values = v.data().add(kv_head * head_dim_v * v.strides()[1]);
             let mut mixed = |r: usize, d: usize, sixteen: &[f32; LANES]| {
-                let at = run.dst.data.cast::<u8>().add((first + r) * run.dst.nb[1]).cast::<f32>();
+                let at = dst.data().add((first + r) * dst.strides()[1]).cast::<f32>();
                 at.add(head * head_dim_v + d).copy_from_nonoverlapping(sixteen.as_ptr(), LANES);
             };
             let mix = match lanes {
                 Lanes::Eight => avx2::mix::<R, CHAINS>,
                 Lanes::Sixteen => avx512::mix::<R, CHAINS>,
             };
-            mix(weights, n_weights, &skip, values.cast(), v.nb[1] / 2, head_dim_v, &mut mixed);
+            mix(weights, n_weights, &skip, values.cast(), v.strides()[1] / 2, head_dim_v, &mut mixed);
         }
     }
 
@@ -239,14 +240,13 @@ impl Attention {
 #[cfg(target_arch = "x86_64")]
 fn soft_max(lanes: Lanes, scores: &mut [f32], seen: usize) {
     let max = scores[..seen].iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    // ggml takes eight or sixteen at a time.
+    // ggml takes eight or sixteen at a time, and what it takes one by one it adds up elsewhere.
     let n = seen.next_multiple_of(LANES);
     scores[seen..n].fill(f32::NEG_INFINITY);
     scores[n..].fill(0.0);
     let scores = &mut scores[..n];
-    let at = scores.as_mut_ptr();
-    // SAFETY: source and destination may be the same: each element is read before it is written.
-    let sum = unsafe { (functions().ggml_vec_soft_max_f32)(n as i32, at, at, max) };
+    let sum = ggml_soft_max(scores, max);
+    // The quotient in f64, the products in f32, as in ggml's node.
     let factor = (1.0 / sum) as f32;
     scores.iter_mut().for_each(|weight| *weight *= factor);
     round_to_f16(lanes, scores);

@@ -1,16 +1,21 @@
-//! Owns the devices that compute: the CPU with its one thread pool, accelerators, devices of other machines. Refuses to run
-//! two graphs of one device at once.
+//! Owns what a device is: something that computes graphs, with the memory that they read. The CPU, the GPUs that some registry of
+//! ggml's knows, and devices of other machines. Refuses to run two graphs of one device at once.
+
+pub(super) mod cpu;
+#[cfg(feature = "cuda")]
+pub(super) mod cuda;
+mod gpu;
 
 use std::ffi::CStr;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::context::{Context, Tensor};
-use super::cpu::functions;
+use super::context::Tensor;
 use super::remote::{Token, Worker};
-use super::{Content, Error, sys};
-use crate::dtype::DType;
+use super::{Error, sys};
+use cpu::Cpu;
+use gpu::Gpu;
 
 /// Something that runs graphs, with the memory that they read.
 pub struct Device {
@@ -20,11 +25,13 @@ pub struct Device {
 }
 
 enum Kind {
-    Cpu(Mutex<CpuBackend>),
-    #[cfg(feature = "cuda")]
-    Cuda(super::cuda::Cuda),
+    Cpu(Cpu),
+    Gpu(Gpu),
     Remote(Arc<Worker>, u32),
 }
+
+/// Hands out bytes piece by piece, as often as they are asked for.
+pub type Content = Arc<dyn Fn(&mut dyn FnMut(&[u8])) + Send + Sync>;
 
 /// Free and total memory of a device, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,36 +42,12 @@ pub struct Memory {
     pub total: u64,
 }
 
-/// The CPU with a pool of threads that lives as long as the device: without an attached pool, ggml starts threads
-/// anew for every graph.
-struct CpuBackend {
-    raw: NonNull<sys::ggml_backend>,
-    pool: NonNull<sys::ggml_threadpool>,
-}
-
-// SAFETY: the backend and its pool may be used from any thread, by one at a time, which the Mutex ensures.
-unsafe impl Send for CpuBackend {}
-
 impl Device {
     /// The CPU with `n_threads` threads, the calling one included.
     pub fn cpu(n_threads: usize) -> Result<Arc<Device>, Error> {
         super::init();
         let n_threads = n_threads.clamp(1, 512);
-        let cpu = functions();
-        // SAFETY: the parameters are complete; both constructors return an owned object or null.
-        let (raw, pool) = unsafe {
-            let mut params = sys::ggml_threadpool_params_default(n_threads as i32);
-            ((cpu.ggml_backend_cpu_init)(), (cpu.ggml_threadpool_new)(&mut params))
-        };
-        let (Some(raw), Some(pool)) = (NonNull::new(raw), NonNull::new(pool)) else {
-            return Err(Error::Device("ggml could not start the CPU backend".to_owned()));
-        };
-        // SAFETY: both objects are alive, and CpuBackend frees the backend before its pool.
-        unsafe {
-            (cpu.ggml_backend_cpu_set_n_threads)(raw.as_ptr(), n_threads as i32);
-            (cpu.ggml_backend_cpu_set_threadpool)(raw.as_ptr(), pool.as_ptr());
-        }
-        let kind = Kind::Cpu(Mutex::new(CpuBackend { raw, pool }));
+        let kind = Kind::Cpu(Cpu::new(n_threads)?);
         Ok(Arc::new(Device { name: "CPU".to_owned(), n_threads, kind }))
     }
 
@@ -84,13 +67,11 @@ impl Device {
         Ok((0..worker.n_devices()).map(device).collect())
     }
 
-    /// The CUDA devices of this machine; none without a driver or without a GPU.
-    #[cfg(feature = "cuda")]
-    pub fn cuda() -> Result<Vec<Arc<Device>>, Error> {
+    /// The GPUs of this machine that the program has code for; none where it has no such code, or without a driver.
+    pub fn gpus() -> Result<Vec<Arc<Device>>, Error> {
         super::init();
-        let device =
-            |cuda: super::cuda::Cuda| Arc::new(Device { name: cuda.name(), n_threads: 1, kind: Kind::Cuda(cuda) });
-        Ok(super::cuda::devices()?.into_iter().map(device).collect())
+        let device = |gpu: Gpu| Arc::new(Device { name: gpu.name(), n_threads: 1, kind: Kind::Gpu(gpu) });
+        Ok(gpu::all()?.into_iter().map(device).collect())
     }
 
     /// Its name in flags and messages.
@@ -127,15 +108,14 @@ impl Device {
 
     /// Whether it is a GPU of this machine.
     pub fn is_gpu(&self) -> bool {
-        !self.is_cpu() && !self.is_remote()
+        matches!(self.kind, Kind::Gpu(_))
     }
 
-    /// The program part that computes: `CPU`, `CUDA` or `RPC`.
+    /// The program part that computes: `CPU`, `RPC`, or a registry of GPUs such as `CUDA`.
     pub fn backend(&self) -> &'static str {
         match &self.kind {
             Kind::Cpu(_) => "CPU",
-            #[cfg(feature = "cuda")]
-            Kind::Cuda(_) => "CUDA",
+            Kind::Gpu(gpu) => gpu.backend(),
             Kind::Remote(..) => "RPC",
         }
     }
@@ -191,9 +171,8 @@ impl Device {
         let (raw, data) = (tensor.as_ptr(), bytes.as_ptr().cast());
         match &self.kind {
             // In the stream that the graph runs in, so that nobody waits for the copy. CUDA has taken the bytes when the call
-            // returns: they lie in pageable memory.
-            #[cfg(feature = "cuda")]
-            Kind::Cuda(cuda) => cuda.with(|backend| {
+            // returns: they lie in pageable memory. A registry that reads them later would have to wait here.
+            Kind::Gpu(gpu) => gpu.with(|backend| {
                 // SAFETY: backend and tensor are alive, and the tensor has data of exactly this size on this device.
                 unsafe { sys::ggml_backend_tensor_set_async(backend.as_ptr(), raw, data, 0, bytes.len()) }
             }),
@@ -205,12 +184,8 @@ impl Device {
     /// Runs a graph whose tensors all have data. `id` is the graph's alone.
     pub(super) fn compute(&self, graph: NonNull<sys::ggml_cgraph>, id: u64) -> Result<(), Error> {
         match &self.kind {
-            Kind::Cpu(backend) => {
-                let backend = backend.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                self.compute_on(backend.raw, graph)
-            }
-            #[cfg(feature = "cuda")]
-            Kind::Cuda(cuda) => cuda.with(|backend| self.compute_on(backend, graph)),
+            Kind::Cpu(cpu) => cpu.with(|backend| self.compute_on(backend, graph)),
+            Kind::Gpu(gpu) => gpu.with(|backend| self.compute_on(backend, graph)),
             Kind::Remote(worker, device) => {
                 // SAFETY: the graph is alive, and keeps its stores.
                 unsafe { worker.compute(*device, graph, id) };
@@ -235,9 +210,8 @@ impl Device {
     /// What the device's memory is allocated as.
     pub(super) fn buffer_type(&self) -> sys::ggml_backend_buffer_type_t {
         match &self.kind {
-            Kind::Cpu(_) => default_buffer_type(),
-            #[cfg(feature = "cuda")]
-            Kind::Cuda(cuda) => cuda.buffer_type(),
+            Kind::Cpu(_) => cpu::buffer_type(),
+            Kind::Gpu(gpu) => gpu.buffer_type(),
             Kind::Remote(worker, device) => worker.buffer_type(*device),
         }
     }
@@ -262,9 +236,8 @@ impl Device {
     /// ggml's object for a device of this machine.
     pub(super) fn as_local(&self) -> Option<sys::ggml_backend_dev_t> {
         match &self.kind {
-            Kind::Cpu(_) => Some(cpu_device()),
-            #[cfg(feature = "cuda")]
-            Kind::Cuda(cuda) => Some(cuda.device()),
+            Kind::Cpu(_) => Some(cpu::device()),
+            Kind::Gpu(gpu) => Some(gpu.device()),
             Kind::Remote(..) => None,
         }
     }
@@ -287,70 +260,4 @@ fn memory_of(device: sys::ggml_backend_dev_t) -> [u64; 2] {
     // SAFETY: the device is static, and there is room for both numbers.
     unsafe { sys::ggml_backend_dev_memory(device, &mut free, &mut total) };
     [free as u64, total as u64]
-}
-
-impl Drop for CpuBackend {
-    fn drop(&mut self) {
-        // SAFETY: this is the only owner of both; the backend, which uses the pool, goes first.
-        unsafe {
-            sys::ggml_backend_free(self.raw.as_ptr());
-            (functions().ggml_threadpool_free)(self.pool.as_ptr());
-        }
-    }
-}
-
-pub(super) fn default_buffer_type() -> sys::ggml_backend_buffer_type_t {
-    // SAFETY: returns a static object.
-    unsafe { sys::ggml_backend_cpu_buffer_type() }
-}
-
-/// The CPU buffer type that stores such a weight in a layout made for this processor's matrix kernels, if there is one.
-pub(super) fn repack_buffer_type(dtype: DType, shape: [usize; 2]) -> Option<sys::ggml_backend_buffer_type_t> {
-    extra_buffer_types().into_iter().find(|&buft| multiplies_from(buft, dtype, shape))
-}
-
-fn extra_buffer_types() -> Vec<sys::ggml_backend_buffer_type_t> {
-    let mut types = Vec::new();
-    // SAFETY: the registry entry of the CPU is static; the named function has the type the header gives, and the list
-    // that it returns is static and ends in null.
-    unsafe {
-        let name = c"ggml_backend_dev_get_extra_bufts";
-        let address = sys::ggml_backend_reg_get_proc_address((functions().ggml_backend_cpu_reg)(), name.as_ptr());
-        if address.is_null() {
-            return types;
-        }
-        let get: sys::ggml_backend_dev_get_extra_bufts_t = std::mem::transmute(address);
-        let Some(get) = get else { return types };
-        let mut next = get(cpu_device());
-        while !next.is_null() && !(*next).is_null() {
-            types.push(*next);
-            next = next.add(1);
-        }
-    }
-    types
-}
-
-/// Whether the CPU multiplies by a weight that lies in a buffer of this type.
-fn multiplies_from(buft: sys::ggml_backend_buffer_type_t, dtype: DType, shape: [usize; 2]) -> bool {
-    let ctx = Context::new(3);
-    let weight = ctx.tensor(dtype, &shape);
-    let x = ctx.tensor(DType::F32, &[shape[0], 512]);
-    // SAFETY: the tensors live in `ctx`; the empty buffer only tells the backend where the weight would lie, and is
-    // freed after the question.
-    unsafe {
-        let buffer = sys::ggml_backend_buft_alloc_buffer(buft, 0);
-        if buffer.is_null() {
-            return false;
-        }
-        (*weight.as_ptr()).buffer = buffer;
-        let product = sys::ggml_mul_mat(ctx.room(), weight.as_ptr(), x.as_ptr());
-        let supported = sys::ggml_backend_dev_supports_op(cpu_device(), product);
-        sys::ggml_backend_buffer_free(buffer);
-        supported
-    }
-}
-
-fn cpu_device() -> sys::ggml_backend_dev_t {
-    // SAFETY: the CPU's registry entry is static and always has its one device.
-    unsafe { sys::ggml_backend_reg_dev_get((functions().ggml_backend_cpu_reg)(), 0) }
 }

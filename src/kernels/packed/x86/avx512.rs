@@ -3,23 +3,22 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, COLUMNS, GROUP, Group, Row};
+use super::{BLOCK, COLUMNS, GROUP, Group, Row, Rows, Weights};
+use crate::kernels::halves::sixteen as halves;
 
 /// One group by `products.len()` rows, each column of a block with a partial sum of its own.
 ///
 /// # Safety
-/// The processor has AVX-512 F, BW and VNNI; `group` and `rows` are laid out as the module says, with `n_blocks` blocks.
+/// The processor has AVX-512 F, BW and VNNI; `group` and `rows` are laid out as the module says.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
-pub(super) unsafe fn multiply_columns<const BITS: usize, const MINIMA: bool>(
-    group: Group,
-    n_blocks: usize,
-    rows: &[u8],
-    row_bytes: usize,
+pub(in crate::kernels::packed) unsafe fn multiply_columns<const BITS: usize, const MINIMA: bool>(
+    group: Group<'_>,
+    rows: Rows<'_>,
     products: &mut [[f32; GROUP]],
 ) {
+    let (group, row) = (Weights::new(group), rows.each());
     // SAFETY: as promised by the caller.
     unsafe {
-        let row = |i: usize| Row::new(rows.as_ptr().add(i * row_bytes), n_blocks);
         let mut i = 0;
         while i < products.len() {
             let rest = &mut products[i..];
@@ -27,7 +26,7 @@ pub(super) unsafe fn multiply_columns<const BITS: usize, const MINIMA: bool>(
             macro_rules! tile {
                 ($rows:literal, $pairs:literal) => {{
                     let rows = std::array::from_fn(|k| row(i + k));
-                    tile::<BITS, MINIMA, $rows, $pairs>(group, n_blocks, rows, i == 0, rest);
+                    tile::<BITS, MINIMA, $rows, $pairs>(group, rows, i == 0, rest);
                     i += $rows;
                 }};
             }
@@ -47,7 +46,7 @@ pub(super) unsafe fn multiply_columns<const BITS: usize, const MINIMA: bool>(
 /// Columns `c` and `c + 4` of block `ib` of the sixteen rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
-unsafe fn columns<const BITS: usize>(group: Group, ib: usize, c: usize) -> (__m512i, __m512i) {
+unsafe fn columns<const BITS: usize>(group: Weights, ib: usize, c: usize) -> (__m512i, __m512i) {
     // SAFETY: the block lies inside the group.
     unsafe {
         if BITS == 4 {
@@ -59,13 +58,6 @@ unsafe fn columns<const BITS: usize>(group: Group, ib: usize, c: usize) -> (__m5
             (_mm512_loadu_si512(at(c)), _mm512_loadu_si512(at(c + 4)))
         }
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
-unsafe fn halves(at: *const u16) -> __m512 {
-    // SAFETY: sixteen halves lie there.
-    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
 }
 
 /// Sums of four products of column `c`, in whole numbers, made floats.
@@ -89,8 +81,7 @@ unsafe fn dot<const MINIMA: bool>(weights: __m512i, row: Row, ib: usize, c: usiz
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
 unsafe fn tile<const BITS: usize, const MINIMA: bool, const T: usize, const PAIRS: usize>(
-    group: Group,
-    n_blocks: usize,
+    group: Weights,
     rows: [Row; T],
     is_first: bool,
     products: &mut [[f32; GROUP]],
@@ -104,7 +95,7 @@ unsafe fn tile<const BITS: usize, const MINIMA: bool, const T: usize, const PAIR
         for pass in 0..4 / PAIRS {
             let mut low_sums = [[_mm512_setzero_ps(); T]; PAIRS];
             let mut high_sums = [[_mm512_setzero_ps(); T]; PAIRS];
-            for ib in 0..n_blocks {
+            for ib in 0..group.n_blocks {
                 let scales = halves(group.scales.add(ib * GROUP));
                 let scales: [__m512; T] = std::array::from_fn(|t| {
                     _mm512_mul_ps(scales, _mm512_set1_ps(rows[t].scales.add(ib).read_unaligned()))
@@ -157,23 +148,21 @@ const fn column(pass: usize, p: usize, pairs: usize) -> usize {
 /// # Safety
 /// As for [`multiply_columns`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
-pub(super) unsafe fn multiply_blocks(
-    group: Group,
-    n_blocks: usize,
-    rows: &[u8],
-    row_bytes: usize,
+pub(in crate::kernels::packed) unsafe fn multiply_blocks(
+    group: Group<'_>,
+    rows: Rows<'_>,
     products: &mut [[f32; GROUP]],
 ) {
+    let (group, row) = (Weights::new(group), rows.each());
     // SAFETY: as promised by the caller.
     unsafe {
-        let row = |i: usize| Row::new(rows.as_ptr().add(i * row_bytes), n_blocks);
         let mut i = 0;
         while i < products.len() {
             let rest = &mut products[i..];
             macro_rules! blocks {
                 ($rows:literal) => {{
                     let rows = std::array::from_fn(|k| row(i + k));
-                    blocks::<$rows>(group, n_blocks, rows, i == 0, rest);
+                    blocks::<$rows>(group, rows, i == 0, rest);
                     i += $rows;
                 }};
             }
@@ -194,17 +183,11 @@ pub(super) unsafe fn multiply_blocks(
 /// `T` rows; `is_first` as for [`tile`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
-unsafe fn blocks<const T: usize>(
-    group: Group,
-    n_blocks: usize,
-    rows: [Row; T],
-    is_first: bool,
-    products: &mut [[f32; GROUP]],
-) {
+unsafe fn blocks<const T: usize>(group: Weights, rows: [Row; T], is_first: bool, products: &mut [[f32; GROUP]]) {
     // SAFETY: every block lies inside the group and the rows.
     unsafe {
         let mut sums = [_mm512_setzero_ps(); T];
-        for ib in 0..n_blocks {
+        for ib in 0..group.n_blocks {
             if is_first {
                 group.fetch_next(ib);
             }

@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::{LANES, STEP};
+use crate::kernels::halves::sixteen as halves;
 
 /// Rounds to f16 and back.
 ///
@@ -20,13 +21,6 @@ pub(super) unsafe fn round_to_f16(values: &mut [f32]) {
             _mm512_storeu_ps(sixteen.as_mut_ptr(), _mm512_cvtph_ps(half));
         }
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn halves(at: *const u16) -> __m512 {
-    // SAFETY: sixteen halves lie there.
-    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
 }
 
 /// Joins the partial sums of a dot product: four as `GGML_F32x16_REDUCE` does.

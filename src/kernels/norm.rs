@@ -1,10 +1,6 @@
 //! Owns the norms of hidden states: as nodes of ggml, and row by row inside nodes of our own, with the same bits.
 
-use super::context::Tensor;
-use super::cpu::functions;
-use super::node::{NodeRun, row};
-use super::ops::Ops;
-use super::sys;
+use crate::ggml::{NodeRun, Ops, Tensor, less_mean, row};
 
 /// A norm with what belongs to it: tensors f32 \[n\]; inside a node, their places among its sources; or their numbers.
 #[derive(Clone, Copy, Debug)]
@@ -38,20 +34,6 @@ impl<V> Norm<V> {
 }
 
 impl<'g> Ops<'g> {
-    /// The rows of `x`, each divided by its root mean square.
-    #[track_caller]
-    pub fn rms_norm(&self, x: Tensor<'g>, eps: f32) -> Tensor<'g> {
-        // SAFETY: the tensor is alive.
-        self.adopt(unsafe { sys::ggml_rms_norm(self.room(), x.as_ptr(), eps) })
-    }
-
-    /// The rows of `x`, each less its mean and divided by its standard deviation.
-    #[track_caller]
-    pub fn layer_norm(&self, x: Tensor<'g>, eps: f32) -> Tensor<'g> {
-        // SAFETY: the tensor is alive.
-        self.adopt(unsafe { sys::ggml_norm(self.room(), x.as_ptr(), eps) })
-    }
-
     /// The normed rows of `x`.
     #[track_caller]
     pub fn norm(&self, x: Tensor<'g>, norm: Norm<Tensor<'g>>) -> Tensor<'g> {
@@ -81,20 +63,20 @@ impl Norm<&[f32]> {
     pub(super) fn apply(self, x: &[f32], y: &mut [f32]) {
         match self {
             Norm::Rms { weight, eps } => {
-                // Products in f32, the sum in f64, one after the other.
+                // Products in f32, the sum in f64, one after the other: ggml's `ggml_compute_forward_rms_norm_f32`.
                 let sum: f64 = x.iter().map(|v| f64::from(v * v)).sum();
                 let scale = 1.0 / ((sum / x.len() as f64) as f32 + eps).sqrt();
                 for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+                    // Two roundings, as of ggml's two nodes: scale * w first would round otherwise.
                     *y = x * scale * w;
                 }
             }
             Norm::Layer { weight, bias, eps } => {
+                // One after the other in f64, as ggml does: other orders round otherwise once rows are long.
                 let sum: f64 = x.iter().copied().map(f64::from).sum();
                 let mean = sum as f32 / x.len() as f32;
-                assert_eq!(x.len(), y.len());
-                // SAFETY: both hold n numbers.
-                let variance =
-                    unsafe { (functions().ggml_vec_cvar_f32)(x.len() as i32, y.as_mut_ptr(), x.as_ptr(), mean) } as f32;
+                // ggml's own: it adds up in as many lanes as the level in use has.
+                let variance = less_mean(x, mean, y) as f32;
                 let scale = 1.0 / (variance + eps).sqrt();
                 y.iter_mut().zip(weight).for_each(|(y, w)| *y = *y * scale * w);
                 if let Some(bias) = bias {
