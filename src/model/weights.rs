@@ -48,7 +48,7 @@ impl<'p> Loader<'p> {
         // Each device may have its copy of a vector that layers share.
         let builder = StoreBuilder::new(file.tensors().len() + 1 + placement.devices().len());
         let shared = HashMap::new();
-        Loader { file, placement, device: 0, progress, n_sent: 0, shared, builder, weights_bytes: 0 }
+        Loader { file, placement, device: Placement::CPU, progress, n_sent: 0, shared, builder, weights_bytes: 0 }
     }
 
     /// What is loaded from now on goes to the device of a layer.

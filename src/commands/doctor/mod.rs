@@ -154,7 +154,7 @@ fn model_report(file: &File, model: Arc<Model>, params: EngineParams) -> anyhow:
     let Speed { rounds, load } = measure(&model, params)?;
     Ok(ModelReport {
         path: file.path().display().to_string(),
-        embeddings: name(0),
+        embeddings: name(Placement::CPU),
         layers: layers.collect(),
         output: name(placement.of_output()),
         tokens_per_second: rounds.iter().copied().fold(0.0, f64::max),

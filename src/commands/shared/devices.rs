@@ -198,7 +198,7 @@ pub(crate) fn place(
         if args.wants_layers() {
             bail!(Usage("-ngl: there is no device but the CPU\nhint: --list-devices shows what there is".into()));
         }
-        return Ok(Placement::new(devices, Vec::new(), 0));
+        return Ok(Placement::new(devices, Vec::new(), Placement::CPU));
     }
     let fit = |device: &Arc<Device>| {
         let fits = device.memory().map(|memory| needs.fit(memory, params.fuses_attention_on(device)));
@@ -231,10 +231,10 @@ pub(crate) fn place(
         None if fits.iter().any(|&n| n > 0) => fits.iter().map(|&n| n as f64).collect(),
         None => vec![1.0; others.len()],
     };
-    let layers: Vec<usize> = (0..n_layer - wanted).map(|_| 0).chain(spread(wanted, &shares)).collect();
+    let layers: Vec<usize> = (0..n_layer - wanted).map(|_| Placement::CPU).chain(spread(wanted, &shares)).collect();
     // What the head makes is wanted here: of another machine it would come over the network for every token.
     let last = layers.last().copied().filter(|&last| !devices[last].is_remote());
-    Ok(Placement::new(devices, layers, last.unwrap_or(0)))
+    Ok(Placement::new(devices, layers, last.unwrap_or(Placement::CPU)))
 }
 
 /// Spreads `n` layers by shares: the device of each, counted from 1.
@@ -250,8 +250,9 @@ fn spread(n: usize, shares: &[f64]) -> Vec<usize> {
 
 /// A bar for the weights that leave this machine's memory; none where nobody watches.
 pub(crate) fn progress(placement: &Placement, needs: &Needs) -> ProgressBar {
-    let elsewhere = (0..needs.layers.len()).filter(|&il| placement.of_layer(il) > 0).map(|il| needs.layers[il]);
-    let output = if placement.of_output() > 0 { needs.output } else { 0 };
+    let elsewhere =
+        (0..needs.layers.len()).filter(|&il| placement.of_layer(il) != Placement::CPU).map(|il| needs.layers[il]);
+    let output = if placement.of_output() != Placement::CPU { needs.output } else { 0 };
     let total = elsewhere.sum::<u64>() + output;
     let shows = total > 0 && io::stderr().is_terminal();
     let target = if shows { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
@@ -273,7 +274,7 @@ pub(crate) fn ranges(placement: &Placement, n_layer: usize) -> Vec<(Range<usize>
 /// Which device holds what, in one line; none where everything is on the CPU.
 pub(crate) fn summary(placement: &Placement, n_layer: usize) -> Option<String> {
     let ranges = ranges(placement, n_layer);
-    if ranges.iter().all(|(_, device)| *device == 0) {
+    if ranges.iter().all(|(_, device)| *device == Placement::CPU) {
         return None;
     }
     let part = |(range, device): &(Range<usize>, usize)| {

@@ -6,8 +6,10 @@ use std::ops::Range;
 use super::{Executor, steps_of};
 use crate::engine::Error;
 use crate::engine::graph::{GraphKey, Plan};
-use crate::engine::row::Row;
+use crate::engine::row::{KV_STEP, Row};
+use crate::ggml::Device;
 use crate::kernels::Reduction;
+use crate::model::Placement;
 
 impl Executor {
     /// Builds the largest and the smallest graph of every range on devices other than the CPU, and runs a batch on GPUs, which
@@ -15,7 +17,7 @@ impl Executor {
     pub(super) fn rehearse(&mut self) -> Result<(), Error> {
         for range in self.segments(Plan::Whole, 0..self.n_steps()) {
             let device = self.device_at(Plan::Whole, range.start);
-            if device == 0 {
+            if device == Placement::CPU {
                 continue;
             }
             for (n_rows, n_kv) in [(self.params.n_batch, self.cache.n_rows()), (1, self.n_kv(1, device))] {
@@ -85,7 +87,7 @@ impl Executor {
     /// Where rows wait before a step: with the device that ran them so far and goes on with them, or on the CPU.
     pub(super) fn home(&self, plan: Plan, depth: usize) -> usize {
         let before = self.device_at(plan, depth - 1);
-        if before == self.device_at(plan, depth) { before } else { 0 }
+        if before == self.device_at(plan, depth) { before } else { Placement::CPU }
     }
 
     /// The parts of a range of steps that run on one device each.
@@ -96,4 +98,11 @@ impl Executor {
         let starts = [range.start].into_iter().chain(ends.iter().copied());
         starts.zip(ends.iter().copied()).map(|(start, end)| start..end).collect()
     }
+}
+
+/// What cache rows in a graph are rounded up to on a device.
+pub(super) fn kv_step(device: &Device) -> usize {
+    /// ggml's fastest kernels take whole blocks of it.
+    const GPU: usize = 256;
+    if device.is_gpu() { GPU } else { KV_STEP }
 }

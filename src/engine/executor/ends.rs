@@ -5,6 +5,7 @@ use super::{Executor, ROW_BY_ROW};
 use crate::engine::graph::{Feed, GraphKey, Plan, build_embeddings, build_head, graph_size, sketch};
 use crate::engine::{Error, TokenId};
 use crate::kernels::{Reduction, Weight};
+use crate::model::Placement;
 
 impl Executor {
     /// Embeddings of tokens at their positions, made on the CPU: \[n_embd\] each.
@@ -15,8 +16,8 @@ impl Executor {
         let key =
             GraphKey { plan: Plan::Whole, start: 0, end: 0, n_rows, reduction, row_by_row, n_kv: 0, n_out: 0, keep: 0 };
         let model = &self.model;
-        let mut run =
-            self.runners[0].prepare(key, model.graph_size(0), &[model.store()], |g| build_embeddings(g, model, key))?;
+        let mut run = self.runners[Placement::CPU]
+            .prepare(key, model.graph_size(0), &[model.store()], |g| build_embeddings(g, model, key))?;
         let slots = run.slots();
         Feed { tokens: tokens.to_vec(), positions: positions.to_vec(), ..Feed::default() }.fill(&mut run);
         let computed = run.compute()?;

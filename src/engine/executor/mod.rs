@@ -20,8 +20,9 @@ use crate::engine::row::{KV_STEP, Row};
 use crate::engine::{EngineParams, Error, Inputs};
 use crate::ggml::{self, Device, Run, Runner, Slot};
 use crate::kernels::{Reduction, Weight};
-use crate::model::{Cache, LayerStep, Model, ValueLayout};
+use crate::model::{Cache, LayerStep, Model, Placement, ValueLayout};
 use crate::plan::layers_of;
+use devices::kv_step;
 use not_finite::first_not_finite;
 
 /// What a row has at full depth.
@@ -89,7 +90,7 @@ impl Executor {
         let mut placed = Vec::new();
         for probe in self.params.probes.iter().filter(|probe| probe.depth < self.n_steps()) {
             let device = self.home(Plan::Whole, probe.depth);
-            if device > 0 {
+            if device != Placement::CPU {
                 let norm = self.model.config().final_norm();
                 let on = &self.model.placement().devices()[device];
                 placed.push(Placed::new(probe, norm, device, on)?);
@@ -199,7 +200,8 @@ impl Executor {
 
     /// Whether rows of [`Reduction::Decode`] have to be run row by row to come out as each alone would.
     fn runs_row_by_row(&self, device: usize) -> bool {
-        let is_cpu = device == 0 && self.masked_rows.is_empty() && self.model.adds_rows_up_alike(&self.cache);
+        let is_cpu =
+            device == Placement::CPU && self.masked_rows.is_empty() && self.model.adds_rows_up_alike(&self.cache);
         // On a GPU that would cost more than rows beside each other gain.
         !is_cpu && !self.model.placement().devices()[device].is_gpu()
     }
@@ -285,7 +287,7 @@ impl Executor {
         sees_all: bool,
     ) -> GraphKey {
         let (n_rows, device) = (batch.len(), self.device_at(plan, range.start));
-        let by_position = device == 0 && sees_all && self.model.masks_by_position(&self.cache);
+        let by_position = device == Placement::CPU && sees_all && self.model.masks_by_position(&self.cache);
         let n_kv = if by_position { 0 } else { self.n_kv(n_seen(rows, batch), device) };
         let reduction = rows[batch[0]].reduction; // of all of them
         let row_by_row =
@@ -390,7 +392,7 @@ impl Executor {
         let GraphKey { plan, start, end, n_out, .. } = key;
         let device = self.device_at(plan, start);
         let from = match start {
-            0 if device == 0 => RowsFrom::Tokens,
+            0 if device == Placement::CPU => RowsFrom::Tokens,
             0 => RowsFrom::Host,
             _ if self.home(plan, start) == device => RowsFrom::Waiting,
             _ => RowsFrom::Host,
@@ -459,13 +461,6 @@ fn cache(model: &Model, params: &EngineParams) -> Result<Cache, Error> {
         ggml::Error::OutOfMemory { .. } => Error::CacheMemory { n_ctx: params.n_seq * params.n_ctx, source: error },
         other => other.into(),
     })
-}
-
-/// What cache rows in a graph are rounded up to on a device.
-fn kv_step(device: &Device) -> usize {
-    /// ggml's fastest kernels take whole blocks of it.
-    const GPU: usize = 256;
-    if device.is_gpu() { GPU } else { KV_STEP }
 }
 
 /// Where the hidden state of a row waits between two ranges.
