@@ -1,5 +1,5 @@
-//! Safe ggml: contexts and tensor handles, operations, stores of data, graphs, the devices that run them. Raw bindings and
-//! devices' own code stay in here; what computes nodes of our own lies in [`crate::kernels`], which ggml knows nothing of.
+//! Safe ggml: contexts and tensor handles, operations, stores of data, graphs, the devices that run them. Raw bindings
+//! and devices' own code stay in here; what computes nodes of our own lies in `kernels`, which ggml knows nothing of.
 //!
 //! Objects own and drop; tensors are `Copy` handles that
 //! borrow from their owner; a wrong shape panics at the caller's line before ggml could abort the process.

@@ -75,8 +75,8 @@ impl<'g> Ops<'g> {
         Ops { ctx, nodes, watch, row_by_row: false, sums_f32: false }
     }
 
-    /// Operations that add up every row as if it were alone: ggml's kernels for several rows add up in other orders than those
-    /// for one. Each row takes up to [`Ops::TENSORS_ROW_BY_ROW`] times the tensors of a graph.
+    /// Operations that add up every row as if it were alone: ggml's kernels for several rows add up in other orders
+    /// than those for one. Each row takes up to [`Ops::TENSORS_ROW_BY_ROW`] times the tensors of a graph.
     pub fn row_by_row(self) -> Ops<'g> {
         Ops { row_by_row: true, ..self }
     }
@@ -85,8 +85,8 @@ impl<'g> Ops<'g> {
     /// operation, and the joining of its result with the others'.
     pub const TENSORS_ROW_BY_ROW: usize = 4;
 
-    /// Bound on the tensors that an observed graph has more for each tensor that there would be otherwise: what is recorded, and
-    /// a norm with its weight and bias before it.
+    /// Bound on the tensors that an observed graph has more for each tensor that there would be otherwise: what is
+    /// recorded, and a norm with its weight and bias before it.
     pub const TENSORS_OBSERVED: usize = 4;
 
     /// Whether somebody observes the graph.
@@ -94,8 +94,8 @@ impl<'g> Ops<'g> {
         self.watch.is_some()
     }
 
-    /// Computes numbers of an observed graph at this place in the order, and keeps them readable after the run under a name, with
-    /// the number of rows that they are about.
+    /// Computes numbers of an observed graph at this place in the order, and keeps them readable after the run under a
+    /// name, with the number of rows that they are about.
     #[track_caller]
     pub(crate) fn record(&self, name: String, n_rows: usize, numbers: Tensor<'g>) {
         self.watch.expect("only an observed graph records").record(name, n_rows, numbers);
@@ -128,8 +128,8 @@ impl<'g> Ops<'g> {
         self.ctx.tensor(dtype, shape)
     }
 
-    /// Matrix product: `a` is \[k, m\], `x` is \[k, n\]; the result is \[m, n\]. Heads in dimension 2 of `a` are shared by
-    /// equal groups of heads of `x`.
+    /// Matrix product: `a` is \[k, m\], `x` is \[k, n\]; the result is \[m, n\]. Heads in dimension 2 of `a` are shared
+    /// by equal groups of heads of `x`.
     #[track_caller]
     pub fn mul_mat(&self, a: Tensor<'g>, x: Tensor<'g>) -> Tensor<'g> {
         let ([a0, _, a2, a3], [x0, _, x2, x3]) = (a.shape(), x.shape());
@@ -144,7 +144,8 @@ impl<'g> Ops<'g> {
         if self.sums_f32 { add_up_in_f32(product) } else { product }
     }
 
-    /// [`Ops::mul_mat`], added up in f32 where a device would take less for matrices of f16: scores of attention may be large.
+    /// [`Ops::mul_mat`], added up in f32 where a device would take less for matrices of f16: scores of attention may be
+    /// large.
     #[track_caller]
     pub fn mul_mat_f32(&self, a: Tensor<'g>, x: Tensor<'g>) -> Tensor<'g> {
         Ops { sums_f32: true, ..*self }.mul_mat(a, x)
@@ -199,8 +200,8 @@ impl<'g> Ops<'g> {
     pub fn activation(&self, activation: Activation, x: Tensor<'g>) -> Tensor<'g> {
         assert!(!activation.is_gated() || x.shape()[0].is_multiple_of(2), "{activation:?}: {x:?} has no two halves");
         let (room, x) = (self.room(), x.as_ptr());
-        // SAFETY: the tensor is alive, and its rows split evenly where they have to. `ggml_gelu` would be the approximation by
-        // tanh, from a table in f16.
+        // SAFETY: the tensor is alive, and its rows split evenly where they have to. `ggml_gelu` would be the
+        // approximation by tanh, from a table in f16.
         self.adopt(unsafe {
             match activation {
                 Activation::Swiglu => sys::ggml_swiglu(room, x),
@@ -271,8 +272,8 @@ impl<'g> Ops<'g> {
         self.adopt(unsafe { sys::ggml_get_rows(self.room(), a.as_ptr(), rows.as_ptr()) })
     }
 
-    /// Writes `b` f32 \[k, n\] into the rows `rows` i64 \[n\] of `a` \[k, m\], converting to the type of `a`. The result is
-    /// a view of `a`; it takes effect only once it is part of the graph.
+    /// Writes `b` f32 \[k, n\] into the rows `rows` i64 \[n\] of `a` \[k, m\], converting to the type of `a`. The
+    /// result is a view of `a`; it takes effect only once it is part of the graph.
     #[track_caller]
     pub fn set_rows(&self, a: Tensor<'g>, b: Tensor<'g>, rows: Tensor<'g>) -> Tensor<'g> {
         assert_eq!((b.dtype(), rows.dtype()), (DType::F32, DType::I64), "set_rows: f32 rows at i64 places");
@@ -306,8 +307,8 @@ impl<'g> Ops<'g> {
         self.adopt(unsafe { sys::ggml_soft_max_ext(self.room(), x.as_ptr(), std::ptr::null_mut(), 1.0, 0.0) })
     }
 
-    /// softmax(q k^T * scale + mask) v in one operation. `q` \[head, t, n_head\], `k` and `v` \[head, n_kv, n_head_kv\],
-    /// `mask` f16 \[n_kv, t\]; the result is \[head_v, n_head, t\].
+    /// softmax(q k^T * scale + mask) v in one operation. `q` \[head, t, n_head\], `k` and `v` \[head, n_kv,
+    /// n_head_kv\], `mask` f16 \[n_kv, t\]; the result is \[head_v, n_head, t\].
     #[track_caller]
     pub fn flash_attn(
         &self,
@@ -403,8 +404,8 @@ fn add_up_in_f32(node: Tensor<'_>) -> Tensor<'_> {
     node
 }
 
-/// Whether ggml's kernel of a processor multiplies such a matrix by several rows in another order than by one (its tinyBLAS
-/// does).
+/// Whether ggml's kernel of a processor multiplies such a matrix by several rows in another order than by one (its
+/// tinyBLAS does).
 pub(crate) fn adds_rows_up_together(dtype: DType) -> bool {
     use DType::{BF16, F16, F32, IQ4_NL, Q4_0, Q5_0, Q8_0};
     matches!(dtype, F32 | F16 | BF16 | Q8_0 | Q4_0 | Q5_0 | IQ4_NL)

@@ -25,8 +25,9 @@ struct Memory {
     arenas: Vec<MmapMut>,
 }
 
-// SAFETY: a tensor's data is written by the `StoreBuilder` before the tensor is handed out, or by whoever alone runs graphs on
-// it (a sequence, which is `&mut` while it does). The builder alone adds to the context, which others only compare with.
+// SAFETY: a tensor's data is written by the `StoreBuilder` before the tensor is handed out, or by whoever alone runs
+// graphs on it (a sequence, which is `&mut` while it does). The builder alone adds to the context, which others only
+// compare with.
 unsafe impl Send for Store {}
 // SAFETY: see above.
 unsafe impl Sync for Store {}
@@ -116,7 +117,8 @@ impl StoreBuilder {
         self.device.is_none()
     }
 
-    /// A tensor whose bytes `content` gives, in the device's memory. As a matrix to multiply by it keeps the type that it has.
+    /// A tensor whose bytes `content` gives, in the device's memory. As a matrix to multiply by it keeps the type that
+    /// it has.
     pub fn add_content(
         &mut self,
         name: &str,
@@ -166,8 +168,8 @@ impl StoreBuilder {
         Some(tensor)
     }
 
-    /// A matrix to multiply by, its rows in `parts` one after the other. Where ggml has a layout of its own for such matrices on
-    /// this processor, they are stored in it.
+    /// A matrix to multiply by, its rows in `parts` one after the other. Where ggml has a layout of its own for such
+    /// matrices on this processor, they are stored in it.
     pub fn add_matrix(
         &mut self,
         name: &str,
@@ -189,7 +191,8 @@ impl StoreBuilder {
         cpu::repack_buffer_type(dtype, shape).is_some()
     }
 
-    /// A tensor of bytes in large pages of this process's memory, which `fill` writes: for what is read from end to end.
+    /// A tensor of bytes in large pages of this process's memory, which `fill` writes: for what is read from end to
+    /// end.
     pub fn add_in_large_pages(
         &mut self,
         name: &str,
@@ -250,8 +253,8 @@ impl StoreBuilder {
         }
     }
 
-    /// Memory in large pages where the system has them: weights are read from end to end for every token, and each page costs a
-    /// look-up.
+    /// Memory in large pages where the system has them: weights are read from end to end for every token, and each page
+    /// costs a look-up.
     fn place(&mut self, bytes: usize) -> Result<(*mut u8, usize), Error> {
         /// Untouched memory costs nothing, so a small model may leave most of it.
         const ARENA_BYTES: usize = 256 << 20;

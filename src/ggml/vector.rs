@@ -1,5 +1,5 @@
-//! ggml's functions of vectors at the level in use, for nodes of our own: what they compute comes out as in ggml's nodes, to the
-//! bit.
+//! ggml's functions of vectors at the level in use, for nodes of our own: what they compute comes out as in ggml's
+//! nodes, to the bit.
 
 use super::isa::functions;
 

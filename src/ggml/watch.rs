@@ -31,8 +31,8 @@ impl Watch {
 
     pub(super) fn record(&self, name: String, n_rows: usize, numbers: Tensor<'_>) {
         let raw = numbers.as_ptr();
-        // SAFETY: graph and tensor are alive; the graph has as many nodes as its context has tensors. Expanded here, so that
-        // what is observed need not be kept until the graph ends.
+        // SAFETY: graph and tensor are alive; the graph has as many nodes as its context has tensors. Expanded here, so
+        // that what is observed need not be kept until the graph ends.
         unsafe {
             sys::ggml_set_output(raw);
             sys::ggml_build_forward_expand(self.graph.as_ptr(), raw);

@@ -1,4 +1,5 @@
-//! Owns the multiplication by weight matrices, with what comes right before and after it: where the weight is packed, norm, bias, residual and activation are part of the one node, so that threads meet once instead of up to six times.
+//! Owns the multiplication by weight matrices, with what comes right before and after it: where the weight is packed,
+//! norm, bias, residual and activation are part of the one node, so that threads meet once instead of up to six times.
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 use std::sync::LazyLock;
@@ -169,6 +170,7 @@ impl Node for Multiply {
     fn run(&self, run: &NodeRun<'_>) {
         let n_rows = run.dst().shape()[1];
         let row_bytes = self.packing.activation_bytes();
+        // Held to the end of the node: the rows lie in it where no node before prepared them.
         let mut scratch = Scratch::take();
         // SAFETY: the graph runs this node after its sources, which nothing writes meanwhile.
         let prepared = unsafe {
@@ -188,7 +190,8 @@ impl Node for Multiply {
         let group = |g: usize| &packed[g * self.packing.group_bytes()..][..self.packing.group_bytes()];
         let is_gated = self.activation.is_some_and(Activation::is_gated);
         let n_units = if is_gated { self.packing.n_groups() / 2 } else { self.packing.n_groups() };
-        // Gate g and up g are the products of groups g and g + n_units: both are at hand when the activation is computed.
+        // Gate g and up g are the products of groups g and g + n_units: both are at hand when the activation is
+        // computed.
         let mut products = [[0.0; GROUP]; ROWS];
         let mut gated = [[0.0; GROUP]; ROWS];
         for (i, rows) in prepared.chunks(ROWS * row_bytes).enumerate() {
@@ -215,8 +218,8 @@ impl Multiply {
         let first = unit * GROUP;
         // The last group may have fewer rows than sixteen; its other products are of zeros.
         let n = GROUP.min(n_dst - first);
-        // SAFETY: the sources lie where `Ops::packed` put them, with their shapes checked there; this thread alone writes
-        // these results.
+        // SAFETY: the sources lie where `Ops::packed` put them, with their shapes checked there; this thread alone
+        // writes these results.
         unsafe {
             if let Some(bias) = self.bias {
                 let bias = row(run.source(bias), 0);

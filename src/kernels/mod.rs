@@ -1,9 +1,9 @@
-//! Nodes of our own for the processor, which ggml's threads call: multiplication by packed weights with what stands around it,
-//! attention, norms, the best rows of an output head, and sums of what enters a multiplication.
+//! Nodes of our own for the processor, which ggml's threads call: multiplication by packed weights with what stands
+//! around it, attention, norms, the best rows of an output head, and sums of what enters a multiplication.
 //!
-//! Each node gives what ggml's nodes for the same give, to the bit, and says in its file in which order ggml adds up. A kernel is
-//! chosen once, by the level of instructions in use ([`crate::ggml::isa()`]). ggml knows nothing of this module: it calls what was put into
-//! a graph, and keeps bytes that were packed here as bytes.
+//! Each node gives what ggml's nodes for the same give, to the bit, and says in its file in which order ggml adds up. A
+//! kernel is chosen once, by the level of instructions in use ([`crate::ggml::isa()`]). ggml knows nothing of this
+//! module: it calls what was put into a graph, and keeps bytes that were packed here as bytes.
 #![allow(unsafe_code)]
 
 mod attention;

@@ -12,7 +12,8 @@ pub enum Norm<V> {
         /// Added to the mean of the squares.
         eps: f32,
     },
-    /// Each row less its mean, divided by its standard deviation (arXiv 1607.06450, eq. 3), times the weight, plus the bias.
+    /// Each row less its mean, divided by its standard deviation (arXiv 1607.06450, eq. 3), times the weight, plus the
+    /// bias.
     Layer {
         /// Multiplies.
         weight: V,

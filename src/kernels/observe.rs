@@ -29,13 +29,15 @@ impl<'r, S: Copy> Computed<'r, S> {
 }
 
 impl<'g> Ops<'g> {
-    /// Where the graph is observed, sums over what `weight` is about to be multiplied by: `x`, normed first where there is a norm.
+    /// Where the graph is observed, sums over what `weight` is about to be multiplied by: `x`, normed first where there
+    /// is a norm.
     #[track_caller]
     pub(super) fn observe(&self, weight: Tensor<'g>, x: Tensor<'g>, norm: Option<Norm<Tensor<'g>>>) {
         if !self.is_observed() {
             return;
         }
-        // The norm is computed twice then, here and in the multiplication's node: what is measured is what runs unobserved.
+        // The norm is computed twice then, here and in the multiplication's node: what is measured is what runs
+        // unobserved.
         let x = norm.map_or(x, |norm| self.norm(x, norm));
         let [n_in, n_rows, ..] = x.shape();
         assert_eq!((x.dtype(), x.strides()[0]), (DType::F32, size_of::<f32>()), "observe: {x:?}");

@@ -1,5 +1,5 @@
-//! Memory of the threads that compute, kept from node to node: a decode step runs hundreds of nodes, and an allocation in each
-//! would cost more than some of them compute.
+//! Memory of the threads that compute, kept from node to node: a decode step runs hundreds of nodes, and an allocation
+//! in each would cost more than some of them compute.
 
 use std::cell::RefCell;
 

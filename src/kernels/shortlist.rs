@@ -1,5 +1,5 @@
-//! Owns the output head that computes the best logits only: a low-bit copy of it says which rows may be best, and those are
-//! multiplied exactly. It reads half of the bytes.
+//! Owns the output head that computes the best logits only: a low-bit copy of it says which rows may be best, and those
+//! are multiplied exactly. It reads half of the bytes.
 
 use super::linear::{Sources, prepare};
 use super::norm::Norm;
@@ -29,9 +29,10 @@ impl Weight {
 }
 
 impl<'g> Ops<'g> {
-    /// The products of the rows of `weight` \[n_in, n_out\] with `x` f32 \[n_in, t\], normed first where there is a norm, that may be the largest, and
-    /// -inf in place of the others: f32 \[n_out, t\]. `sketch` is the weight's low-bit copy; `keep` groups of sixteen
-    /// neighbouring rows are computed, those in which a row of the copy gives the largest products.
+    /// The products of the rows of `weight` \[n_in, n_out\] with `x` f32 \[n_in, t\], normed first where there is a
+    /// norm, that may be the largest, and -inf in place of the others: f32 \[n_out, t\]. `sketch` is the weight's
+    /// low-bit copy; `keep` groups of sixteen neighbouring rows are computed, those in which a row of the copy gives
+    /// the largest products.
     #[track_caller]
     pub fn shortlist(
         &self,
@@ -68,6 +69,7 @@ unsafe fn prepared<'s>(
     norm: Option<Norm<usize>>,
     scratch: &'s mut Scratch,
 ) -> &'s [u8] {
+    // Every thread prepares the row for itself, which is quicker than to wait for another: a shortlist has few rows.
     let place = scratch.bytes(packing.activation_bytes());
     // SAFETY: the graph runs the node after its sources, whose shapes `Ops::shortlist` checked.
     unsafe { prepare(packing, row(run.source(1), i), norm.map(|norm| norm.read(run)), place) };

@@ -1,5 +1,5 @@
-//! Owns weight matrices: where one lies and how it is packed. On the CPU a matrix is packed where this processor has a kernel for
-//! its type, lies in a layout of ggml's own where ggml has one, and stays as it is in the file otherwise.
+//! Owns weight matrices: where one lies and how it is packed. On the CPU a matrix is packed where this processor has a
+//! kernel for its type, lies in a layout of ggml's own where ggml has one, and stays as it is in the file otherwise.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ pub struct Weight {
 }
 
 impl Weight {
-    /// A matrix for the CPU, its rows in `parts` one after the other, in the fastest layout that there is for it: the tensor may
-    /// have a type and shape of its own.
+    /// A matrix for the CPU, its rows in `parts` one after the other, in the fastest layout that there is for it: the
+    /// tensor may have a type and shape of its own.
     ///
     /// # Errors
     /// Without memory for it.

@@ -1,5 +1,5 @@
-//! Owns the processor as a device: ggml's backend for it with a pool of threads, and the buffer types that weights for it may
-//! lie in.
+//! Owns the processor as a device: ggml's backend for it with a pool of threads, and the buffer types that weights for
+//! it may lie in.
 
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +12,8 @@ use crate::ggml::{Error, sys};
 /// The processor, used by one caller at a time.
 pub(super) struct Cpu(Mutex<Backend>);
 
-/// ggml's backend with a pool of threads that lives as long: without an attached pool, ggml starts threads anew for every graph.
+/// ggml's backend with a pool of threads that lives as long: without an attached pool, ggml starts threads anew for
+/// every graph.
 struct Backend {
     raw: NonNull<sys::ggml_backend>,
     pool: NonNull<sys::ggml_threadpool>,

@@ -1,7 +1,7 @@
 //! Owns what CUDA alone has: its runtime and driver, and the library that its GPUs cannot be used without.
 //!
-//! The runtime is linked statically and finds out by itself that there is no driver; cuBLAS is looked for when a GPU is there
-//! (vendor/cublas_lazy.c). So a program built for CUDA starts on any machine.
+//! The runtime is linked statically and finds out by itself that there is no driver; cuBLAS is looked for when a GPU is
+//! there (vendor/cublas_lazy.c). So a program built for CUDA starts on any machine.
 
 use std::ffi::{CStr, c_char};
 

@@ -1,5 +1,5 @@
-//! Owns the GPUs of this machine, whichever part of ggml knows them: a registry is a line in [`REGISTRIES`]. Refuses to use a GPU
-//! without the libraries that it needs.
+//! Owns the GPUs of this machine, whichever part of ggml knows them: a registry is a line in [`REGISTRIES`]. Refuses to
+//! use a GPU without the libraries that it needs.
 
 use std::ffi::CStr;
 use std::ptr::NonNull;

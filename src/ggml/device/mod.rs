@@ -1,5 +1,5 @@
-//! Owns what a device is: something that computes graphs, with the memory that they read. The CPU, the GPUs that some registry of
-//! ggml's knows, and devices of other machines. Refuses to run two graphs of one device at once.
+//! Owns what a device is: something that computes graphs, with the memory that they read. The CPU, the GPUs that some
+//! registry of ggml's knows, and devices of other machines. Refuses to run two graphs of one device at once.
 
 pub(super) mod cpu;
 #[cfg(feature = "cuda")]
@@ -101,7 +101,8 @@ impl Device {
         (total > 0).then_some(Memory { free, total })
     }
 
-    /// Whether it is this machine's processor: the one that runs nodes of our own, and reads and writes this process's memory.
+    /// Whether it is this machine's processor: the one that runs nodes of our own, and reads and writes this process's
+    /// memory.
     pub fn is_cpu(&self) -> bool {
         matches!(self.kind, Kind::Cpu(_))
     }
@@ -170,8 +171,8 @@ impl Device {
         assert_eq!(bytes.len(), tensor.nbytes(), "input {tensor:?}");
         let (raw, data) = (tensor.as_ptr(), bytes.as_ptr().cast());
         match &self.kind {
-            // In the stream that the graph runs in, so that nobody waits for the copy. CUDA has taken the bytes when the call
-            // returns: they lie in pageable memory. A registry that reads them later would have to wait here.
+            // In the stream that the graph runs in, so that nobody waits for the copy. CUDA has taken the bytes when
+            // the call returns: they lie in pageable memory. A registry that reads them later would have to wait here.
             Kind::Gpu(gpu) => gpu.with(|backend| {
                 // SAFETY: backend and tensor are alive, and the tensor has data of exactly this size on this device.
                 unsafe { sys::ggml_backend_tensor_set_async(backend.as_ptr(), raw, data, 0, bytes.len()) }

@@ -30,6 +30,7 @@ pub(super) unsafe fn round_to_f16(values: &mut [f32]) {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn join<const CHAINS: usize>(parts: &[__m256; CHAINS]) -> __m256 {
+    // Second half onto first, then neighbours of what is left: pairs in any other order round otherwise.
     match parts[..] {
         [a, b, c, d] => _mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d)),
         _ => parts[0],
@@ -50,7 +51,8 @@ fn sums<const CHAINS: usize>(x: &[__m256; WIDTH]) -> __m256 {
     _mm256_hadd_ps(_mm256_hadd_ps(fours[0], fours[1]), _mm256_hadd_ps(fours[2], fours[3]))
 }
 
-/// Adds the products of `STEP` halves from `at` on with those floats of `R` rows, `stride` apart, to the parts of each row.
+/// Adds the products of `STEP` halves from `at` on with those floats of `R` rows, `stride` apart, to the parts of each
+/// row.
 ///
 /// # Safety
 /// The processor has AVX2, FMA and F16C; everything lies inside.
@@ -65,8 +67,10 @@ unsafe fn add_step<const R: usize, const CHAINS: usize>(
     for j in 0..STEP / WIDTH {
         // SAFETY: the caller promises `STEP` halves and as many floats of each row.
         unsafe {
+            // Made floats once for all rows.
             let x = halves(at.add(j * WIDTH));
             for r in 0..R {
+                // Register j goes to chain j of its step, as ggml's does.
                 let row = _mm256_loadu_ps(rows.add(r * stride + j * WIDTH));
                 let part = &mut parts[r][j % CHAINS];
                 *part = _mm256_fmadd_ps(row, x, *part);
@@ -77,12 +81,12 @@ unsafe fn add_step<const R: usize, const CHAINS: usize>(
 
 /// In both products below, a sum runs in `CHAINS` chains of eight lanes each.
 ///
-/// Scores of `R` queries with the first `n_seen` keys: `scores` holds a row of `n_scores` per query. Scores up to the next
-/// multiple of eight are written too; those of `skip` (whole steps) are not.
+/// Scores of `R` queries with the first `n_seen` keys: `scores` holds a row of `n_scores` per query. Scores up to the
+/// next multiple of eight are written too; those of `skip` (whole steps) are not.
 ///
 /// # Safety
-/// The processor has AVX2, FMA and F16C. `keys` has `n_seen` rows, `stride` halves apart; the queries have a multiple of 64
-/// elements.
+/// The processor has AVX2, FMA and F16C. `keys` has `n_seen` rows, `stride` halves apart; the queries have a multiple
+/// of 64 elements.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
     queries: &[f32],
@@ -96,11 +100,14 @@ pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
     let head = queries.len() / R;
     debug_assert!(scores.len() == R * n_scores && n_seen.next_multiple_of(WIDTH) <= n_scores);
     for first in (0..n_seen).step_by(WIDTH).filter(|first| !skip.iter().any(|skip| skip.contains(first))) {
+        // Eight keys, each summed up in a register of its own; their lanes are joined for all eight in one go. Not
+        // filled with zeros first: every lane is written below.
         let mut totals: [[MaybeUninit<__m256>; WIDTH]; R] = [[const { MaybeUninit::uninit() }; WIDTH]; R];
         for lane in 0..WIDTH {
             let mut parts = [[_mm256_setzero_ps(); CHAINS]; R];
             for step in (0..head).step_by(STEP) {
-                // SAFETY: rows beyond the last key read the last key again; all else lies inside as the caller promised.
+                // SAFETY: rows beyond the last key read the last key again; all else lies inside as the caller
+                // promised.
                 unsafe {
                     let key = keys.add((first + lane).min(n_seen - 1) * stride);
                     add_step(&mut parts, key.add(step), queries.as_ptr().add(step), head);
@@ -124,8 +131,8 @@ pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
 /// sixteen columns from `d` on. Weights of `skip` (whole steps) are zero and not looked at.
 ///
 /// # Safety
-/// The processor has AVX2, FMA and F16C. `values` has `n_columns` columns (a multiple of sixteen) of at least `n_weights`
-/// halves, `stride` halves apart.
+/// The processor has AVX2, FMA and F16C. `values` has `n_columns` columns (a multiple of sixteen) of at least
+/// `n_weights` halves, `stride` halves apart.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn mix<const R: usize, const CHAINS: usize>(
     weights: &[f32],
@@ -139,6 +146,7 @@ pub(super) unsafe fn mix<const R: usize, const CHAINS: usize>(
     debug_assert!(weights.len() == R * n_weights);
     for d in (0..n_columns).step_by(LANES) {
         let mut out = [[0.0; LANES]; R];
+        // Sixteen columns, as with AVX-512, so that who takes them needs not know how wide registers are.
         for half in [0, WIDTH] {
             let mut totals: [[MaybeUninit<__m256>; WIDTH]; R] = [[const { MaybeUninit::uninit() }; WIDTH]; R];
             for lane in 0..WIDTH {

@@ -27,6 +27,7 @@ pub(super) unsafe fn round_to_f16(values: &mut [f32]) {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn join<const CHAINS: usize>(parts: &[__m512; CHAINS]) -> __m512 {
+    // Second half onto first, then neighbours of what is left: pairs in any other order round otherwise.
     match parts[..] {
         [a, b, c, d] => _mm512_add_ps(_mm512_add_ps(a, c), _mm512_add_ps(b, d)),
         _ => parts[0],
@@ -49,6 +50,7 @@ fn sums(x: &[__m512; LANES]) -> __m512 {
         let (a, b) = (fours[2 * i], fours[2 * i + 1]);
         _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xee>(a, b))
     });
+    // The same pairs as in sixteen reductions one by one, with half of their shuffles and a quarter of their additions.
     let [a, b] = twos;
     let ones = _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b));
     // The sums of registers 4a + b now lie in lane 4b + a.
@@ -58,11 +60,12 @@ fn sums(x: &[__m512; LANES]) -> __m512 {
 
 /// In both products below, a sum runs in `CHAINS` chains of sixteen lanes each.
 ///
-/// Scores of `R` queries with the first `n_seen` keys: `scores` holds a row of `n_scores` per query. Scores up to the next
-/// multiple of sixteen are written too; those of `skip` (whole steps) are not.
+/// Scores of `R` queries with the first `n_seen` keys: `scores` holds a row of `n_scores` per query. Scores up to the
+/// next multiple of sixteen are written too; those of `skip` (whole steps) are not.
 ///
 /// # Safety
-/// The processor has AVX-512 F. `keys` has `n_seen` rows, `stride` halves apart; the queries have a multiple of 64 elements.
+/// The processor has AVX-512 F. `keys` has `n_seen` rows, `stride` halves apart; the queries have a multiple of 64
+/// elements.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
     queries: &[f32],
@@ -78,6 +81,8 @@ pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
     // SAFETY: rows beyond the last key read the last key again; all else lies inside as the caller promised.
     unsafe {
         for first in (0..n_seen).step_by(LANES).filter(|first| !skip.iter().any(|skip| skip.contains(first))) {
+            // Sixteen keys, each summed up in a register of its own; their lanes are joined for all sixteen in one go.
+            // Not filled with zeros first: every lane is written below.
             let mut totals: [[MaybeUninit<__m512>; LANES]; R] = [[const { MaybeUninit::uninit() }; LANES]; R];
             for lane in 0..LANES {
                 let key = keys.add((first + lane).min(n_seen - 1) * stride);
@@ -85,6 +90,7 @@ pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
                 for step in (0..head).step_by(STEP) {
                     for j in 0..4 {
                         let at = step + j * LANES;
+                        // Made floats once for all rows.
                         let k = halves(key.add(at));
                         for r in 0..R {
                             let q = _mm512_loadu_ps(queries.as_ptr().add(r * head + at));
@@ -108,8 +114,8 @@ pub(super) unsafe fn scores<const R: usize, const CHAINS: usize>(
 /// sixteen columns from `d` on. Weights of `skip` (whole steps) are zero and not looked at.
 ///
 /// # Safety
-/// The processor has AVX-512 F. `values` has `n_columns` columns (a multiple of sixteen) of at least `n_weights` halves,
-/// `stride` halves apart.
+/// The processor has AVX-512 F. `values` has `n_columns` columns (a multiple of sixteen) of at least `n_weights`
+/// halves, `stride` halves apart.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn mix<const R: usize, const CHAINS: usize>(
     weights: &[f32],

@@ -1,10 +1,10 @@
 //! Owns causal attention over a cache as one node, where the processor has a kernel for it: scores, softmax and the
 //! mixing of values for a few rows of one head at a time, without a word to other threads.
 //!
-//! Every number is rounded and added as in ggml's nodes (`mul_mat` of f16, `soft_max`, `mul_mat` of f16), so the results
-//! are the same to the bit. ggml adds up in one order for a single row and in another for several ([`Reduction`]): on small
-//! models that alone moves the most probable token at 2 of 100 places, so the order is chosen here, not by the number of
-//! rows.
+//! Every number is rounded and added as in ggml's nodes (`mul_mat` of f16, `soft_max`, `mul_mat` of f16), so the
+//! results are the same to the bit. ggml adds up in one order for a single row and in another for several
+//! ([`Reduction`]): on small models that alone moves the most probable token at 2 of 100 places, so the order is chosen
+//! here, not by the number of rows.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -58,6 +58,7 @@ pub struct Heads {
 impl Heads {
     /// Whether [`Ops::attention`] has a kernel for them on this processor.
     pub fn has_kernel(&self, type_k: DType, type_v: DType) -> bool {
+        // Keys are taken a step at a time and values a register of columns at a time, both without a rest.
         let fits = self.head_dim_k.is_multiple_of(STEP) && self.head_dim_v.is_multiple_of(LANES);
         fits && type_k == DType::F16 && type_v == DType::F16 && Lanes::in_use().is_some()
     }
@@ -73,6 +74,8 @@ enum Lanes {
 impl Lanes {
     /// None where there is no kernel.
     fn in_use() -> Option<Lanes> {
+        // By what ggml was compiled with, not by what the processor has: the sums of one order are not those of the
+        // other.
         if was_compiled_with("avx512f") {
             return Some(Lanes::Sixteen);
         }
@@ -81,10 +84,10 @@ impl Lanes {
 }
 
 impl<'g> Ops<'g> {
-    /// Attention of the queries `q` f32 \[head_k, n_head, t\] to the cached keys `k` f16 \[head_k * n_head_kv, n\] and values
-    /// `v` f16 \[n, head_v * n_head_kv\] (by column): row i sees the rows from `sees`\[0, i\] to
-    /// `sees`\[3, i\], both included, except those from `sees`\[1, i\] to before `sees`\[2, i\] (i32 \[4, t\]). The result is \[head_v * n_head, t\]. For
-    /// heads with a kernel only.
+    /// Attention of the queries `q` f32 \[head_k, n_head, t\] to the cached keys `k` f16 \[head_k * n_head_kv, n\] and
+    /// values `v` f16 \[n, head_v * n_head_kv\] (by column): row i sees the rows from `sees`\[0, i\] to `sees`\[3, i\],
+    /// both included, except those from `sees`\[1, i\] to before `sees`\[2, i\] (i32 \[4, t\]). The result is \[head_v
+    /// * n_head, t\]. For heads with a kernel only.
     #[track_caller]
     pub fn attention(
         &self,
@@ -131,6 +134,7 @@ impl Node for Attention {
         let sees = run.source(3);
         // SAFETY: the graph runs this node after its sources; `Ops::attention` checked that there are four of each row.
         let seen: &[[i32; 4]] = unsafe { std::slice::from_raw_parts(sees.data().cast(), t) };
+        // One for all tiles of this thread: each writes all of it that it reads.
         let mut scratch = Scratch::take();
         // Later rows see more: tiles alternate between the threads.
         for unit in run.alternate(self.heads.n_head * n_tiles) {
@@ -170,9 +174,10 @@ impl Attention {
         let lanes = self.lanes;
         let kv_head = head / (n_head / n_head_kv);
         let ([q, k, v], dst) = ([0, 1, 2].map(|i| run.source(i)), run.dst());
-        // SAFETY: the graph runs this node after its sources, whose shapes `Ops::attention` checked; the rows seen are rows
-        // of the cache; this thread alone writes these rows of this head.
+        // SAFETY: the graph runs this node after its sources, whose shapes `Ops::attention` checked; the rows seen are
+        // rows of the cache; this thread alone writes these rows of this head.
         unsafe {
+            // Indices are not negative: the engine makes them of places in the cache.
             let ranges = |r: usize| sees[first + r].map(|at| at as usize);
             let seen: [usize; R] = std::array::from_fn(|r| ranges(r)[3] + 1);
             let holes: [Range<usize>; R] = std::array::from_fn(|r| ranges(r)[1]..ranges(r)[2].min(seen[r]));
@@ -182,6 +187,7 @@ impl Attention {
             let before = (0..R).map(|r| ranges(r)[0]).min().unwrap_or(0) / STEP * STEP;
             let skip = [0..before, hole_start..hole_end.max(hole_start)];
             let n_seen = seen.iter().copied().max().unwrap_or(0);
+            // The one promise that no shape holds: a row beyond the cache would be read as a key.
             assert!(n_seen <= k.shape()[1], "attention: row {} of {}", n_seen - 1, k.shape()[1]);
             let n_weights = n_seen.next_multiple_of(STEP);
             let (queries, weights) = scratch.floats(R * (head_dim_k + n_weights)).split_at_mut(R * head_dim_k);
@@ -209,6 +215,7 @@ impl Attention {
                 weights[..from].fill(0.0);
                 weights[from..start].fill(f32::NEG_INFINITY);
                 soft_max(lanes, &mut weights[from..], seen - hole.len() - from);
+                // Back to where the values lie; those in the hole count for nothing.
                 weights.copy_within(hole.start..seen - hole.len(), hole.end);
                 weights[hole].fill(0.0);
             }
@@ -239,6 +246,7 @@ impl Attention {
 /// softmax of the first `seen` scores, rounded to f16; the rest becomes zero.
 #[cfg(target_arch = "x86_64")]
 fn soft_max(lanes: Lanes, scores: &mut [f32], seen: usize) {
+    // Taken off before the exponential, as ggml does: no sum of weights overflows then.
     let max = scores[..seen].iter().copied().fold(f32::NEG_INFINITY, f32::max);
     // ggml takes eight or sixteen at a time, and what it takes one by one it adds up elsewhere.
     let n = seen.next_multiple_of(LANES);
@@ -255,6 +263,7 @@ fn soft_max(lanes: Lanes, scores: &mut [f32], seen: usize) {
 /// Rounds to f16 and back; the length is a multiple of sixteen.
 #[cfg(target_arch = "x86_64")]
 fn round_to_f16(lanes: Lanes, values: &mut [f32]) {
+    // The kernels have no code for a rest.
     assert!(values.len().is_multiple_of(LANES));
     // SAFETY: the level in use has as many lanes, so the processor has the instructions; the length was checked.
     unsafe {
@@ -356,7 +365,8 @@ mod tests {
             run.set_f16(mask, &(0..n_rows * N_CACHE).map(|i| sees(i / N_CACHE, i % N_CACHE)).collect::<Vec<_>>());
             let computed = run.compute().unwrap();
             let (found, expected) = (computed.f32(found), computed.f32(expected));
-            // With a hole the scores add up as if it were not there; a weight, which has eleven bits, may round otherwise.
+            // With a hole the scores add up as if it were not there; a weight, which has eleven bits, may round
+            // otherwise.
             let tolerance = if hole.is_empty() { 0.0 } else { 2e-3 };
             let largest = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(largest <= tolerance, "{n_rows} rows from {first}: {largest}");

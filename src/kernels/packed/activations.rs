@@ -1,4 +1,5 @@
-//! Prepared rows of activations: what ggml rounds a row to, its parts laid out apart so that a kernel reads each from end to end.
+//! Prepared rows of activations: what ggml rounds a row to, its parts laid out apart so that a kernel reads each from
+//! end to end.
 //!
 //! ggml rounds to the same types before its own products, so that what is multiplied is the same to the bit.
 
@@ -18,8 +19,8 @@ pub(super) const fn q8_0_parts(n: usize) -> [usize; 3] {
 /// Parts of a block of [`q8_1`], in bytes: quants, the scale and the scaled sum as f32.
 pub(super) const Q8_1_PARTS: [usize; 3] = [BLOCK, size_of::<f32>(), size_of::<f32>()];
 
-/// Lays out blocks of `q8_0` for weights to whose quants `BIAS` was added, to make them unsigned: with the products of a block go
-/// `N` sums of as many columns each, times `-BIAS`.
+/// Lays out blocks of `q8_0` for weights to whose quants `BIAS` was added, to make them unsigned: with the products of
+/// a block go `N` sums of as many columns each, times `-BIAS`.
 ///
 /// A kernel starts its integer sums there, so that they come out as if nothing had been added.
 pub(super) fn q8_0<const N: usize, const BIAS: i32>(blocks: &[u8], row: &mut [u8]) {
@@ -38,8 +39,8 @@ pub(super) fn q8_0<const N: usize, const BIAS: i32>(blocks: &[u8], row: &mut [u8
     }
 }
 
-/// Lays out blocks of `q8_1`, for weights with minima: a minimum multiplies the sum of the block's columns, which ggml has put into
-/// the block already, times the scale.
+/// Lays out blocks of `q8_1`, for weights with minima: a minimum multiplies the sum of the block's columns, which ggml
+/// has put into the block already, times the scale.
 pub(super) fn q8_1(blocks: &[u8], row: &mut [u8]) {
     let n_blocks = blocks.len() / DType::Q8_1.block_bytes();
     let [quants, scales, sums] = parts_mut(row, Q8_1_PARTS, n_blocks);

@@ -1,5 +1,5 @@
-//! Levels of instructions that kernels are written for. Finer than [`Isa`], which is how ggml was compiled: a kernel may need what
-//! only some processors of a level have.
+//! Levels of instructions that kernels are written for. Finer than [`Isa`], which is how ggml was compiled: a kernel
+//! may need what only some processors of a level have.
 
 use crate::ggml::{Isa, has_features, isa};
 

@@ -1,9 +1,9 @@
 //! Owns weights packed for this processor's integer dot products, and the multiplication by them: sixteen output rows
 //! side by side, so that one instruction serves sixteen of them and no sum crosses a register.
 //!
-//! What differs between the types of weights is a [`format`]; what differs between processors is a [`level`]. A kernel is written for
-//! one of each, and adds products up in ggml's order, so that results are the same to the bit, and the same for a row alone as for
-//! a row of a batch.
+//! What differs between the types of weights is a [`format`]; what differs between processors is a [`level`]. A kernel
+//! is written for one of each, and adds products up in ggml's order, so that results are the same to the bit, and the
+//! same for a row alone as for a row of a batch.
 
 mod activations;
 mod format;
@@ -62,7 +62,8 @@ impl Packing {
         // Kept, since multiplications ask for them with every group.
         let n_blocks = n_in / format.dtype.block_len();
         let activation_bytes = n_blocks * format.row.iter().sum::<usize>();
-        // Whole cache lines, so that no group shares one with the next, which another thread may be reading.
+        // Whole cache lines: no load of a register's width crosses one, and the next group begins on one, as those
+        // count on that fetch it ahead.
         let group_bytes = (n_blocks * format.group.iter().sum::<usize>()).next_multiple_of(CACHE_LINE);
         Some(Packing { format, multiply, n_in, n_out, n_blocks, group_bytes, activation_bytes })
     }
@@ -96,7 +97,8 @@ impl Packing {
         assert_eq!(packed.len(), self.n_groups() * self.group_bytes);
         let groups = packed.par_chunks_exact_mut(self.group_bytes).zip(rows.par_chunks(GROUP));
         groups.for_each(|(group, rows)| {
-            // The last group may lack rows: with scales of zero their products are zero, not numbers of what lay here before.
+            // The last group may lack rows: with scales of zero their products are zero, not numbers of what lay here
+            // before.
             group.fill(0);
             rows.iter().enumerate().for_each(|(r, row)| (self.format.pack_row)(row, r, group));
         });
@@ -118,8 +120,8 @@ impl Packing {
         let group = Group { bytes: group, n_blocks: self.n_blocks, parts: self.format.group };
         let rows =
             Rows { bytes: rows, row_bytes: self.activation_bytes, n_blocks: self.n_blocks, parts: self.format.row };
-        // SAFETY: `Packing::of` found the kernel among those that this processor has, in the format whose layout the bytes have;
-        // their lengths were just compared with what it needs.
+        // SAFETY: `Packing::of` found the kernel among those that this processor has, in the format whose layout the
+        // bytes have; their lengths were just compared with what it needs.
         unsafe { (self.multiply)(group, rows, products) }
     }
 }
@@ -176,7 +178,8 @@ mod tests {
     /// Types whose sum has the order of ggml's own dot product at the level in use; of `q4_0` that is another.
     const AS_GGML: [DType; 2] = [DType::Q4_1, DType::Q8_0];
 
-    /// Rows of any bytes, in blocks whose numbers are of ordinary size: so every value of a quant occurs, of every format.
+    /// Rows of any bytes, in blocks whose numbers are of ordinary size: so every value of a quant occurs, of every
+    /// format.
     fn weights(packing: &Packing, rng: &mut ChaCha8Rng) -> Vec<u8> {
         let dtype = packing.format.dtype;
         let mut block = |_| loop {

@@ -1,5 +1,6 @@
-//! Weight formats that have kernels of our own. A format is a value: how its blocks are packed into groups, what activations are
-//! rounded to and how prepared rows look, which kernels there are, and a plain computation that says what they have to give.
+//! Weight formats that have kernels of our own. A format is a value: how its blocks are packed into groups, what
+//! activations are rounded to and how prepared rows look, which kernels there are, and a plain computation that says
+//! what they have to give.
 //!
 //! Another format is another file and its line in [`FORMATS`]. Nothing else asks for the type of a weight.
 
@@ -18,8 +19,9 @@ pub(super) static FORMATS: [&Format; 3] = [&q4_0::FORMAT, &q4_1::FORMAT, &q8_0::
 
 /// A weight format. A block, or super-block, is what [`DType::block_len`] says: columns that are packed together.
 ///
-/// Sixteen rows make a group. Each part of a block (quants, scales, minima) lies apart from the others: first that part of all
-/// blocks of the group, then the next part of all blocks. Prepared rows of activations are laid out the same way.
+/// Sixteen rows make a group. Each part of a block (quants, scales, minima) lies apart from the others: first that part
+/// of all blocks of the group, then the next part of all blocks. Prepared rows of activations are laid out the same
+/// way.
 pub(super) struct Format {
     /// The type in files.
     pub(super) dtype: DType,
@@ -47,12 +49,12 @@ pub(super) struct Kernel {
     pub(super) multiply: Multiply,
 }
 
-/// Multiplies a group by any number of prepared rows: sixteen products for each of them. A row gets the same bits whatever rows
-/// stand beside it.
+/// Multiplies a group by any number of prepared rows: sixteen products for each of them. A row gets the same bits
+/// whatever rows stand beside it.
 ///
 /// # Safety
-/// The processor has the kernel's instructions; group and rows are laid out as the kernel's format says, with one row for each
-/// sixteen products.
+/// The processor has the kernel's instructions; group and rows are laid out as the kernel's format says, with one row
+/// for each sixteen products.
 pub(super) type Multiply = unsafe fn(group: Group<'_>, rows: Rows<'_>, products: &mut [[f32; GROUP]]);
 
 impl Format {
@@ -69,8 +71,8 @@ impl Format {
 
 /// Puts the bytes of one row's block into the columns of four that it shares with fifteen other rows.
 ///
-/// Four bytes are what the instructions for dot products of bytes add up in one lane, and sixteen lanes are sixteen rows: so a
-/// register is filled by one load, and a lane holds sums of a single row.
+/// Four bytes are what the instructions for dot products of bytes add up in one lane, and sixteen lanes are sixteen
+/// rows: so a register is filled by one load, and a lane holds sums of a single row.
 fn interleave(bytes: &[u8], r: usize, columns: &mut [u8]) {
     for (c, four) in bytes.chunks_exact(4).enumerate() {
         columns[(c * GROUP + r) * 4..][..4].copy_from_slice(four);

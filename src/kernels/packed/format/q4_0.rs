@@ -1,5 +1,5 @@
-//! `q4_0`: blocks of 32 columns, `w = d * (q - 8)` with a scale and quants of 4 bits. Added up block after block, as ggml's own
-//! packed kernels for it do.
+//! `q4_0`: blocks of 32 columns, `w = d * (q - 8)` with a scale and quants of 4 bits. Added up block after block, as
+//! ggml's own packed kernels for it do.
 
 use super::{Format, interleave};
 #[cfg(target_arch = "x86_64")]
@@ -35,8 +35,8 @@ fn pack_row(row: &[u8], r: usize, group: &mut [u8]) {
     let [quants, scales] = parts_mut(group, GROUP_PARTS, n_blocks);
     for (ib, block) in row.chunks_exact(HALF + QUANTS).enumerate() {
         scales[(ib * GROUP + r) * HALF..][..HALF].copy_from_slice(&block[..HALF]);
-        // Bytes as they are: column c lies in a low half, column c + 16 in the high half beside it, and one mask and one shift
-        // of a register give both for all rows.
+        // Bytes as they are: column c lies in a low half, column c + 16 in the high half beside it, and one mask and
+        // one shift of a register give both for all rows.
         interleave(&block[HALF..], r, &mut quants[ib * GROUP * QUANTS..][..GROUP * QUANTS]);
     }
 }

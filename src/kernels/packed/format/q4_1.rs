@@ -37,7 +37,8 @@ fn pack_row(row: &[u8], r: usize, group: &mut [u8]) {
     let n_blocks = row.len() / BLOCK;
     let [quants, scales, minima] = parts_mut(group, GROUP_PARTS, n_blocks);
     for (ib, block) in row.chunks_exact(BLOCK).enumerate() {
-        // Scales apart from minima: a kernel that takes a block's columns in several passes reads scales in each, minima in one.
+        // Scales apart from minima: a kernel that takes a block's columns in several passes reads scales in each,
+        // minima in one.
         let at = (ib * GROUP + r) * HALF;
         scales[at..][..HALF].copy_from_slice(&block[..HALF]);
         minima[at..][..HALF].copy_from_slice(&block[HALF..2 * HALF]);

@@ -1,5 +1,5 @@
-//! `q8_0`: blocks of 32 columns, `w = d * q` with a scale and quants of 8 bits. Added up as `ggml_vec_dot_q8_0_q8_0` does from AVX2
-//! on: eight partial sums per row, joined at the end.
+//! `q8_0`: blocks of 32 columns, `w = d * q` with a scale and quants of 8 bits. Added up as `ggml_vec_dot_q8_0_q8_0`
+//! does from AVX2 on: eight partial sums per row, joined at the end.
 
 use super::{Format, interleave};
 #[cfg(target_arch = "x86_64")]
@@ -13,8 +13,8 @@ const QUANTS: usize = 32;
 /// Of sixteen rows: quants, scales.
 const GROUP_PARTS: [usize; 2] = [GROUP * QUANTS, GROUP * HALF];
 
-/// Without a kernel for AVX2: its products of bytes take a signed and an unsigned one and add two of them up in 16 bits, which
-/// 255 * 127 twice does not fit in.
+/// Without a kernel for AVX2: its products of bytes take a signed and an unsigned one and add two of them up in 16
+/// bits, which 255 * 127 twice does not fit in.
 pub(super) static FORMAT: Format = Format {
     dtype: DType::Q8_0,
     group: &GROUP_PARTS,

@@ -25,11 +25,13 @@ pub(in crate::kernels::packed) unsafe fn multiply_columns(
     let (group, row) = (Weights::new(group), rows.each());
     // SAFETY: as promised by the caller.
     unsafe {
+        // Half of the group, then the other half: sixteen rows would need twice the registers for sums.
         for first in [0, LANES] {
             let mut i = 0;
             while i < products.len() {
                 let rest = &mut products[i..];
                 let is_first = i == 0 && first == 0;
+                // Two rows: with more, the sums of a pass leave no registers to unpack in.
                 if rest.len() >= 2 {
                     columns::<2>(group, [row(i), row(i + 1)], first, is_first, rest);
                     i += 2;
@@ -110,6 +112,8 @@ unsafe fn columns<const T: usize>(
         let ones = _mm256_set1_epi16(1);
         let mut even = [_mm256_setzero_ps(); T];
         let mut odd = [_mm256_setzero_ps(); T];
+        // A pass over the group for each pair of columns, which share their bytes: the partial sums of all eight
+        // columns are more than there are registers.
         for c in 0..4 {
             let mut low_sums = [_mm256_setzero_ps(); T];
             let mut high_sums = [_mm256_setzero_ps(); T];
@@ -124,6 +128,7 @@ unsafe fn columns<const T: usize>(
                     high_sums[t] = _mm256_fmadd_ps(scale, high, high_sums[t]);
                 }
             }
+            // Columns c and c + 4, then those two apart, then neighbours: the order of `hsum_float_8` in ggml.
             let joined = if c % 2 == 0 { &mut even } else { &mut odd };
             for t in 0..T {
                 let sum = _mm256_add_ps(high_sums[t], low_sums[t]);
@@ -165,6 +170,7 @@ unsafe fn blocks<const T: usize>(
                 group.fetch_next(ib);
             }
             let scales = halves(group.scales.add(ib * GROUP + first));
+            // Unpacked once for all rows of the tile.
             let weights: [(__m256i, __m256i); 4] = std::array::from_fn(|c| pair(group, ib, c, first));
             for t in 0..T {
                 let mut fours = _mm256_setzero_si256();
@@ -173,6 +179,7 @@ unsafe fn blocks<const T: usize>(
                     fours = _mm256_add_epi16(fours, twos(weights[c].0, rows[t], ib, c));
                     fours = _mm256_add_epi16(fours, twos(weights[c].1, rows[t], ib, c + 4));
                 }
+                // What takes off the 8 that made the weights unsigned.
                 let start = _mm256_set1_epi32(rows[t].extra.add(ib).read_unaligned());
                 let sum = _mm256_add_epi32(start, _mm256_madd_epi16(fours, ones));
                 let scale = _mm256_mul_ps(scales, _mm256_set1_ps(rows[t].scales.add(ib).read_unaligned()));

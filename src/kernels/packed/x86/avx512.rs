@@ -76,8 +76,8 @@ unsafe fn dot<const MINIMA: bool>(weights: __m512i, row: Row, ib: usize, c: usiz
     }
 }
 
-/// `T` rows, `PAIRS` pairs of columns at a time: the group is read and unpacked once for all rows. `is_first` says that no
-/// rows were multiplied by the group before these.
+/// `T` rows, `PAIRS` pairs of columns at a time: the group is read and unpacked once for all rows. `is_first` says that
+/// no rows were multiplied by the group before these.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
 unsafe fn tile<const BITS: usize, const MINIMA: bool, const T: usize, const PAIRS: usize>(
@@ -88,8 +88,8 @@ unsafe fn tile<const BITS: usize, const MINIMA: bool, const T: usize, const PAIR
 ) {
     // SAFETY: every block lies inside the group and the rows.
     unsafe {
-        // Sums of each column, then of columns 0 and 4, 2 and 6, and these two, and likewise of the odd ones: the order of
-        // `hsum_float_8` in ggml.
+        // Sums of each column, then of columns 0 and 4, 2 and 6, and these two, and likewise of the odd ones: the order
+        // of `hsum_float_8` in ggml.
         let mut joined = [[_mm512_setzero_ps(); T]; 2];
         let mut minima = [_mm512_setzero_ps(); T];
         for pass in 0..4 / PAIRS {
@@ -100,6 +100,7 @@ unsafe fn tile<const BITS: usize, const MINIMA: bool, const T: usize, const PAIR
                 let scales: [__m512; T] = std::array::from_fn(|t| {
                     _mm512_mul_ps(scales, _mm512_set1_ps(rows[t].scales.add(ib).read_unaligned()))
                 });
+                // What is to be done once goes with the first pass.
                 if pass == 0 {
                     if MINIMA {
                         let m = halves(group.minima.add(ib * GROUP));
@@ -116,6 +117,8 @@ unsafe fn tile<const BITS: usize, const MINIMA: bool, const T: usize, const PAIR
                     let c = column(pass, p, PAIRS);
                     let (low, high) = columns::<BITS>(group, ib, c);
                     for t in 0..T {
+                        // The scale multiplies a column's whole number, not a block's: each column's sum is rounded by
+                        // itself.
                         low_sums[p][t] = _mm512_fmadd_ps(scales[t], dot::<MINIMA>(low, rows[t], ib, c), low_sums[p][t]);
                         high_sums[p][t] =
                             _mm512_fmadd_ps(scales[t], dot::<MINIMA>(high, rows[t], ib, c + 4), high_sums[p][t]);
@@ -192,11 +195,13 @@ unsafe fn blocks<const T: usize>(group: Weights, rows: [Row; T], is_first: bool,
                 group.fetch_next(ib);
             }
             let scales = halves(group.scales.add(ib * GROUP));
+            // Unpacked once for all rows of the tile.
             let weights: [(__m512i, __m512i); 4] = std::array::from_fn(|c| columns::<4>(group, ib, c));
             for t in 0..T {
                 let four =
                     |c: usize| _mm512_set1_epi32(rows[t].quants.add(ib * BLOCK + 4 * c).cast::<i32>().read_unaligned());
                 let mut low = _mm512_set1_epi32(rows[t].extra.add(ib).read_unaligned());
+                // Apart from the low half: two chains of dependent instructions are done in half of the time of one.
                 let mut high = _mm512_setzero_si512();
                 for c in 0..4 {
                     low = _mm512_dpbusd_epi32(low, weights[c].0, four(c));

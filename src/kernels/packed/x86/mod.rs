@@ -1,8 +1,9 @@
-//! Kernels for formats of blocks of 32 columns with a scale each, in one of two orders of the sum: block after block, or each column
-//! of four with a partial sum of its own. A format of that shape uses them; one of another shape brings its own in its file.
+//! Kernels for formats of blocks of 32 columns with a scale each, in one of two orders of the sum: block after block,
+//! or each column of four with a partial sum of its own. A format of that shape uses them; one of another shape brings
+//! its own in its file.
 //!
-//! The parts of a group are, in this order: quants, scales (f16), and with minima those (f16). The parts of a row are: quants, scales
-//! (f32), and what [`Row::extra`] says.
+//! The parts of a group are, in this order: quants, scales (f16), and with minima those (f16). The parts of a row are:
+//! quants, scales (f32), and what [`Row::extra`] says.
 
 pub(super) mod avx2;
 pub(super) mod avx512;
@@ -35,11 +36,12 @@ impl Weights {
         Weights { bytes, n_blocks, quants, scales: scales.cast(), minima: minima.cast() }
     }
 
-    /// Asks for the part of the next group that lies where block `ib` lies in this one, while this one is computed with.
+    /// Asks for the part of the next group that lies where block `ib` lies in this one, while this one is computed
+    /// with.
     #[inline]
     fn fetch_next(&self, ib: usize) {
-        // The processor's own prefetching begins anew with every page and every stream. Into the second cache: two groups and
-        // the rows are more than the first one holds.
+        // The processor's own prefetching begins anew with every page and every stream. Into the second cache: two
+        // groups and the rows are more than the first one holds.
         let lines = self.bytes / CACHE_LINE;
         for line in lines * ib / self.n_blocks..lines * (ib + 1) / self.n_blocks {
             let address = self.quants.wrapping_add(self.bytes + line * CACHE_LINE);
@@ -54,8 +56,8 @@ impl Weights {
 struct Row {
     quants: *const i8,
     scales: *const f32,
-    /// With minima the sum of a block's quants times its scale (f32); without, the sum of the quants times what was added
-    /// to the weights, negative (i32): of a block, or with 8 bits of each column of four.
+    /// With minima the sum of a block's quants times its scale (f32); without, the sum of the quants times what was
+    /// added to the weights, negative (i32): of a block, or with 8 bits of each column of four.
     extra: *const i32,
 }
 
