@@ -159,6 +159,33 @@ fn sees_alike(rows: &[[i32; 4]]) -> bool {
     rows.iter().all(|row| row[1..3] == rows[0][1..3] && (0..STEP as i32).contains(&last(row)))
 }
 
+/// Which cache rows a row sees: those from `start` to before `end`, except the hole.
+#[cfg(target_arch = "x86_64")]
+struct Span {
+    start: usize,
+    end: usize,
+    hole: Range<usize>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Span {
+    fn of(sees: [i32; 4]) -> Span {
+        // Indices are not negative: the engine makes them of places in the cache.
+        let [start, hole, hole_end, last] = sees.map(|at| at as usize);
+        // Where the hole reaches beyond the row, only what the row would see is missing.
+        Span { start, end: last + 1, hole: hole..hole_end.min(last + 1) }
+    }
+}
+
+/// Whole steps that none of the rows sees: before their windows, and in their holes.
+#[cfg(target_arch = "x86_64")]
+fn unseen(spans: &[Span]) -> [Range<usize>; 2] {
+    let before = spans.iter().map(|span| span.start).min().unwrap_or(0) / STEP * STEP;
+    let hole = spans.iter().map(|span| span.hole.start).max().unwrap_or(0).next_multiple_of(STEP);
+    let hole_end = spans.iter().map(|span| span.hole.end).min().unwrap_or(0) / STEP * STEP;
+    [0..before, hole..hole_end.max(hole)]
+}
+
 #[cfg(target_arch = "x86_64")]
 impl Attention {
     /// Rows `first..first + R` of one head.
@@ -177,16 +204,8 @@ impl Attention {
         // SAFETY: the graph runs this node after its sources, whose shapes `Ops::attention` checked; the rows seen are
         // rows of the cache; this thread alone writes these rows of this head.
         unsafe {
-            // Indices are not negative: the engine makes them of places in the cache.
-            let ranges = |r: usize| sees[first + r].map(|at| at as usize);
-            let seen: [usize; R] = std::array::from_fn(|r| ranges(r)[3] + 1);
-            let holes: [Range<usize>; R] = std::array::from_fn(|r| ranges(r)[1]..ranges(r)[2].min(seen[r]));
-            // Whole steps that none of the rows sees.
-            let hole_start = holes.iter().map(|hole| hole.start).max().unwrap_or(0).next_multiple_of(STEP);
-            let hole_end = holes.iter().map(|hole| hole.end).min().unwrap_or(0) / STEP * STEP;
-            let before = (0..R).map(|r| ranges(r)[0]).min().unwrap_or(0) / STEP * STEP;
-            let skip = [0..before, hole_start..hole_end.max(hole_start)];
-            let n_seen = seen.iter().copied().max().unwrap_or(0);
+            let spans: [Span; R] = std::array::from_fn(|r| Span::of(sees[first + r]));
+            let (skip, n_seen) = (unseen(&spans), spans.iter().map(|span| span.end).max().unwrap_or(0));
             // The one promise that no shape holds: a row beyond the cache would be read as a key.
             assert!(n_seen <= k.shape()[1], "attention: row {} of {}", n_seen - 1, k.shape()[1]);
             let n_weights = n_seen.next_multiple_of(STEP);
@@ -203,21 +222,8 @@ impl Attention {
                 Lanes::Sixteen => avx512::scores::<R, CHAINS>,
             };
             scores(queries, keys.cast(), k.strides()[1] / 2, n_seen, &skip, weights, n_weights);
-            for (r, weights) in weights.chunks_exact_mut(n_weights).enumerate() {
-                let (seen, hole, start) = (seen[r], holes[r].clone(), ranges(r)[0]);
-                // As if there were no hole: so the scores add up as they do alone.
-                weights.copy_within(hole.end..seen, hole.start);
-                // Where a window starts behind the hole, it starts so much earlier without one.
-                let start = if start >= hole.end { start - hole.len() } else { start };
-                // Whole steps before it are left out: nothing is added for them in any lane.
-                let from = start / STEP * STEP;
-                self.scale(&mut weights[start..seen - hole.len()]);
-                weights[..from].fill(0.0);
-                weights[from..start].fill(f32::NEG_INFINITY);
-                soft_max(lanes, &mut weights[from..], seen - hole.len() - from);
-                // Back to where the values lie; those in the hole count for nothing.
-                weights.copy_within(hole.start..seen - hole.len(), hole.end);
-                weights[hole].fill(0.0);
+            for (weights, span) in weights.chunks_exact_mut(n_weights).zip(&spans) {
+                self.weigh(weights, span);
             }
             let values = v.data().add(kv_head * head_dim_v * v.strides()[1]);
             let mut mixed = |r: usize, d: usize, sixteen: &[f32; LANES]| {
@@ -230,6 +236,24 @@ impl Attention {
             };
             mix(weights, n_weights, &skip, values.cast(), v.strides()[1] / 2, head_dim_v, &mut mixed);
         }
+    }
+
+    /// Makes the scores of one row the weights of its values; what the row does not see gets none.
+    fn weigh(&self, scores: &mut [f32], span: &Span) {
+        let Span { start, end, ref hole } = *span;
+        // As if there were no hole: so the scores add up as they do alone.
+        scores.copy_within(hole.end..end, hole.start);
+        // Where a window starts behind the hole, it starts so much earlier without one.
+        let start = if start >= hole.end { start - hole.len() } else { start };
+        // Whole steps before it are left out: nothing is added for them in any lane.
+        let (from, end) = (start / STEP * STEP, end - hole.len());
+        self.scale(&mut scores[start..end]);
+        scores[..from].fill(0.0);
+        scores[from..start].fill(f32::NEG_INFINITY);
+        soft_max(self.lanes, &mut scores[from..], end - from);
+        // Back to where the values lie; those in the hole count for nothing.
+        scores.copy_within(hole.start..end, hole.end);
+        scores[hole.clone()].fill(0.0);
     }
 
     /// Scores as they enter the softmax.
