@@ -18,6 +18,7 @@ use curtail::exit::{Reading, softmax_reading};
 use curtail::ggml::Device;
 use curtail::gguf::File;
 use curtail::model::Model;
+use curtail::plan::Depth;
 use curtail::tokenizer::{Special, Tokenizer};
 
 /// Solved examples, which all questions share: they are evaluated once.
@@ -47,15 +48,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let shots = tokenizer.encode_with_bos(SHOTS, Special::Plain);
     let texts = REVIEWS.map(|text| tokenizer.encode(&format!("Review: {text}\nSentiment:"), Special::Plain));
     let questions: Vec<Branch> = texts.iter().map(|tokens| Branch { tokens, shown: 1 }).collect();
-    let checkpoints: Vec<usize> = (2 * n_layer / 3..n_layer).collect();
+    let checkpoints: Vec<Depth> = (2 * n_layer / 3..n_layer).map(Depth).collect();
 
-    let mut answers: Vec<Option<(Reading, usize)>> = vec![None; REVIEWS.len()];
+    let mut answers: Vec<Option<(Reading, Depth)>> = vec![None; REVIEWS.len()];
     sequence.fan_out(&shots, &questions, &checkpoints, View::Logits, &mut |cuts| {
         let stops = |cut: &Cut| {
             let reading = read(cut);
-            let is_enough = reading.top > SURE || cut.layers_run == n_layer;
+            let is_enough = reading.top > SURE || cut.depth == Depth(n_layer);
             if is_enough {
-                answers[cut.branch] = Some((reading, cut.layers_run));
+                answers[cut.branch] = Some((reading, cut.depth));
             }
             is_enough
         };

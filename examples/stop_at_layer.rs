@@ -20,6 +20,7 @@ use curtail::exit::softmax_reading;
 use curtail::ggml::Device;
 use curtail::gguf::File;
 use curtail::model::Model;
+use curtail::plan::Depth;
 use curtail::tokenizer::{Special, Tokenizer};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -39,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     for depth in (n_layer / 2..n_layer).step_by(3) {
         // No layer runs twice: the state waits at one depth, and goes on from there.
-        let hidden = sequence.hidden_state_at(depth)?;
+        let hidden = sequence.hidden_state_at(Depth(depth))?;
         show(&tokenizer, depth, &sequence.logits_of_states(&hidden)?);
     }
     show(&tokenizer, n_layer, sequence.logits()?);

@@ -11,14 +11,16 @@ use super::shared::depth::Saved;
 use super::shared::open::Opened;
 use super::shared::output::{Inputs, write_whole};
 use super::shared::progress::bar;
-use super::shared::{exits, note, plan, screen};
+use super::shared::{note, plan, screen};
 use super::train_exit::OWN;
+use crate::classify::{Answers, Questions, Task};
 use crate::cli::{EvalArgs, LoadArgs, ModelArgs};
 use crate::engine::Sequence;
-use crate::eval::{CompareRuns, Measured, Questions, RunMode, Task, WayDone, beside, evaluate, fixed_plan, html};
+use crate::eval::{CompareRuns, Measured, RunMode, WayDone, beside, evaluate, fixed_plan, html};
 use crate::exit::{ExitFile, Fingerprint, Input, Policy};
 use crate::gguf;
 use crate::model::LayerStep;
+use crate::plan::depth_after;
 
 pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let tasks: Vec<Task> =
@@ -94,8 +96,7 @@ fn measure_ways<'e>(
         let text = plan.map_or_else(String::new, |plan| crate::plan::text(plan, model.plan()));
         for (plan, name) in [(Some(model.plan()), "full depth"), (plan, &text)] {
             let Some(plan) = plan else { continue };
-            let checkpoints = exits::placed(policy.checkpoints.clone(), plan);
-            let early = Policy { checkpoints, ..policy.clone() };
+            let early = policy.clone().placed(|layers| depth_after(plan, layers));
             for (policy, ending) in [(None, ""), (Some(early), ", early stop")] {
                 let sequence = Sequence::alone(model.clone(), sequence.params().with_plan(plan.to_vec()))?;
                 ways.push(RunMode { name: format!("{file}{name}{ending}"), sequence, policy });
@@ -114,7 +115,7 @@ fn measure_ways<'e>(
 /// The task's own policy, else the one for anything.
 fn policy_of<'f>(file: &'f ExitFile, task: &Task, args: &EvalArgs) -> anyhow::Result<&'f Policy> {
     let named = |name: &str| file.policies.iter().find(|p| p.task == name);
-    let has_choices = matches!(task.answers, crate::eval::Answers::Choices { .. });
+    let has_choices = matches!(task.answers, Answers::Choices { .. });
     let policy = named(&task.name).or_else(|| named(OWN).filter(|_| !has_choices)).ok_or_else(|| {
         let names: Vec<&str> = file.policies.iter().map(|p| p.task.as_str()).collect();
         anyhow!("`{}`: expected a policy for `{}`, found {}", args.exit.display(), task.name, names.join(", "))
@@ -154,6 +155,7 @@ fn measure(task: &Task, policy: &Policy, engine: &mut Opened, args: &EvalArgs) -
     let how = CompareRuns { keep_prefix: !args.no_prefix_cache, parallel: args.parallel };
     let model = sequence.model().clone();
     let params = sequence.params().clone();
+    let policy = &policy.clone().placed(|layers| depth_after(sequence.plan(), layers));
     let mut sequence_of = |plan: Vec<LayerStep>| Sequence::alone(model.clone(), params.with_plan(plan));
     let bar = bar(items.len(), &task.name);
     // The baseline skips as many layers as the policy saves on average, as the first rows show.

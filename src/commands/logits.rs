@@ -11,8 +11,8 @@ use super::shared::depth::numbers;
 use super::shared::open::{Opened, find_model};
 use super::shared::{batch, print_line};
 use crate::cli::LogitsArgs;
-use crate::decode::Decoder;
 use crate::engine::Sequence;
+use crate::generate::Decoder;
 use crate::sample::{Sampler, argmax};
 use crate::tokenizer::TokenId;
 

@@ -16,9 +16,10 @@ use super::shared::output::{Inputs, write_whole};
 use super::shared::stats::Stats;
 use super::shared::{INTERRUPTED, batch, exits, input, interrupt, note, print_line, screen, template};
 use crate::cli::{Count, RunArgs};
-use crate::decode::Decoder;
 use crate::engine::Sequence;
 use crate::eval::Depths;
+use crate::generate::Decoder;
+use crate::plan::Depth;
 use crate::sample::Sampler;
 use crate::tokenizer::{ChatTemplate, Message, Special, TokenId, Tokenizer};
 
@@ -65,7 +66,7 @@ fn write_depths(path: &Path, engine: &mut Opened, prompt: &[TokenId], answer: &A
         }
         None => Vec::new(),
     };
-    let after = (1..=sequence.n_steps()).map(|depth| sequence.layers_at(depth)).collect();
+    let after = (1..=sequence.n_steps()).map(|depth| sequence.layers_at(Depth(depth))).collect();
     let n_layer = sequence.model().config().n_layer;
     let page = Depths { tokens, confidence, after, n_layer }.html(&sequence.model().config().name);
     let page = page.map_err(|e| anyhow!("the page cannot be drawn: {e}"))?;

@@ -31,6 +31,7 @@ impl Regions {
     /// The first free one from an index on.
     pub(super) fn take(self: &Arc<Regions>, from: usize) -> Option<Region> {
         let mut free = self.free();
+        // Behind a prefix only: what is seen lies before what sees it.
         let index = *free.range(from..).next()?;
         free.remove(&index);
         Some(Region { index, rows: index * self.n_each..(index + 1) * self.n_each, regions: self.clone() })
@@ -96,6 +97,7 @@ impl Cells {
     pub(super) fn row_of(&self, position: usize) -> usize {
         match position.checked_sub(self.shared.len()) {
             None => self.shared.start + position,
+            // From here on positions and cache rows go side by side again.
             Some(behind) => self.own + behind,
         }
     }

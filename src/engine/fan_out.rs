@@ -1,9 +1,11 @@
 //! Branches of which only the last tokens' results are wanted: side by side after a common prefix, each as deep as it must.
 
+use super::executor::{Finished, Wanted};
 use super::params::check_cuts;
 use super::row::{KV_STEP, Row};
 use super::{Error, Sequence, TokenId};
 use crate::kernels::Reduction;
+use crate::plan::Depth;
 
 /// What follows the common prefix.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +21,8 @@ pub struct Branch<'q> {
 pub struct Cut {
     /// Which branch.
     pub branch: usize,
-    /// Layers run so far.
-    pub layers_run: usize,
+    /// How deep it is.
+    pub depth: Depth,
     /// The hidden states of its shown rows, before the final norm: \[n_embd\] each, one after the other. Empty where there is
     /// `reading`.
     pub hidden: Vec<f32>,
@@ -30,7 +32,7 @@ pub struct Cut {
     pub logits: Vec<f32>,
 }
 
-/// Looks at the branches that are still there, and says of each whether it stops.
+/// Looks at those that are still there, and says of each whether it stops.
 pub type AtCut<'a> = dyn FnMut(&[Cut]) -> Vec<bool> + 'a;
 
 /// What a look needs.
@@ -40,26 +42,21 @@ pub enum View<'v> {
     Hidden,
     /// Logits too.
     Logits,
-    /// Logits of what this makes of a hidden state \[n_embd\] after so many layers.
-    Through(&'v dyn Fn(usize, &[f32]) -> Vec<f32>),
+    /// Logits of what this makes of a hidden state \[n_embd\] at a depth.
+    Through(&'v dyn Fn(Depth, &[f32]) -> Vec<f32>),
 }
 
-/// A branch with its rows.
-struct Live {
-    branch: usize,
-    rows: Vec<Row>,
-    shown: usize,
-}
-
-impl Live {
-    fn shown_rows(&self) -> &[Row] {
-        &self.rows[self.rows.len() - self.shown..]
-    }
+/// What goes from checkpoint to checkpoint.
+pub(super) enum Live {
+    /// The last row of the text and its drafts, which take what is pending along.
+    Text,
+    /// A branch with rows of its own.
+    Branch { branch: usize, rows: Vec<Row>, shown: usize },
 }
 
 impl Sequence {
     /// Evaluates branches that follow a common prefix, each as if it were alone. The text becomes the prefix. All new
-    /// rows go through one range of layers after the other; after each of the layers `cuts` (in rising order), `at_cut` looks
+    /// rows go through one range of the plan after the other; at each of the depths `cuts` (in rising order), `at_cut` looks
     /// at the branches that are still there. One that stops goes no deeper: its rows leave the batch. At full depth it
     /// looks at the rest, with logits.
     ///
@@ -69,47 +66,74 @@ impl Sequence {
         &mut self,
         prefix: &[TokenId],
         branches: &[Branch<'_>],
-        cuts: &[usize],
+        cuts: &[Depth],
         view: View<'_>,
         at_cut: &mut AtCut<'_>,
     ) -> Result<(), Error> {
         check_cuts(cuts, self.n_steps())?;
         self.check(prefix)?;
-        self.revive(self.n_steps())?;
+        self.revive(self.full_depth())?;
+        // Answers are read from every logit: a shortlist may lack a label.
         self.need(0);
         self.rewind(self.common_prefix(prefix));
+        // Before the prefix is put behind the text: what has no room changes nothing.
         let mut live = self.place(prefix.len(), branches)?;
         self.extend(&prefix[self.tokens.len()..], Reduction::Prefill);
-        self.walk(&mut live, cuts, view, at_cut)
+        self.walk(&mut live, cuts, view, at_cut)?;
+        // Once every branch has left, the prefix goes no deeper either.
+        if !live.is_empty() || cuts.is_empty() {
+            at_cut(&self.take_to_end(&mut live)?);
+        }
+        Ok(())
     }
 
-    fn walk(
+    /// The walk over checkpoints: takes those that are there to one cut after the other, shows what they have there, and lets
+    /// leave whoever `at_cut` stops. Nobody is left afterwards, or some that no cut was enough for.
+    pub(super) fn walk(
         &mut self,
         live: &mut Vec<Live>,
-        cuts: &[usize],
+        cuts: &[Depth],
         view: View<'_>,
         at_cut: &mut AtCut<'_>,
     ) -> Result<(), Error> {
         for &cut in cuts {
+            // What is deeper already has nothing to show there.
+            if self.is_beyond(live, cut)? {
+                continue;
+            }
             self.take_to(live, cut)?;
             let seen = self.look(live, cut, view)?;
+            // Who says nothing about a branch lets it go on.
             let mut stops = at_cut(&seen).into_iter();
             live.retain(|_| !stops.next().unwrap_or(false));
             if live.is_empty() {
-                return Ok(());
+                break;
             }
         }
-        let seen = self.take_to(live, self.n_steps())?;
-        at_cut(&seen);
         Ok(())
     }
 
-    /// What the branches show between two ranges.
-    fn look(&mut self, live: &[Live], depth: usize, view: View<'_>) -> Result<Vec<Cut>, Error> {
-        let mut cuts: Vec<Cut> = live.iter().map(|q| Cut::empty(q.branch, depth)).collect();
-        let mut seen = Vec::new();
-        for (branch, cut) in live.iter().zip(&mut cuts) {
-            let rows = branch.shown_rows();
+    /// Whether the text's last row is past a depth: branches are where the walk has taken them.
+    fn is_beyond(&self, live: &[Live], depth: Depth) -> Result<bool, Error> {
+        Ok(matches!(live, [Live::Text]) && self.last_row()?.depth > depth)
+    }
+
+    /// The rows that one of them shows.
+    fn shown_rows<'l>(&'l self, live: &'l Live) -> Result<&'l [Row], Error> {
+        match live {
+            Live::Text => self.last_row().map(std::slice::from_ref),
+            Live::Branch { rows, shown, .. } => Ok(&rows[rows.len() - shown..]),
+        }
+    }
+
+    /// What they show between two ranges.
+    fn look(&mut self, live: &[Live], depth: Depth, view: View<'_>) -> Result<Vec<Cut>, Error> {
+        let mut cuts: Vec<Cut> = live.iter().map(|live| Cut::empty(live.branch(), depth)).collect();
+        let (mut seen, mut n_seen) = (Vec::new(), Vec::new());
+        for (live, cut) in live.iter().zip(&mut cuts) {
+            let rows = self.shown_rows(live)?;
+            n_seen.push(rows.len());
+            // A probe where the state waits has read it: the state itself need not come here.
             if matches!(view, View::Hidden) && rows.iter().all(|row| !row.reading.is_empty()) {
                 cut.reading.extend(rows.iter().flat_map(|row| &row.reading));
                 continue;
@@ -121,40 +145,69 @@ impl Sequence {
                     View::Logits => seen.extend(&hidden),
                     View::Through(lens) => seen.extend(lens(depth, &hidden)),
                 }
+                // Logits are made of many states at once below; the states go to whoever looks.
                 cut.hidden.extend(hidden);
             }
         }
+        // One head for all of them: its weights are read once.
         let logits = self.logits_of_states(&seen)?;
         let n_vocab = self.model().config().n_vocab;
         let mut rest = &logits[..];
-        for (branch, cut) in live.iter().zip(&mut cuts) {
-            let (own, others) = rest.split_at((branch.shown * n_vocab).min(rest.len()));
+        for (n, cut) in n_seen.into_iter().zip(&mut cuts) {
+            let (own, others) = rest.split_at((n * n_vocab).min(rest.len()));
             cut.logits.extend(own);
             rest = others;
         }
         Ok(cuts)
     }
 
-    /// Takes the prefix and the branches to a depth. At full depth gives what the branches show.
-    fn take_to(&mut self, live: &mut [Live], depth: usize) -> Result<Vec<Cut>, Error> {
-        let engine = self.engine().clone();
-        let mut cuts: Vec<Cut> = live.iter().map(|q| Cut::empty(q.branch, depth)).collect();
-        let mut rows: Vec<&mut Row> = self.rows.iter_mut().filter(|row| row.depth < depth).collect();
+    /// Takes the text, or the prefix and the branches, to a depth before full.
+    fn take_to(&mut self, live: &mut [Live], depth: Depth) -> Result<(), Error> {
+        if matches!(live, [Live::Text]) {
+            // As any evaluation of a text: pending rows and drafts ride along.
+            return self.run_to_depth(depth, false);
+        }
+        self.run_branches(live, depth, Wanted::NOTHING, &mut |_, _| {})
+    }
+
+    /// Takes the prefix and the branches to full depth: what the branches show there.
+    fn take_to_end(&mut self, live: &mut [Live]) -> Result<Vec<Cut>, Error> {
+        let full = self.full_depth();
+        let mut cuts: Vec<Cut> = live.iter().map(|live| Cut::empty(live.branch(), full)).collect();
+        let mut n = self.rows.iter().filter(|row| row.depth < full).count();
         let (mut outs, mut owners) = (Vec::new(), Vec::new());
-        for (i, branch) in live.iter_mut().enumerate() {
-            rows.extend(branch.rows.iter_mut());
-            outs.extend(rows.len() - branch.shown..rows.len());
+        for (i, live) in live.iter().enumerate() {
+            let Live::Branch { rows, shown, .. } = live else { continue };
+            n += rows.len();
+            // Results are asked for by place among all rows, those of the prefix first.
+            outs.extend(n - shown..n);
             owners.resize(outs.len(), i);
         }
-        let mut executor = engine.lock();
-        executor.keep = 0;
-        executor.run_to_depth(&mut rows, depth, &outs, &mut |row, finished| {
+        self.run_branches(live, full, Wanted { rows: &outs, keep: 0 }, &mut |row, finished| {
             if let Ok(i) = outs.binary_search(&row) {
                 cuts[owners[i]].hidden.extend(finished.hidden);
                 cuts[owners[i]].logits.extend(finished.logits);
             }
         })?;
         Ok(cuts)
+    }
+
+    /// Rows of the prefix come first, since the branches see them.
+    fn run_branches(
+        &mut self,
+        live: &mut [Live],
+        depth: Depth,
+        wanted: Wanted<'_>,
+        finish: &mut dyn FnMut(usize, Finished<'_>),
+    ) -> Result<(), Error> {
+        let engine = self.engine().clone();
+        let mut rows: Vec<&mut Row> = self.rows.iter_mut().filter(|row| row.depth < depth).collect();
+        for live in live {
+            if let Live::Branch { rows: own, .. } = live {
+                rows.extend(own);
+            }
+        }
+        engine.lock().run_to_depth(&mut rows, depth, wanted, finish)
     }
 
     /// Gives every branch its rows. Cache rows of the first follow the prefix; those of the others are so far behind as
@@ -182,6 +235,7 @@ impl Sequence {
                 let expected = format!("between 1 and {}", tokens.len());
                 return Err(Error::Parameter { name: "shown", expected, found: shown.to_string() });
             }
+            // A token that the model lacks would read beyond its embeddings.
             tokens.iter().try_for_each(|&token| self.check_token(token))?;
             if n_prefix + (first - start) + tokens.len() > self.n_ctx() {
                 return Err(Error::ContextFull { n_ctx: self.n_ctx() });
@@ -192,15 +246,26 @@ impl Sequence {
                 hole: hole(first),
                 ..Row::new(token, n_prefix + i, Reduction::Prefill)
             };
-            placed.push(Live { branch, rows: tokens.iter().enumerate().map(row).collect(), shown });
+            placed.push(Live::Branch { branch, rows: tokens.iter().enumerate().map(row).collect(), shown });
+            // The next branch begins at the same place in a step as the first: its sums have the same order.
             first += tokens.len().next_multiple_of(KV_STEP);
         }
         Ok(placed)
     }
 }
 
+impl Live {
+    /// A text is its only branch.
+    fn branch(&self) -> usize {
+        match self {
+            Live::Text => 0,
+            Live::Branch { branch, .. } => *branch,
+        }
+    }
+}
+
 impl Cut {
-    fn empty(branch: usize, layers_run: usize) -> Cut {
-        Cut { branch, layers_run, hidden: Vec::new(), reading: Vec::new(), logits: Vec::new() }
+    fn empty(branch: usize, depth: Depth) -> Cut {
+        Cut { branch, depth, hidden: Vec::new(), reading: Vec::new(), logits: Vec::new() }
     }
 }

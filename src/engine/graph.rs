@@ -143,6 +143,7 @@ impl Feed {
 
 /// The first cache row that a row sees in a window of so many positions.
 pub(super) fn first_seen(row: &Row, window: usize) -> usize {
+    // A window counts positions; in the cache a hole may lie between them.
     let at = row.first + (row.position + 1).saturating_sub(window);
     // Rows before the hole lie side by side from the first on, those behind it so much further on.
     if at <= row.hole.start { at } else { at + row.hole.len() }
@@ -159,6 +160,7 @@ pub(super) fn mask<'r>(
     let mut mask = vec![f16::NEG_INFINITY; rows.len() * n_kv];
     for (seen, row) in mask.chunks_exact_mut(n_kv).zip(rows) {
         seen[first_seen(row, window)..=row.cache_row].fill(f16::ZERO);
+        // Rows in the hole are others': behind a shared prefix, or of branches beside it.
         seen[row.hole.clone()].fill(f16::NEG_INFINITY);
         missing.iter().filter(|&&at| at < n_kv).for_each(|&at| seen[at] = f16::NEG_INFINITY);
     }
@@ -167,16 +169,17 @@ pub(super) fn mask<'r>(
 
 /// Whether the values of steps on one device lie by column.
 pub(super) fn transposes_values(cache: &Cache, steps: &[LayerStep]) -> bool {
-    steps.iter().find(|step| step.attention).is_some_and(|step| cache.transposes_values(step))
+    steps.iter().find(|step| step.has(Half::Attention)).is_some_and(|step| cache.transposes_values(step))
 }
 
 /// Whether any of these steps sees a window only.
 pub(super) fn has_window(model: &Model, steps: &[LayerStep]) -> bool {
-    steps.iter().any(|step| step.attention && model.config().has_window(step.il))
+    steps.iter().any(|step| step.has(Half::Attention) && model.config().has_window(step.il))
 }
 
 /// Bound on the tensors of a graph.
 pub(super) fn graph_size(model: &Model, key: GraphKey) -> usize {
+    // Each row has nodes of its own there.
     let each = if key.row_by_row { Ops::TENSORS_ROW_BY_ROW * key.n_rows } else { 1 };
     each * model.graph_size(key.end - key.start)
 }
@@ -191,71 +194,105 @@ pub(super) fn build<'g>(
     key: GraphKey,
     (from, to): (RowsFrom, RowsTo),
 ) -> Slots {
-    let GraphKey { start, end, n_rows, reduction, n_kv, n_out, keep, .. } = key;
+    // What it changes lies in the operations: a layer is written once.
     let g = &if key.row_by_row { g.row_by_row() } else { *g };
-    let mut slots = Slots::default();
-    let input = |name, dtype, shape: &[usize], slot: &mut Option<Slot>| {
-        let (tensor, given) = g.input(name, dtype, shape);
-        *slot = Some(given);
-        tensor
+    let (n_rows, mut slots) = (key.n_rows, Slots::default());
+    let mut steps = plan[key.start..key.end].to_vec();
+    let rows = rows_of(g, model, &steps, cache, key, &mut slots);
+    let h = match from {
+        RowsFrom::Tokens => {
+            model.embed(g, input(g, "inp_tokens", DType::I32, &[n_rows], &mut slots.tokens), rows.positions)
+        }
+        RowsFrom::Waiting => {
+            g.ops.get_rows(hidden.t(), input(g, "inp_hidden_from", DType::I32, &[n_rows], &mut slots.hidden_from))
+        }
+        RowsFrom::Host => input(g, "inp_states", DType::F32, &[model.config().n_embd, n_rows], &mut slots.states),
     };
-    let positions = input("inp_pos", DType::I32, &[n_rows], &mut slots.positions);
-    let cache_rows = input("inp_cache_rows", DType::I64, &[n_rows], &mut slots.cache_rows);
+    if key.plan == Plan::Keys {
+        // Steps without attention have no cache rows to fill.
+        steps = steps.into_iter().filter(|step| step.has(Half::Attention)).map(LayerStep::kv_only).collect();
+    }
+    match to {
+        RowsTo::Host => slots.hidden = Some(g.output(model.run(g, &steps, cache, &rows, h))),
+        RowsTo::Waiting => {
+            let h = model.run(g, &steps, cache, &rows, h);
+            let places = input(g, "inp_hidden_to", DType::I64, &[n_rows], &mut slots.hidden_to);
+            g.effect(g.ops.set_rows(hidden.t(), h, places));
+            // Beside the state, which stays on the device: a few numbers come back.
+            slots.reading = probe.map(|probe| g.output(probe.read(g, h)));
+        }
+        RowsTo::Nowhere | RowsTo::Head | RowsTo::HeadElsewhere => {
+            run_to_end(g, model, steps, (cache, &rows), h, (key, to), &mut slots);
+        }
+    }
+    slots
+}
+
+/// An input of a graph, which is given through a slot.
+fn input<'g>(g: &Builder<'g>, name: &str, dtype: DType, shape: &[usize], slot: &mut Option<Slot>) -> Tensor<'g> {
+    let (tensor, given) = g.input(name, dtype, shape);
+    *slot = Some(given);
+    tensor
+}
+
+/// The places of a graph's rows, and what they may see.
+fn rows_of<'g>(
+    g: &Builder<'g>,
+    model: &Model,
+    steps: &[LayerStep],
+    cache: &Cache,
+    GraphKey { n_rows, n_kv, reduction, .. }: GraphKey,
+    slots: &mut Slots,
+) -> Rows<'g> {
+    let positions = input(g, "inp_pos", DType::I32, &[n_rows], &mut slots.positions);
+    let cache_rows = input(g, "inp_cache_rows", DType::I64, &[n_rows], &mut slots.cache_rows);
     let n_values = model.config().n_embd_v() * n_rows;
-    let by_column = transposes_values(cache, &plan[start..end]);
-    let value_places = by_column.then(|| input("inp_value_places", DType::I64, &[n_values], &mut slots.value_places));
+    // Steps of one range lie on one device, whose values lie alike.
+    let value_places = transposes_values(cache, steps)
+        .then(|| input(g, "inp_value_places", DType::I64, &[n_values], &mut slots.value_places));
+    // A kernel that tells from positions what a row sees needs four numbers a row, and serves every length.
     let seen = |name, sees: &mut Option<Slot>, mask: &mut Option<Slot>| match n_kv {
-        0 => Visible { sees: Some(input(name, DType::I32, &[4, n_rows], sees)), mask: None },
-        n_kv => Visible { sees: None, mask: Some(input(name, DType::F16, &[n_kv, n_rows], mask)) },
+        0 => Visible { sees: Some(input(g, name, DType::I32, &[4, n_rows], sees)), mask: None },
+        n_kv => Visible { sees: None, mask: Some(input(g, name, DType::F16, &[n_kv, n_rows], mask)) },
     };
     let all = seen("inp_seen", &mut slots.sees, &mut slots.mask);
-    let in_window = match has_window(model, &plan[start..end]) {
+    let in_window = match has_window(model, steps) {
         true => seen("inp_seen_in_window", &mut slots.window_sees, &mut slots.window_mask),
         false => Visible::default(),
     };
-    let rows = Rows { positions, cache_rows, value_places, all, in_window, reduction };
+    Rows { positions, cache_rows, value_places, all, in_window, reduction }
+}
 
-    let mut h = match from {
-        RowsFrom::Tokens => model.embed(g, input("inp_tokens", DType::I32, &[n_rows], &mut slots.tokens), positions),
-        RowsFrom::Waiting => {
-            g.ops.get_rows(hidden.t(), input("inp_hidden_from", DType::I32, &[n_rows], &mut slots.hidden_from))
-        }
-        RowsFrom::Host => input("inp_states", DType::F32, &[model.config().n_embd, n_rows], &mut slots.states),
-    };
-    let mut steps = plan[start..end].to_vec();
-    if key.plan == Plan::Keys {
-        steps = steps.into_iter().filter(|step| step.attention).map(LayerStep::keys).collect();
-    }
-    if matches!(to, RowsTo::Waiting | RowsTo::Host) {
-        h = model.run(g, &steps, cache, &rows, h);
-        if to == RowsTo::Host {
-            slots.hidden = Some(g.output(h));
-            return slots;
-        }
-        let places = input("inp_hidden_to", DType::I64, &[n_rows], &mut slots.hidden_to);
-        g.effect(g.ops.set_rows(hidden.t(), h, places));
-        slots.reading = probe.map(|probe| g.output(probe.read(g, h)));
-        return slots;
-    }
-    // After the last attention only rows that give logits go on.
-    let finish = steps.pop_if(|last| last.feed_forward).map(|last| {
-        steps.extend(last.attention.then(|| last.only(Half::Attention)));
+/// The last steps of a plan, and the output head where it is on this device.
+fn run_to_end<'g>(
+    g: &Builder<'g>,
+    model: &'g Model,
+    mut steps: Vec<LayerStep>,
+    (cache, rows): (&'g Cache, &Rows<'g>),
+    h: Tensor<'g>,
+    (key, to): (GraphKey, RowsTo),
+    slots: &mut Slots,
+) {
+    // After the last attention only rows that give logits go on: the feed-forward network and the head are most of the last
+    // step's work, and of a prompt one row needs them.
+    let finish = steps.pop_if(|last| last.has(Half::FeedForward)).and_then(|last| {
+        steps.extend(last.only(Half::Attention));
         last.only(Half::FeedForward)
     });
-    h = model.run(g, &steps, cache, &rows, h);
+    let mut h = model.run(g, &steps, cache, rows, h);
     if to == RowsTo::Nowhere {
+        // Nobody looks at what the last layer gives: its keys and values count.
         g.effect(h);
-        return slots;
+        return;
     }
-    if n_out < n_rows {
-        h = g.ops.get_rows(h, input("inp_out_rows", DType::I32, &[n_out], &mut slots.out_rows));
+    if key.n_out < key.n_rows {
+        h = g.ops.get_rows(h, input(g, "inp_out_rows", DType::I32, &[key.n_out], &mut slots.out_rows));
     }
-    h = model.run(g, finish.as_slice(), cache, &rows, h);
+    h = model.run(g, finish.as_slice(), cache, rows, h);
     slots.hidden = Some(g.output(h));
     if to == RowsTo::Head {
-        slots.logits = Some(g.output(head(g, model, h, keep)));
+        slots.logits = Some(g.output(head(g, model, h, key.keep)));
     }
-    slots
 }
 
 /// The graph that makes logits of `key.n_rows` states from elsewhere.

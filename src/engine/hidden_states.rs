@@ -36,6 +36,7 @@ impl Drop for Place {
 impl HiddenStates {
     pub(super) fn new(n_embd: usize, devices: &[Arc<Device>], n_places: usize) -> Result<HiddenStates, Error> {
         let states = devices.iter().map(|device| hidden_states(n_embd, device, n_places));
+        // The lowest is taken first, so that a few rows touch few pages.
         let free = Arc::new(Mutex::new((0..n_places).rev().collect()));
         Ok(HiddenStates { states: states.collect::<Result<_, _>>()?, free })
     }
@@ -83,15 +84,18 @@ impl HiddenStates {
         let [n_embd, before, ..] = self.states[0].t().shape();
         let after = (before + n).max(2 * before);
         let mut all = Vec::new();
+        // Every place stays what it was: rows that wait hold their numbers.
         for (states, device) in self.states.iter().zip(devices) {
             let mut larger = hidden_states(n_embd, device, after)?;
             let mut bytes = vec![0; n_embd * before * size_of::<f32>()];
             states.read(0, &mut bytes);
             larger.write(0, &bytes);
+            // Nothing was copied from a device that is lost.
             device.check()?;
             all.push(larger);
         }
         self.states = all;
+        // Behind the free ones: those are lower, and are taken first.
         self.free().splice(0..0, (before..after).rev());
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::executor::Wanted;
 use super::row::Row;
 use super::{Error, Sequence, TokenId};
 use crate::kernels::{Observed, Reduction};
@@ -48,21 +49,24 @@ impl Sequence {
         each: &mut dyn FnMut(&[usize], &[f32]),
     ) -> Result<(), Error> {
         self.check(tokens)?;
+        // Every logit of a place is looked at: a shortlist would hide most.
         self.need(0);
         self.rewind(0);
         self.extend(tokens, Reduction::Prefill);
-        let (engine, n_steps, n_batch) = (self.engine().clone(), self.n_steps(), self.params.n_batch);
+        let (engine, full, n_batch) = (self.engine().clone(), self.full_depth(), self.params.n_batch);
         let mut executor = engine.lock();
-        executor.keep = 0;
+        // In batches: all logits of a long text would not fit into memory.
         let (mut logits, mut rest) = (Vec::new(), shown);
         for (i, batch) in self.rows.chunks_mut(n_batch).enumerate() {
             let (start, end) = (i * n_batch, i * n_batch + batch.len());
+            // Places rise, so those of a batch are the first that are left.
             let (here, later) = rest.split_at(rest.partition_point(|&place| place < end));
             rest = later;
             let outs: Vec<usize> = here.iter().map(|place| place - start).collect();
             let mut rows: Vec<&mut Row> = batch.iter_mut().collect();
             logits.clear();
-            executor.run_to_depth(&mut rows, n_steps, &outs, &mut |_, finished| logits.extend(finished.logits))?;
+            let wanted = Wanted { rows: &outs, keep: 0 };
+            executor.run_to_depth(&mut rows, full, wanted, &mut |_, finished| logits.extend(finished.logits))?;
             each(here, &logits);
         }
         Ok(())

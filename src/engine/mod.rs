@@ -12,25 +12,31 @@
 mod batch;
 mod cells;
 mod draft;
+mod early_exit;
 mod executor;
 mod fan_out;
+mod features;
 mod graph;
 mod hidden_states;
 mod inputs;
 mod params;
 mod prefix;
 mod probe;
+mod question;
 mod row;
 mod sequence;
 mod snapshot;
 mod trace;
 
 pub use batch::Batch;
+pub use early_exit::{Answer, Exits};
 pub use fan_out::{AtCut, Branch, Cut, View};
+pub use features::FeatureExtractor;
 pub use inputs::{InputSums, Inputs};
 pub use params::{EngineParams, Error};
 pub use prefix::Prefix;
 pub use probe::Probe;
+pub use question::{AnswerTokens, Choice, Question};
 pub use sequence::{Sequence, Step, Synced};
 pub use trace::Shown;
 
@@ -90,6 +96,7 @@ impl Engine {
             }
             result => result,
         }?;
+        // The cache is cut into regions once: a sequence never moves, nor do the rows that others see of it.
         let regions = Regions::new(executor.cache.n_rows(), executor.params.n_seq);
         Ok(Engine { model, executor: Arc::new(Mutex::new(executor)), regions: Arc::new(regions) })
     }
@@ -112,6 +119,7 @@ impl Engine {
         if !prefix.region().is_of(&self.regions) {
             return Err(Error::of_another_engine("prefix"));
         }
+        // Behind the prefix: a row sees only what lies before it.
         let region = self.regions.take(prefix.region().index() + 1).ok_or_else(|| self.no_sequence())?;
         let mut sequence = Sequence::new(self.clone(), region);
         sequence.follow(prefix)?;

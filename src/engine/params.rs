@@ -6,7 +6,7 @@ use super::{Probe, TokenId};
 use crate::dtype::DType;
 use crate::ggml::{self, Device};
 use crate::model::{Config, LayerStep, MAX_POSITIONS, Model};
-use crate::plan::{Half, number};
+use crate::plan::{Depth, Half, Runs, number};
 
 /// Why an engine cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +111,7 @@ pub struct EngineParams {
     /// Whether attention is one fused operation; `None` for what suits each device ([`EngineParams::fuses_attention_on`]).
     pub flash_attn: Option<bool>,
     /// Where the plan is cut into ranges that run as graphs of their own; empty for one range.
-    pub cuts: Vec<usize>,
+    pub cuts: Vec<Depth>,
     /// What runs, in order; empty for everything that the model has.
     pub plan: Vec<LayerStep>,
     /// Whether steps compute only the logits that the sampler chooses among, where that is faster: a low-bit copy of the
@@ -158,6 +158,7 @@ impl EngineParams {
         if n_ctx > MAX_POSITIONS {
             return Err(Error::Context { n_ctx, expected: format!("at most {MAX_POSITIONS}") });
         }
+        // In 128 bits: the numbers are a file's and a user's, and their product may be any.
         let row = |n, dtype: DType| dtype.row_bytes(n).unwrap_or(0) as u128;
         let rows = row(config.n_embd_k(), self.type_k) + row(config.n_embd_v(), self.type_v);
         let bytes = rows * config.n_layer as u128 * n_ctx as u128 * self.n_seq.max(1) as u128;
@@ -187,23 +188,28 @@ impl EngineParams {
         params.n_ctx = params.context_for(config)?;
         check_cache_type("cache-type-k", params.type_k, config.head_dim_k)?;
         check_cache_type("cache-type-v", params.type_v, config.head_dim_v)?;
+        // A column of values is no row of blocks: without the fused kernel they lie by column.
         if params.type_v.is_quantized() && params.flash_attn == Some(false) {
             let expected = "f32, f16 or bf16 without flash attention".to_owned();
             return Err(Error::Parameter { name: "cache-type-v", expected, found: params.type_v.name().to_owned() });
         }
+        // What is too small or too large has an obvious meaning.
         params.n_seq = params.n_seq.max(1);
         params.n_batch = params.n_batch.clamp(1, params.n_ctx);
         if params.plan.is_empty() {
             params.plan = model.plan().to_vec();
         }
+        // Turns decide which cache rows a step has: nobody else may have counted them otherwise.
         number(&mut params.plan);
         check_plan(&params.plan, model)?;
         check_plan(&params.draft_plan, model)?;
-        let shared = |step: &&LayerStep| !params.plan.iter().any(|own| own.keys() == step.keys() && own.attention);
-        if let Some(step) = params.draft_plan.iter().filter(|step| step.attention).find(shared) {
+        let shared =
+            |step: &&LayerStep| !params.plan.iter().any(|own| own.shares_cache_with(step) && own.has(Half::Attention));
+        if let Some(step) = params.draft_plan.iter().filter(|step| step.has(Half::Attention)).find(shared) {
             let expected = "attention of steps that the plan runs too".to_owned();
             return Err(Error::Parameter { name: "draft_plan", expected, found: step.il.to_string() });
         }
+        // Cuts are borders of ranges: in rising order, each once.
         params.cuts.sort_unstable();
         params.cuts.dedup();
         check_cuts(&params.cuts, params.plan.len())?;
@@ -216,9 +222,10 @@ impl EngineParams {
 pub(super) fn check_plan(plan: &[LayerStep], model: &Model) -> Result<(), Error> {
     let has = |step: &LayerStep| {
         let own = model.plan().get(step.il);
-        own.is_some_and(|own| [Half::Attention, Half::FeedForward].iter().all(|&half| own.has(half) || !step.has(half)))
+        own.is_some_and(|own| step.halves().all(|half| own.has(half)))
     };
-    match plan.iter().find(|step| step.is_empty() || !has(step)) {
+    // A plan that writes keys and values alone would give its state back unchanged: that is no step of one.
+    match plan.iter().find(|step| step.runs == Runs::KvOnly || !has(step)) {
         None => Ok(()),
         Some(step) => {
             let expected = format!("layers below {} with the halves that the model has", model.plan().len());
@@ -231,6 +238,7 @@ pub(super) fn check_probes(probes: &[Probe], n_embd: usize, n_steps: usize) -> R
     for probe in probes {
         check_cuts(&[probe.depth], n_steps)?;
         let (expected, found) = (n_embd * probe.bias.len(), probe.weights.len());
+        // A matrix of another width would read beyond the state.
         if expected != found || found == 0 {
             let expected = format!("{n_embd} weights for each of at least one number");
             return Err(Error::Parameter { name: "probes", expected, found: found.to_string() });
@@ -239,12 +247,13 @@ pub(super) fn check_probes(probes: &[Probe], n_embd: usize, n_steps: usize) -> R
     Ok(())
 }
 
-pub(super) fn check_cuts(cuts: &[usize], n_steps: usize) -> Result<(), Error> {
-    if cuts.iter().all(|cut| (1..n_steps).contains(cut)) && cuts.is_sorted_by(|a, b| a < b) {
+pub(super) fn check_cuts(cuts: &[Depth], n_steps: usize) -> Result<(), Error> {
+    if cuts.iter().all(|cut| (1..n_steps).contains(&cut.0)) && cuts.is_sorted_by(|a, b| a < b) {
         return Ok(());
     }
     let expected = format!("layers between 1 and {}, rising", n_steps - 1);
-    Err(Error::Parameter { name: "cuts", expected, found: format!("{cuts:?}") })
+    let found: Vec<usize> = cuts.iter().map(|cut| cut.0).collect();
+    Err(Error::Parameter { name: "cuts", expected, found: format!("{found:?}") })
 }
 
 fn check_cache_type(name: &'static str, dtype: DType, head: usize) -> Result<(), Error> {

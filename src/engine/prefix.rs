@@ -40,10 +40,12 @@ impl Sequence {
     /// Becomes a prefix, of which nothing has to be evaluated.
     pub(super) fn follow(&mut self, prefix: &Prefix) -> Result<(), Error> {
         self.prefix = Some(prefix.clone());
+        // Before the first row: one that nobody can evaluate anew must not be followed.
         self.check_prefix(self.n_lost)?;
         self.cells = Cells::new(&self.region, Some((prefix.region(), prefix.tokens().len())));
         self.extend(prefix.tokens(), Reduction::Prefill);
-        let done = self.n_steps();
+        let done = self.full_depth();
+        // Its cache rows are there: whoever follows begins behind them.
         self.rows.iter_mut().for_each(|row| row.depth = done);
         self.logits = prefix.logits().to_vec();
         self.has_logits = true;
@@ -55,11 +57,13 @@ impl Sequence {
     /// # Errors
     /// An empty sequence, one that itself follows a prefix, and one with tokens that deeper layers do not see.
     pub fn into_prefix(mut self) -> Result<Prefix, Error> {
+        // A prefix lies in one region, and every layer of it is seen by whoever follows.
         if !self.cells.shared.is_empty() || self.n_unmasked() < self.tokens.len() {
             let expected = "a sequence that shares no prefix itself, all of it seen by every layer".to_owned();
             return Err(Error::Parameter { name: "prefix", expected, found: format!("{} tokens", self.tokens.len()) });
         }
         self.logits()?;
+        // Drafts were evaluated behind the text, and are nobody's part.
         self.drop_drafts();
         let Sequence { tokens, logits, region, n_lost, .. } = self;
         Ok(Prefix(Arc::new(Shared { tokens, logits, region, n_lost })))

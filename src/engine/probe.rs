@@ -2,24 +2,34 @@
 
 use super::Error;
 use crate::dtype::DType;
+use crate::exit::{self, Checkpoint};
 use crate::ggml::{Builder, Device, Store, StoreBuilder, Stored, Tensor};
 use crate::model::FinalNorm;
+use crate::plan::Depth;
 use std::sync::Arc;
 
 /// softmax(W x + b) of a hidden state x after so many steps, normed as before the output head ([`FinalNorm::apply`]).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
-    /// Steps of the plan before it.
-    pub depth: usize,
+    /// What has run before it.
+    pub depth: Depth,
     /// W: \[n_embd, n_out\], a row for each number that is read.
     pub weights: Vec<f32>,
     /// b: \[n_out\]
     pub bias: Vec<f32>,
 }
 
+impl Probe {
+    /// That of a checkpoint, if it has one.
+    pub fn of(checkpoint: &Checkpoint<Depth>) -> Option<Probe> {
+        let exit::Probe { weights, bias } = checkpoint.probe.clone()?;
+        Some(Probe { depth: checkpoint.at, weights, bias })
+    }
+}
+
 /// A probe on a device other than the CPU.
 pub(super) struct Placed {
-    pub(super) depth: usize,
+    pub(super) depth: Depth,
     /// Its place in the placement.
     pub(super) device: usize,
     weights: Stored,
@@ -32,6 +42,7 @@ impl Placed {
         let n_out = probe.bias.len();
         let bytes = |values: &[f32]| values.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<u8>>();
         let mut builder = StoreBuilder::new(2);
+        // Where the states wait: only what is read of them travels.
         builder.place_on(on);
         let n_embd = probe.weights.len() / n_out;
         let weights = builder.add_plain("probe.weight", DType::F32, &[n_embd, n_out], &bytes(&probe.weights))?;
@@ -45,6 +56,7 @@ impl Placed {
 
     /// What is read of the rows of `h` \[n_embd, t\]: \[n_out, t\].
     pub(super) fn read<'g>(&'g self, g: &Builder<'g>, h: Tensor<'g>) -> Tensor<'g> {
+        // Without the norm's weights, as the states were normed that probes are fitted to.
         let x = match self.norm {
             FinalNorm::Rms(eps) => g.ops.rms_norm(h, eps),
             FinalNorm::Layer(eps) => g.ops.layer_norm(h, eps),

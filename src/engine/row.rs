@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::TokenId;
 use super::hidden_states::Place;
 use crate::kernels::Reduction;
+use crate::plan::Depth;
 
 /// Cache rows in a graph are rounded up to this, so that one graph serves many steps; and rows that see each other's
 /// cache rows at another place add up in the same order if the places differ by a multiple of it.
@@ -22,8 +23,8 @@ pub(super) struct Row {
     pub(super) cache_row: usize,
     /// ...except these: between a prefix that it shares with others and its own, or of others that run beside it.
     pub(super) hole: Range<usize>,
-    /// Steps of the plan that it has been through.
-    pub(super) depth: usize,
+    /// What of the plan it has been through.
+    pub(super) depth: Depth,
     /// Where its hidden state waits, between two ranges.
     pub(super) place: Option<Place>,
     /// What was read of it there, if anything was: \[n_out\].
@@ -36,7 +37,23 @@ impl Row {
     /// A row at the cache row of its position, which sees all before it.
     pub(super) fn new(token: TokenId, position: usize, reduction: Reduction) -> Row {
         let reading = Vec::new();
-        Row { token, position, first: 0, cache_row: position, hole: 0..0, depth: 0, place: None, reading, reduction }
+        Row {
+            token,
+            position,
+            first: 0,
+            cache_row: position,
+            hole: 0..0,
+            depth: Depth(0),
+            place: None,
+            reading,
+            reduction,
+        }
+    }
+
+    /// Whether a cache row is among those that it sees, by its position.
+    pub(super) fn sees(&self, cache_row: usize) -> bool {
+        // Its own cache row too: keys are written before attention reads them.
+        (self.first..=self.cache_row).contains(&cache_row) && !self.hole.contains(&cache_row)
     }
 
     /// The same token with the same sight, on its way from the beginning.

@@ -18,7 +18,7 @@ use super::row::Row;
 use super::{Engine, EngineParams, Error, Probe, TokenId};
 use crate::kernels::Reduction;
 use crate::model::{LayerStep, Model};
-use crate::plan::number;
+use crate::plan::{Depth, number};
 use crate::sample::Sampler;
 
 /// What [`Sequence::sync`] did.
@@ -37,8 +37,8 @@ pub struct Synced {
 pub struct Step {
     /// The sampled token, now the last of the sequence.
     pub token: TokenId,
-    /// Steps of the plan run to choose it; of a draft that was accepted, to draft it.
-    pub layers_run: usize,
+    /// How deep it was to be chosen; of a draft that was accepted, to be drafted.
+    pub depth: Depth,
     /// What the token needed: the same in layers of the model ([`crate::plan::layers_of`]).
     pub layers: f64,
     /// Whether it is a draft that was accepted.
@@ -91,6 +91,7 @@ impl Sequence {
             executor.unmask(region.rows()); // of a sequence that had them before
             (Arc::new(executor.params.clone()), executor.n_lost)
         };
+        // Behind no prefix: `follow` gives it one.
         let cells = Cells::new(&region, None);
         Sequence {
             engine,
@@ -151,6 +152,7 @@ impl Sequence {
         self.rewind(0);
         let engine = self.engine.clone();
         let mut executor = engine.lock();
+        // Cuts and drafts were chosen for the plan that goes.
         executor.params.cuts.clear();
         executor.params.draft_plan.clear();
         executor.replan(plan)?;
@@ -163,9 +165,14 @@ impl Sequence {
         &self.params.plan
     }
 
-    /// Steps of the plan: the depth that is full here.
+    /// Steps of the plan.
     pub fn n_steps(&self) -> usize {
         self.params.plan.len()
+    }
+
+    /// The depth that is full here: all steps of the plan.
+    pub fn full_depth(&self) -> Depth {
+        Depth(self.n_steps())
     }
 
     /// The text. Its last token may not have been evaluated yet.
@@ -192,17 +199,20 @@ impl Sequence {
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Synced, Error> {
         self.check(tokens)?;
-        self.revive(self.n_steps())?;
+        self.revive(self.full_depth())?;
+        // What a draft evaluated earlier was rounded beside others: a prompt that is read again must come out the same.
         self.forget_ahead();
         self.need(0); // of a prompt the whole head costs little
         self.rewind(self.common_prefix(tokens));
+        // The last token goes again where its logits are not at hand.
         let reused = self.n_done().min(tokens.len() - usize::from(!self.has_logits && !tokens.is_empty()));
         self.rewind(reused);
         let total = tokens.len() - reused;
+        // A prompt in batches, each at full depth: so the caller may stop it between two.
         for batch in tokens[reused..].chunks(self.params.n_batch) {
             self.extend(batch, Reduction::Prefill);
             let is_last = self.tokens.len() == tokens.len();
-            self.run_to_depth(self.n_steps(), is_last)?;
+            self.run_to_depth(self.full_depth(), is_last)?;
             let done = self.tokens.len() - reused;
             if progress(done, total).is_break() && !is_last {
                 return Ok(Synced { reused, evaluated: done, interrupted: true });
@@ -213,7 +223,7 @@ impl Sequence {
 
     /// Tokens that have been through every layer, counted from the first.
     pub(super) fn n_done(&self) -> usize {
-        self.rows.partition_point(|row| row.depth == self.n_steps())
+        self.rows.partition_point(|row| row.depth == self.full_depth())
     }
 
     /// Puts tokens behind the text, to be evaluated later.
@@ -252,14 +262,15 @@ impl Sequence {
         self.settle()?;
         let token = sampler.sample(&self.logits, &self.tokens);
         self.n_sampled += 1;
+        // Sampled first, compared then: with the random number that it takes either way.
         let drafted = self.accept(token);
         if drafted.is_none() {
             self.extend(&[token], Reduction::Decode);
         }
-        let n_steps = self.n_steps();
-        let whole = || Ran { steps: n_steps, layers: self.layers_at(n_steps) };
-        let Ran { steps, layers } = drafted.unwrap_or_else(whole);
-        Ok(Step { token, layers_run: steps, layers, was_drafted: drafted.is_some() })
+        let full = self.full_depth();
+        let whole = || Ran { depth: full, layers: self.layers_at(full) };
+        let Ran { depth, layers } = drafted.unwrap_or_else(whole);
+        Ok(Step { token, depth, layers, was_drafted: drafted.is_some() })
     }
 
     /// Logits from now on are those that this sampler chooses among.
@@ -268,6 +279,7 @@ impl Sequence {
         const MOST: usize = 128;
         let groups = |reach: usize| (2 * reach).max(MOST / 4);
         let wants = self.params.shortlist && self.n_sampled >= SKETCH_AFTER;
+        // A sampler that looks at few tokens needs few exact logits; one without a bound needs them all.
         let keep = sampler.reach().map(groups).filter(|&n| wants && n <= 2 * MOST);
         self.need(keep.unwrap_or(0));
     }
@@ -303,6 +315,7 @@ impl Sequence {
     /// Keeps the first `n` tokens and forgets the rest.
     pub fn rewind(&mut self, n: usize) {
         self.drop_drafts();
+        // Logits belong to the last token: they go with it.
         let keeps_last = n >= self.tokens.len();
         (self.has_logits, self.is_ahead) = (self.has_logits && keeps_last, self.is_ahead && keeps_last);
         if keeps_last {
@@ -317,6 +330,7 @@ impl Sequence {
     fn keep_first(&mut self, n: usize) {
         self.tokens.truncate(n);
         self.rows.truncate(n);
+        // A sequence that is rewound into its prefix goes on in its own region, never in the prefix's.
         if n < self.cells.shared.len() {
             // What follows the shorter prefix lies behind it as if it were all.
             let shared = self.prefix.as_ref().map(|prefix| (prefix.region(), n));
@@ -343,6 +357,7 @@ impl Sequence {
         if prompt.is_empty() {
             return Err(Error::Empty);
         }
+        // All of it before any: a line that cannot be scored leaves no half of itself.
         self.check(&[prompt, tokens].concat())?;
         self.sync(prompt, &mut |_, _| ControlFlow::Continue(()))?;
         let Some((_, fed)) = tokens.split_last() else { return Ok(()) };
@@ -364,6 +379,7 @@ impl Sequence {
         let n_keep = n_keep.min(self.tokens.len());
         let n_drop = (self.tokens.len() - n_keep).div_ceil(2);
         let mut kept = self.tokens.clone();
+        // Positions change for all that is behind: its keys were rotated for others, and are made anew.
         kept.drain(n_keep..n_keep + n_drop);
         self.sync(&kept, progress)?;
         Ok(n_drop)
@@ -384,11 +400,11 @@ impl Sequence {
     /// Evaluates the text to its end, so that its last token's logits are known, and with it the drafts.
     fn settle(&mut self) -> Result<(), Error> {
         let is_settled = self.has_logits && self.n_done() == self.tokens.len() && self.n_lost == self.lock().n_lost;
-        if is_settled { Ok(()) } else { self.run_to_depth(self.n_steps(), true) }
+        if is_settled { Ok(()) } else { self.run_to_depth(self.full_depth(), true) }
     }
 
     /// Takes what is pending to a depth, alone.
-    pub(super) fn run_to_depth(&mut self, depth: usize, wants_logits: bool) -> Result<(), Error> {
+    pub(super) fn run_to_depth(&mut self, depth: Depth, wants_logits: bool) -> Result<(), Error> {
         let engine = self.engine.clone();
         engine.forward(&mut Batch::of(Item { sequence: self, depth, wants_logits }))
     }
@@ -400,9 +416,10 @@ impl Sequence {
 
     /// What has to be true before rows run, on devices that are there.
     pub(super) fn prepare(&mut self, executor: &Executor, wants_logits: bool) -> Result<(), Error> {
+        // What a device forgot counts as not evaluated, before anybody asks what is pending.
         self.forget_lost(executor)?;
         let Some(last) = self.rows.last() else { return Err(Error::Empty) };
-        if wants_logits && !self.has_logits && last.depth == self.n_steps() {
+        if wants_logits && !self.has_logits && last.depth == self.full_depth() {
             self.evaluate_last_again();
         }
         Ok(())
@@ -421,8 +438,9 @@ impl Sequence {
     }
 
     /// The rows that are not at a depth yet, and where logits of them belong.
-    pub(super) fn pending(&mut self, depth: usize) -> impl Iterator<Item = (&mut Row, Option<&mut Vec<f32>>)> {
+    pub(super) fn pending(&mut self, depth: Depth) -> impl Iterator<Item = (&mut Row, Option<&mut Vec<f32>>)> {
         let last = self.rows.len() - 1;
+        // Only the last token's are kept: earlier ones have chosen already.
         let mut logits = Some(&mut self.logits);
         let rows = self.rows.iter_mut().enumerate();
         let rows = rows.map(move |(i, row)| (row, if i == last { logits.take() } else { None }));
@@ -436,7 +454,7 @@ impl Sequence {
     }
 
     /// Makes devices that were lost and are needed up to a depth usable again. What they have forgotten is evaluated anew.
-    pub(super) fn revive(&mut self, to: usize) -> Result<(), Error> {
+    pub(super) fn revive(&mut self, to: Depth) -> Result<(), Error> {
         let engine = self.engine.clone();
         let mut executor = engine.lock();
         executor.revive(to)?;
@@ -447,10 +465,11 @@ impl Sequence {
         if self.n_lost == executor.n_lost {
             return Ok(());
         }
+        // A prefix is others' too: a sequence cannot evaluate it for them.
         self.check_prefix(executor.n_lost)?;
         self.n_lost = executor.n_lost;
         let drafts = self.drafts.iter_mut().map(|draft| &mut draft.row);
-        self.rows.iter_mut().chain(drafts).for_each(|row| (row.place, row.depth) = (None, 0));
+        self.rows.iter_mut().chain(drafts).for_each(|row| (row.place, row.depth) = (None, Depth(0)));
         self.drafts.iter_mut().for_each(|draft| draft.logits.clear());
         (self.has_logits, self.is_ahead) = (false, false);
         Ok(())

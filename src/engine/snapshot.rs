@@ -26,12 +26,13 @@ impl Sequence {
     /// Replaces the text by one that [`Sequence::save_state`] wrote. On an error the sequence is empty.
     pub fn load_state(&mut self, input: &mut dyn Read) -> Result<(), Error> {
         self.rewind(0);
-        self.revive(self.n_steps())?;
+        self.revive(self.full_depth())?;
         let expected = self.fingerprint();
         let mut read_number = || read_u64(input).map_err(|e| cut(e, 0));
         let [header_bytes, n_tokens] = [read_number()?, read_number()?];
         let mut header = Vec::new();
         input.take(header_bytes.min(4096)).read_to_end(&mut header)?;
+        // Rows of another model, plan or type would be read as numbers of this one's.
         if header != expected.as_bytes() {
             // A name in either may hold anything: it is shown, not sent.
             let shown = |text: &str| text.escape_debug().to_string();
@@ -42,6 +43,7 @@ impl Sequence {
             let expected = format!("at most {} tokens", self.n_ctx());
             return Err(Error::State { expected, found: n_tokens.to_string() });
         }
+        // Without capacity: a number in the file costs nothing until the tokens are there.
         let mut tokens: Vec<TokenId> = Vec::new();
         for _ in 0..n_tokens {
             let mut bytes = [0; 4];
@@ -52,17 +54,20 @@ impl Sequence {
         // Behind no prefix: the rewind gave it up.
         let rows = self.cells.row_of(0)..self.cells.row_of(tokens.len());
         let mut executor = self.lock();
+        // Rows that were never written may hold NaN, which masked sums would not survive.
         executor.clear_up_to(rows.end);
         let next = &mut |n: usize| read_bytes(input, n);
         executor.cache.write_rows(rows, next).map_err(|e| cut(e, n_tokens))?;
+        // More than was said is another file, or a damaged one.
         if input.read(&mut [0])? > 0 {
             let expected = format!("the end behind {n_tokens} tokens");
             return Err(Error::State { expected, found: "more".to_owned() });
         }
         executor.check_devices()?;
         drop(executor);
+        // Only now: up to here an error leaves the sequence empty.
         self.extend(&tokens, Reduction::Prefill);
-        let done = self.n_steps();
+        let done = self.full_depth();
         self.rows.iter_mut().for_each(|row| row.depth = done);
         Ok(())
     }

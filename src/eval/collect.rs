@@ -5,22 +5,22 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use super::features::FeatureExtractor;
-use super::questions::{Asked, Questions};
-use super::{Error, Item};
-use crate::engine::{Branch, Cut, Sequence, TokenId, View};
-use crate::exit::{Input, Lens, LensFit, Row, softmax_reading};
+use super::Error;
+use crate::classify::{Asked, Item, Questions};
+use crate::engine::{AnswerTokens, Branch, Cut, FeatureExtractor, Sequence, TokenId, View};
+use crate::exit::{Features, Input, Lens, LensFit, Row, softmax_reading};
+use crate::plan::Depth;
 use crate::sample::Sampler;
 use crate::tokenizer::Tokenizer;
 
 /// What is looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Sight<'a> {
-    /// After which layers, in rising order.
-    pub layers: &'a [usize],
+    /// At which depths, in rising order.
+    pub depths: &'a [Depth],
     /// What is read there.
     pub input: Input,
-    /// Through what, a lens for each layer; empty for none.
+    /// Through what, a lens for each depth; empty for none.
     pub lenses: &'a [Lens],
 }
 
@@ -32,21 +32,25 @@ pub fn collect(
     sight: Sight<'_>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Row>, Error> {
-    let model = sequence.model().clone();
-    let extractor = FeatureExtractor::new(sight.input, questions, of_layers(sight.layers, sight.lenses), &model)?;
+    let extractor = sight.extractor(questions, sequence)?;
     let mut rows = Vec::new();
     for item in items {
         let asked = questions.of_item(item);
-        rows.push(
-            extractor.with_view(|view| collect_one(sequence, questions, &extractor, &asked, sight.layers, view))?,
-        );
+        rows.push(collect_one(sequence, questions, &extractor, &asked, sight.depths)?);
         progress(rows.len());
     }
     Ok(rows)
 }
 
-fn of_layers<'l>(layers: &[usize], lenses: &'l [Lens]) -> Vec<(usize, &'l Lens)> {
-    layers.iter().copied().zip(lenses).collect()
+impl<'a> Sight<'a> {
+    fn extractor(&self, questions: &Questions<'_>, sequence: &Sequence) -> Result<FeatureExtractor<'a>, Error> {
+        let (lenses, labels) = (at(self.depths, self.lenses), questions.label_ids());
+        Ok(FeatureExtractor::of_questions(self.input, labels, lenses, sequence.model())?)
+    }
+}
+
+fn at<'l>(depths: &[Depth], lenses: &'l [Lens]) -> Vec<(Depth, &'l Lens)> {
+    depths.iter().copied().zip(lenses).collect()
 }
 
 fn collect_one(
@@ -54,31 +58,32 @@ fn collect_one(
     questions: &Questions<'_>,
     extractor: &FeatureExtractor<'_>,
     asked: &Asked,
-    layers: &[usize],
-    view: View<'_>,
+    depths: &[Depth],
 ) -> Result<Row, Error> {
     let mut row = Row { inputs: Vec::new(), readings: Vec::new(), full: 0, truth: 0 };
-    let n_layer = sequence.n_steps();
-    let parts: Vec<Branch<'_>> = asked.questions().collect();
-    sequence.fan_out(&asked.prefix, &parts, layers, view, &mut |cuts| {
-        let cuts: Vec<&Cut> = cuts.iter().collect();
-        if cuts[0].layers_run < n_layer {
-            let seen = extractor.extract(asked, &cuts);
-            row.readings.extend(seen.reading);
-            row.inputs.push(seen.input);
+    let full = sequence.full_depth();
+    let question = asked.question();
+    let mut see = |cuts: &[Cut]| {
+        if cuts[0].depth < full {
+            match extractor.extract(question.answers, cuts) {
+                Features::Read { reading, .. } => row.readings.push(reading),
+                // Rows are looked at without probes: those are what will be fitted to them.
+                Features::Vector(x) | Features::Chances(x) => row.inputs.push(x),
+            }
             return Vec::new();
         }
-        let answer = questions.read(asked, &cuts).label;
-        if extractor.input == Input::Vocabulary {
+        let answer = question.answers.read(cuts).label;
+        if extractor.input() == Input::Vocabulary {
             // As in the paper, the answer is a token.
-            row.full = softmax_reading(&cuts[0].logits).label;
+            row.full = AnswerTokens::Any.read(cuts).label;
             let label = |answer: usize| questions.label_ids().get(answer).map(|&id| id as usize);
             row.truth = label(asked.truth(answer)).unwrap_or_else(|| asked.truth(row.full));
         } else {
             (row.full, row.truth) = (answer, asked.truth(answer));
         }
         Vec::new()
-    })?;
+    };
+    extractor.with_view(|view| sequence.fan_out(&asked.prefix, &question.branches, depths, view, &mut see))?;
     Ok(row)
 }
 
@@ -109,30 +114,30 @@ pub fn own_answer(
     Ok((prefix.to_vec(), answer[..answer.len() - 1].to_vec()))
 }
 
-/// Keeps, for every token of excerpts, the normed hidden state after each of the `layers` and what it says there, through
+/// Keeps, for every token of excerpts, the normed hidden state at each of the `depths` and what it says there, through
 /// `lenses` if there are any; at most `n_rows`. `progress` hears how many rows are done.
 pub fn collect_own(
     sequence: &mut Sequence,
     excerpts: &[Excerpt],
-    layers: &[usize],
+    depths: &[Depth],
     lenses: &[Lens],
     n_rows: usize,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Row>, Error> {
     let model = sequence.model().clone();
-    let extractor = FeatureExtractor::of_tokens(of_layers(layers, lenses), &model);
-    let (n_layer, n_vocab, n_embd) = (sequence.n_steps(), model.config().n_vocab, model.config().n_embd);
+    let extractor = FeatureExtractor::of_tokens(Input::Vocabulary, at(depths, lenses), &model);
+    let (full, n_vocab, n_embd) = (sequence.full_depth(), model.config().n_vocab, model.config().n_embd);
     let mut rows: Vec<Row> = Vec::new();
     for (prefix, part) in excerpts {
         let shown = part.len();
         let first = rows.len();
         rows.resize(first + shown, Row { inputs: Vec::new(), readings: Vec::new(), full: 0, truth: 0 });
         extractor.with_view(|view| {
-            sequence.fan_out(prefix, &[Branch { tokens: part, shown }], layers, view, &mut |cuts| {
+            sequence.fan_out(prefix, &[Branch { tokens: part, shown }], depths, view, &mut |cuts| {
                 let states = cuts[0].hidden.chunks_exact(n_embd).zip(cuts[0].logits.chunks_exact(n_vocab));
                 for (row, (hidden, logits)) in rows[first..].iter_mut().zip(states) {
                     let reading = softmax_reading(logits);
-                    if cuts[0].layers_run < n_layer {
+                    if cuts[0].depth < full {
                         row.readings.push(reading);
                         row.inputs.push(extractor.normed(hidden));
                     } else {
@@ -154,25 +159,25 @@ pub fn collect_own(
 /// Rows that lenses are fitted to at most.
 const LENS_ROWS: usize = 24_576;
 
-/// Fits a lens for each of the `layers` to the tokens of excerpts, as a stream. `progress` hears how many excerpts are done.
+/// Fits a lens for each of the `depths` to the tokens of excerpts, as a stream. `progress` hears how many excerpts are done.
 pub fn fit_lenses(
     sequence: &mut Sequence,
     excerpts: &[Excerpt],
-    layers: &[usize],
+    depths: &[Depth],
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Lens>, Error> {
     let model = sequence.model().clone();
-    let (n_embd, n_layer) = (model.config().n_embd, sequence.n_steps());
-    let extractor = FeatureExtractor::of_tokens(Vec::new(), &model);
-    let mut fits: Vec<LensFit> = layers.iter().map(|_| LensFit::new(n_embd)).collect();
+    let (n_embd, full) = (model.config().n_embd, sequence.full_depth());
+    let extractor = FeatureExtractor::of_tokens(Input::Confidence, Vec::new(), &model);
+    let mut fits: Vec<LensFit> = depths.iter().map(|_| LensFit::new(n_embd)).collect();
     let mut n_rows = 0;
     for (done, (prefix, part)) in excerpts.iter().enumerate() {
         let mut seen: Vec<Vec<f32>> = Vec::new();
         let normed =
             |cut: &Cut| cut.hidden.chunks_exact(n_embd).flat_map(|row| extractor.normed(row)).collect::<Vec<_>>();
         let question = Branch { tokens: part, shown: part.len() };
-        sequence.fan_out(prefix, &[question], layers, View::Hidden, &mut |cuts| {
-            if cuts[0].layers_run < n_layer {
+        sequence.fan_out(prefix, &[question], depths, View::Hidden, &mut |cuts| {
+            if cuts[0].depth < full {
                 seen.push(normed(&cuts[0]));
             } else {
                 let last = normed(&cuts[0]);
@@ -186,8 +191,7 @@ pub fn fit_lenses(
             break;
         }
     }
-    let wrong = || Error::Task { place: "lens".to_owned(), why: "there is nothing to fit it to".to_owned() };
-    fits.par_iter().map(|fit| fit.solve().ok_or_else(wrong)).collect()
+    fits.par_iter().map(|fit| fit.solve().ok_or(Error::Nothing { what: "lens" })).collect()
 }
 
 /// The questions of rows as excerpts.
@@ -199,7 +203,7 @@ pub fn excerpts(questions: &Questions<'_>, items: &[Item]) -> Vec<Excerpt> {
     items.iter().map(excerpt).collect()
 }
 
-/// What a look costs, in layers: questions that are looked at after all of the layers beside questions that are not.
+/// What a look costs, in steps of the plan: questions that are looked at after all of the depths beside questions that are not.
 pub fn look_cost(
     sequence: &mut Sequence,
     questions: &Questions<'_>,
@@ -207,22 +211,20 @@ pub fn look_cost(
     sight: Sight<'_>,
 ) -> Result<f64, Error> {
     const ROUNDS: usize = 7;
-    let model = sequence.model().clone();
-    let layers = sight.layers;
-    let extractor = FeatureExtractor::new(sight.input, questions, of_layers(layers, sight.lenses), &model)?;
+    let extractor = sight.extractor(questions, sequence)?;
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for item in items.iter().take(ROUNDS) {
         let asked = questions.of_item(item);
-        for (cuts, times) in [(&[][..], &mut without), (layers, &mut with)] {
+        for (cuts, times) in [(&[][..], &mut without), (sight.depths, &mut with)] {
             let start = Instant::now();
-            extractor.with_view(|view| collect_one(sequence, questions, &extractor, &asked, cuts, view))?;
+            collect_one(sequence, questions, &extractor, &asked, cuts)?;
             times.push(start.elapsed());
         }
     }
     let (without, with) = (median(without), median(with));
-    let layer = without.as_secs_f64() / sequence.n_steps() as f64;
+    let step = without.as_secs_f64() / sequence.n_steps() as f64;
     let looks = with.saturating_sub(without).as_secs_f64();
-    Ok(if layer > 0.0 { looks / layers.len() as f64 / layer } else { 0.0 })
+    Ok(if step > 0.0 { looks / sight.depths.len() as f64 / step } else { 0.0 })
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

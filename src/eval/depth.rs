@@ -6,6 +6,7 @@ use super::Excerpt;
 use super::collect::collect_own;
 use super::report::{bars, drawn, escape, head};
 use crate::engine::Sequence;
+use crate::plan::Depth;
 
 /// An answer with the depths of its tokens.
 #[derive(Clone, Debug)]
@@ -23,8 +24,8 @@ pub struct Depths {
 /// What the output head makes of every layer's hidden state, for each token of an excerpt and the one after it: the
 /// probability of the best token.
 pub fn confidence(sequence: &mut Sequence, excerpt: Excerpt) -> Result<Vec<Vec<f32>>, super::Error> {
-    let (layers, n) = ((1..sequence.n_steps()).collect::<Vec<_>>(), excerpt.1.len());
-    let rows = collect_own(sequence, &[excerpt], &layers, &[], n, &mut |_| {})?;
+    let (depths, n) = ((1..sequence.n_steps()).map(Depth).collect::<Vec<_>>(), excerpt.1.len());
+    let rows = collect_own(sequence, &[excerpt], &depths, &[], n, &mut |_| {})?;
     Ok(rows.into_iter().map(|row| row.readings.iter().map(|reading| reading.top).collect()).collect())
 }
 

@@ -1,14 +1,13 @@
 //! Owns the running of questions beside each other: full depth, a policy, and a fixed set of skipped layers.
 
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::features::FeatureExtractor;
-use super::questions::{Asked, Questions};
-use super::{Error, Item};
-use crate::engine::{Branch, Cut, Sequence, TokenId, View};
-use crate::exit::{Decision, Input, Lens, Policy};
+use super::Error;
+use crate::classify::{Asked, Item, Questions, answer, extractor, prepare};
+use crate::engine::{Answer, Exits, Sequence, TokenId};
+use crate::exit::{Input, Policy};
 use crate::model::{Config, LayerStep};
+use crate::plan::Depth;
 
 /// What became of one question.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,53 +56,50 @@ pub struct CompareRuns {
     pub parallel: usize,
 }
 
-/// An answer and the layers it took.
-pub(super) type Answer = (usize, usize);
-
 /// Answers questions at full depth and with a policy, by turns, and with the baseline's plan of layers.
 pub fn evaluate(
     sequence: &mut Sequence,
     baseline: &mut Sequence,
     questions: &Questions<'_>,
     items: &[Item],
-    policy: &Policy,
+    policy: &Policy<Depth>,
     how: CompareRuns,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Measured, Error> {
     let model = sequence.model().clone();
-    let lenses: Vec<(usize, &Lens)> =
-        policy.checkpoints.iter().filter_map(|c| Some((c.layer, c.lens.as_ref()?))).collect();
-    let extractor = FeatureExtractor::new(policy.input, questions, lenses, &model)?;
+    let extractor = extractor(policy, questions, &model)?;
+    let exits = Exits { checkpoints: &policy.checkpoints, extractor: &extractor };
     let cost = Cost::of(model.config(), policy);
     let mut outcomes: Vec<Outcome> = Vec::new();
     let asked: Vec<Asked> = items.iter().map(|item| questions.of_item(item)).collect();
     if let Some(first) = asked.first() {
-        full_depth(sequence, questions, std::slice::from_ref(first), how)?; // warm-up
+        full_depth(sequence, std::slice::from_ref(first), how)?; // warm-up
     }
     let batches: Vec<&[Asked]> =
         asked.chunk_by(|a, b| a.prefix == b.prefix).flat_map(|same| same.chunks(how.parallel.max(1))).collect();
     for (i, batch) in batches.into_iter().enumerate() {
-        let fixed = full_depth(baseline, questions, batch, how)?.0;
+        let fixed = full_depth(baseline, batch, how)?.0;
         let (mut full, mut early) = (None, None);
         // By turns, so that a slow moment of the machine hits both.
         for which in [i % 2, (i + 1) % 2] {
             if which == 0 {
-                full = Some(full_depth(sequence, questions, batch, how)?);
+                full = Some(full_depth(sequence, batch, how)?);
             } else {
-                early = Some(run(sequence, questions, batch, Some((&extractor, policy)), how)?);
+                early = Some(run(sequence, batch, Some(exits), how)?);
             }
         }
         let (Some((full, full_time)), Some((early, early_time))) = (full, early) else { continue };
         for (((asked, full), early), fixed) in batch.iter().zip(full).zip(early).zip(fixed) {
             let n = batch.len() as u32;
             outcomes.push(Outcome {
-                full_is_right: asked.is_right(full.0),
-                early_is_right: asked.is_right(early.0),
-                fixed_is_right: asked.is_right(fixed.0),
-                agrees: full.0 == early.0,
-                layers: early.1,
-                full_flops: cost.of_answer(asked, full.1, false, how),
-                early_flops: cost.of_answer(asked, early.1, true, how),
+                full_is_right: asked.is_right(full.answer),
+                early_is_right: asked.is_right(early.answer),
+                fixed_is_right: asked.is_right(fixed.answer),
+                agrees: full.answer == early.answer,
+                // Steps and layers are one at full depth.
+                layers: early.depth.0,
+                full_flops: cost.of_answer(asked, full.depth, false, how),
+                early_flops: cost.of_answer(asked, early.depth, true, how),
                 full_time: full_time / n,
                 early_time: early_time / n,
             });
@@ -116,72 +112,22 @@ pub fn evaluate(
     Ok(Measured { task: task.name.clone(), shots: task.shots, n_layer, skipped, outcomes })
 }
 
-fn full_depth(
-    sequence: &mut Sequence,
-    questions: &Questions<'_>,
-    batch: &[Asked],
-    how: CompareRuns,
-) -> Result<(Vec<Answer>, Duration), Error> {
-    run(sequence, questions, batch, None, how)
+fn full_depth(sequence: &mut Sequence, batch: &[Asked], how: CompareRuns) -> Result<(Vec<Answer>, Duration), Error> {
+    run(sequence, batch, None, how)
 }
 
-/// Answers questions of one prefix side by side; with a policy each as early as it may.
+/// Answers questions of one prefix side by side, with exits each as early as it may; and the time of that.
 pub(super) fn run(
     sequence: &mut Sequence,
-    questions: &Questions<'_>,
     batch: &[Asked],
-    policy: Option<(&FeatureExtractor<'_>, &Policy)>,
+    exits: Option<Exits<'_>>,
     how: CompareRuns,
 ) -> Result<(Vec<Answer>, Duration), Error> {
-    let parts: Vec<Branch<'_>> = batch.iter().flat_map(Asked::questions).collect();
-    let owners: Vec<usize> =
-        batch.iter().enumerate().flat_map(|(i, asked)| asked.parts.iter().map(move |_| i)).collect();
-    let cuts: Vec<usize> = policy.iter().flat_map(|(_, policy)| policy.checkpoints.iter().map(|c| c.layer)).collect();
-    let prefix = &batch[0].prefix;
-    keep(sequence, &prefix[..if how.keep_prefix { batch[0].n_kept } else { 0 }])?;
-    if let Some((extractor, policy)) = policy.filter(|_| sequence.model().placement().devices().len() > 1) {
-        sequence.set_probes(extractor.probes(&policy.checkpoints))?;
-    }
-    let mut answers = vec![(0, 0); batch.len()];
-    let mut decisions = vec![Decision::default(); batch.len()];
+    // Outside of the time: what questions share is evaluated once for all of them.
+    prepare(sequence, &batch[0], if how.keep_prefix { batch[0].n_kept } else { 0 }, exits)?;
     let start = Instant::now();
-    let mut look = |cuts: &[Cut]| {
-        let mut stops = vec![false; cuts.len()];
-        let mut first = 0;
-        for own in cuts.chunk_by(|a, b| owners[a.branch] == owners[b.branch]) {
-            let item = owners[own[0].branch];
-            let (asked, parts) = (&batch[item], own.iter().collect::<Vec<&Cut>>());
-            let layers = own[0].layers_run;
-            let checkpoint = policy.and_then(|(extractor, policy)| {
-                Some((extractor, policy.checkpoints.iter().find(|checkpoint| checkpoint.layer == layers)?))
-            });
-            let (answer, stop) = match checkpoint {
-                Some((extractor, checkpoint)) => {
-                    extractor.extract(asked, &parts).decide(checkpoint, &mut decisions[item])
-                }
-                None => (questions.read(asked, &parts).label, true),
-            };
-            answers[item] = (answer, layers);
-            stops[first..first + own.len()].fill(stop);
-            first += own.len();
-        }
-        stops
-    };
-    match policy {
-        Some((extractor, _)) => extractor.with_view(|view| sequence.fan_out(prefix, &parts, &cuts, view, &mut look))?,
-        None => sequence.fan_out(prefix, &parts, &[], View::Hidden, &mut look)?,
-    }
+    let answers = answer(sequence, batch, exits)?;
     Ok((answers, start.elapsed()))
-}
-
-/// Makes the timeline these tokens, at full depth.
-fn keep(sequence: &mut Sequence, tokens: &[TokenId]) -> Result<(), Error> {
-    let common = sequence.tokens().iter().zip(tokens).take_while(|(a, b)| a == b).count();
-    sequence.rewind(common);
-    if common < tokens.len() {
-        sequence.sync(tokens, &mut |_, _| ControlFlow::Continue(()))?;
-    }
-    Ok(())
 }
 
 /// The baseline: the run of `n` neighbouring layers whose absence keeps most of full depth's answers to these items.
@@ -200,7 +146,7 @@ pub fn fixed_plan(
     }
     let asked: Vec<Asked> = items.iter().map(|item| questions.of_item(item)).collect();
     let answers = |sequence: &mut Sequence| {
-        let of = |asked: &Asked| Ok(full_depth(sequence, questions, std::slice::from_ref(asked), how)?.0[0].0);
+        let of = |asked: &Asked| Ok(full_depth(sequence, std::slice::from_ref(asked), how)?.0[0].answer);
         asked.iter().map(of).collect::<Result<Vec<usize>, Error>>()
     };
     let full = answers(sequence)?;
@@ -222,25 +168,25 @@ pub fn fixed_plan(
 /// Counts floating-point operations: two for each weight of a matrix and row, and those of attention.
 struct Cost<'p> {
     config: Config,
-    policy: &'p Policy,
+    policy: &'p Policy<Depth>,
 }
 
 impl Cost<'_> {
-    fn of<'p>(config: &Config, policy: &'p Policy) -> Cost<'p> {
+    fn of<'p>(config: &Config, policy: &'p Policy<Depth>) -> Cost<'p> {
         Cost { config: config.clone(), policy }
     }
 
-    fn of_answer(&self, asked: &Asked, layers: usize, early: bool, how: CompareRuns) -> f64 {
+    fn of_answer(&self, asked: &Asked, depth: Depth, early: bool, how: CompareRuns) -> f64 {
         let n_prefix = asked.prefix.len();
         let first = if how.keep_prefix { asked.n_kept } else { 0 };
         let rows_from = |first: usize, end: usize| (first..end).map(|position| self.layer(position)).sum::<f64>();
         let of_part = |part: &Vec<TokenId>| rows_from(n_prefix, n_prefix + part.len());
         let rows = rows_from(first, n_prefix) + asked.parts.iter().map(of_part).sum::<f64>();
-        let shown: usize = asked.questions().map(|question| question.shown).sum();
+        let shown: usize = asked.question().branches.iter().map(|branch| branch.shown).sum();
         let n_layer = self.config.n_layer;
-        let heads = if layers == n_layer { self.head() * shown as f64 } else { 0.0 };
-        let looks = self.policy.checkpoints.iter().filter(|checkpoint| early && checkpoint.layer <= layers).count();
-        layers as f64 * rows + heads + (looks * shown) as f64 * self.look()
+        let heads = if depth.0 == n_layer { self.head() * shown as f64 } else { 0.0 };
+        let looks = self.policy.checkpoints.iter().filter(|checkpoint| early && checkpoint.at <= depth).count();
+        depth.0 as f64 * rows + heads + (looks * shown) as f64 * self.look()
     }
 
     /// One row through one layer.

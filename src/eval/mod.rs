@@ -1,5 +1,5 @@
-//! Owns what is measured of a model: tasks with one short answer, at full depth and with an early stop; perplexity over a
-//! text, the divergence from another model or depth, and what enters its multiplications; what layers are worth ([`layers`]).
+//! Owns what is measured of a model: the answers to a task's questions, at full depth and with an early stop; perplexity over
+//! a text, the divergence from another model or depth, and what enters its multiplications; what layers are worth ([`layers`]).
 
 #[cfg(feature = "tasks")]
 mod agreement;
@@ -9,25 +9,17 @@ mod collect;
 #[cfg(feature = "tasks")]
 mod depth;
 mod divergence;
-#[cfg(feature = "tasks")]
-mod features;
 mod imatrix;
 pub mod layers;
 #[cfg(feature = "tasks")]
 mod measure;
 mod perplexity;
 #[cfg(feature = "tasks")]
-mod questions;
-#[cfg(feature = "tasks")]
 mod report;
-#[cfg(feature = "tasks")]
-mod rows;
 #[cfg(feature = "tasks")]
 mod run_modes;
 mod score;
 mod score_mode;
-#[cfg(feature = "tasks")]
-mod task;
 #[cfg(feature = "tasks")]
 mod text_report;
 
@@ -44,15 +36,11 @@ pub use imatrix::{Entry, Imatrix};
 pub use measure::{CompareRuns, Measured, Outcome, evaluate, fixed_plan};
 pub use perplexity::{Chunks, Estimate, Moments, surprise};
 #[cfg(feature = "tasks")]
-pub use questions::Questions;
-#[cfg(feature = "tasks")]
 pub use report::html;
 #[cfg(feature = "tasks")]
 pub use run_modes::{RunMode, WayDone, beside};
 pub use score::{Against, Place, score};
 pub use score_mode::Reading;
-#[cfg(feature = "tasks")]
-pub use task::{Answers, Item, Task};
 #[cfg(feature = "tasks")]
 pub use text_report::Page;
 
@@ -60,17 +48,18 @@ use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What is wrong with a task, a text or a file, or with running it.
+/// What is wrong with a text or a file, or with running it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file of the task cannot be used.
-    #[error("{place}: {why}")]
-    Task {
-        /// File, and line where there is one.
-        place: String,
-        /// What was expected and found.
-        why: String,
+    /// What is to be fitted has no rows.
+    #[error("{what}: there is nothing to fit it to")]
+    Nothing {
+        /// The lens, say.
+        what: &'static str,
     },
+    /// A task that cannot be asked.
+    #[error(transparent)]
+    Classify(#[from] crate::classify::Error),
     /// A text that makes no chunks.
     #[error("text: expected {expected}, found {found}")]
     Chunks {

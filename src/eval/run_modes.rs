@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use super::features::FeatureExtractor;
-use super::measure::{Answer, CompareRuns, run, wilson};
-use super::questions::{Asked, Questions};
-use super::{Error, Item};
-use crate::engine::Sequence;
-use crate::exit::{Lens, Policy};
+use super::Error;
+use super::measure::{CompareRuns, run, wilson};
+use crate::classify::{Asked, Item, Questions, extractor};
+use crate::engine::{Answer, Exits, Sequence};
+use crate::exit::Policy;
+use crate::plan::Depth;
 
 /// A way to answer.
 pub struct RunMode {
@@ -16,8 +16,8 @@ pub struct RunMode {
     pub name: String,
     /// What runs.
     pub sequence: Sequence,
-    /// When it stops early, in depths of what runs.
-    pub policy: Option<Policy>,
+    /// When it stops early.
+    pub policy: Option<Policy<Depth>>,
 }
 
 /// What a way made of a task.
@@ -106,10 +106,10 @@ pub fn beside(
         for ((done, own), way) in done.iter_mut().zip(&found).zip(ways.iter()) {
             for ((asked, answer), first) in batch.iter().zip(own).zip(&found[0]) {
                 done.n += 1;
-                done.right += usize::from(asked.is_right(answer.0));
-                done.same += usize::from(answer.0 == first.0);
-                done.steps += answer.1;
-                done.layers += way.sequence.layers_at(answer.1);
+                done.right += usize::from(asked.is_right(answer.answer));
+                done.same += usize::from(answer.answer == first.answer);
+                done.steps += answer.depth.0;
+                done.layers += way.sequence.layers_at(answer.depth);
             }
         }
         progress(done[0].n);
@@ -121,10 +121,8 @@ pub fn beside(
 type Answers = (Vec<Answer>, Duration);
 
 fn answers(way: &mut RunMode, questions: &Questions<'_>, batch: &[Asked], how: CompareRuns) -> Result<Answers, Error> {
-    let Some(policy) = &way.policy else { return run(&mut way.sequence, questions, batch, None, how) };
-    let model = way.sequence.model().clone();
-    let lenses: Vec<(usize, &Lens)> =
-        policy.checkpoints.iter().filter_map(|c| Some((c.layer, c.lens.as_ref()?))).collect();
-    let extractor = FeatureExtractor::new(policy.input, questions, lenses, &model)?;
-    run(&mut way.sequence, questions, batch, Some((&extractor, policy)), how)
+    let Some(policy) = &way.policy else { return run(&mut way.sequence, batch, None, how) };
+    let extractor = extractor(policy, questions, way.sequence.model())?;
+    let exits = Exits { checkpoints: &policy.checkpoints, extractor: &extractor };
+    run(&mut way.sequence, batch, Some(exits), how)
 }

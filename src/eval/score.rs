@@ -8,14 +8,15 @@ use super::divergence::{Base, Compared, compare, log_softmax};
 use super::perplexity::{Chunks, surprise};
 use super::score_mode::Reading;
 use crate::engine::TokenId;
+use crate::plan::Depth;
 
 /// A scored place.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Place {
     /// Of the text's token; where nothing is compared, only the surprise counts.
     pub compared: Compared,
-    /// Layers run for its distribution.
-    pub layers: usize,
+    /// How deep its distribution comes from.
+    pub depth: Depth,
 }
 
 /// What the places of a chunk are compared with.
@@ -40,7 +41,7 @@ pub fn score(
 ) -> Result<Vec<Place>, Error> {
     let targets = chunks.targets(i);
     let mut places = vec![Place::default(); targets.len()];
-    let layers = reading.chunk(&chunks.input(i, bos), chunks.scored(), &mut |at, logits| {
+    let depths = reading.chunk(&chunks.input(i, bos), chunks.scored(), &mut |at, logits| {
         let n_vocab = logits.len() / at.len().max(1);
         let rows = at.par_iter().zip(logits.par_chunks_exact(n_vocab.max(1)));
         let one = |scratch: &mut Vec<f32>, (&at, row)| (at, compared(against, at, row, targets[at], scratch));
@@ -48,7 +49,7 @@ pub fn score(
         found.into_iter().for_each(|(at, compared)| places[at].compared = compared);
         see(logits);
     })?;
-    places.iter_mut().zip(layers).for_each(|(place, layers)| place.layers = layers);
+    places.iter_mut().zip(depths).for_each(|(place, depth)| place.depth = depth);
     Ok(places)
 }
 

@@ -1,10 +1,11 @@
-//! Owns the ways to read a chunk: at full depth, after given numbers of layers, or as fast generation would.
+//! Owns the ways to read a chunk: at full depth, at given depths, or as fast generation would.
 
 use std::ops::{ControlFlow, Range};
 
 use super::Error;
-use crate::decode::Decoder;
 use crate::engine::{Sequence, TokenId};
+use crate::generate::Decoder;
+use crate::plan::Depth;
 
 /// How the distribution at a place comes about.
 pub enum Reading {
@@ -12,13 +13,13 @@ pub enum Reading {
     Batches(Sequence),
     /// Token by token, as a decoder chooses: at full depth, or after the checkpoint that is sure.
     Tokens(Sequence, Box<Decoder>),
-    /// Given numbers of layers, one place after the other and from the beginning again: for each number a sequence that
-    /// runs no more, and which of the turns are its.
+    /// Given depths, one place after the other and from the beginning again: for each depth a sequence that runs no more, and
+    /// which of the turns are its.
     Forced {
-        /// The layers of each turn.
-        turns: Vec<usize>,
-        /// For each number of layers, its sequence.
-        sequences: Vec<(usize, Sequence)>,
+        /// The depth of each turn.
+        turns: Vec<Depth>,
+        /// For each depth, its sequence.
+        sequences: Vec<(Depth, Sequence)>,
     },
 }
 
@@ -29,18 +30,18 @@ const AT_ONCE: usize = 32;
 pub(super) type Each<'a> = dyn FnMut(&[usize], &[f32]) + 'a;
 
 impl Reading {
-    /// Reads a chunk and gives the logits of the places `scored` to `each`. Returns the layers run for each place.
-    pub fn chunk(&mut self, input: &[TokenId], scored: Range<usize>, each: &mut Each<'_>) -> Result<Vec<usize>, Error> {
+    /// Reads a chunk and gives the logits of the places `scored` to `each`. Returns the depth of each place.
+    pub fn chunk(&mut self, input: &[TokenId], scored: Range<usize>, each: &mut Each<'_>) -> Result<Vec<Depth>, Error> {
         match self {
             Reading::Batches(sequence) => {
                 batches(sequence, input, scored.start, scored.clone().collect(), each)?;
-                Ok(vec![sequence.n_steps(); scored.len()])
+                Ok(vec![sequence.full_depth(); scored.len()])
             }
             Reading::Tokens(sequence, decoder) => tokens(sequence, decoder, input, scored, each),
             Reading::Forced { turns, sequences } => {
                 let turn = |place: usize| turns[(place - scored.start) % turns.len()];
-                for (layers, sequence) in sequences {
-                    let own = scored.clone().filter(|&place| turn(place) == *layers).collect();
+                for (depth, sequence) in sequences {
+                    let own = scored.clone().filter(|&place| turn(place) == *depth).collect();
                     batches(sequence, input, scored.start, own, each)?;
                 }
                 Ok(scored.clone().map(turn).collect())
@@ -80,14 +81,14 @@ fn tokens(
     input: &[TokenId],
     scored: Range<usize>,
     each: &mut Each<'_>,
-) -> Result<Vec<usize>, Error> {
+) -> Result<Vec<Depth>, Error> {
     sequence.rewind(0);
     sequence.sync(&input[..scored.start], &mut |_, _| ControlFlow::Continue(()))?;
-    let (mut layers, mut places, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut depths, mut places, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     for place in scored.clone() {
         sequence.push(input[place])?;
-        let (layer, logits) = decoder.read_out(sequence)?;
-        layers.push(layer);
+        let (depth, logits) = decoder.read_out(sequence)?;
+        depths.push(depth);
         places.push(place - scored.start);
         rows.extend(logits);
         if places.len() == AT_ONCE || place + 1 == scored.end {
@@ -96,5 +97,5 @@ fn tokens(
             rows.clear();
         }
     }
-    Ok(layers)
+    Ok(depths)
 }

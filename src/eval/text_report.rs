@@ -63,7 +63,7 @@ impl Page<'_> {
             page += &drawn(|area| curves(area, "Divergence that a share exceeds", "% of the places", "KLD", &sorted))?;
         }
         // Halves stand with the layer that they begin.
-        let needed = |place: &Place| self.layers_at.get(place.layers).map_or(self.n_layer, |n| n.ceil() as usize);
+        let needed = |place: &Place| self.layers_at.get(place.depth.0).map_or(self.n_layer, |n| n.ceil() as usize);
         let most = self.places.iter().map(needed).max().unwrap_or(0).max(self.n_layer);
         if self.places.iter().any(|place| needed(place) != self.n_layer) {
             let count = |layers| self.places.iter().filter(|place| needed(place) == layers).count() as f64;
@@ -118,10 +118,11 @@ fn curves(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Depth;
 
     #[test]
     fn a_page_shows_what_was_measured() {
-        let place = |kld, layers| Place { compared: Compared { kld, ..Compared::default() }, layers };
+        let place = |kld, depth| Place { compared: Compared { kld, ..Compared::default() }, depth: Depth(depth) };
         let places = [place(0.5, 2), place(0.1, 3), place(0.0, 3), place(0.2, 3)];
         let figures = vec![("PPL".to_owned(), "2 < 3".to_owned())];
         let page = Page {

@@ -13,6 +13,7 @@ impl Lens {
     /// Maps a vector \[n_embd\].
     pub fn apply(&self, x: &[f32]) -> Vec<f32> {
         let mut y = self.bias.clone();
+        // Row by row of the inputs: every sum is its own, and the loop is vectorized without changing an order.
         for (x, row) in x.iter().zip(self.weights.chunks_exact(x.len())) {
             y.iter_mut().zip(row).for_each(|(y, w)| *y += x * w);
         }

@@ -1,11 +1,12 @@
 //! Owns the decision to stop: what is read from a hidden state, what was fitted to read it, and when that is sure
-//! enough. Refuses to know what a layer is, and ggml.
+//! enough. Refuses to know what a layer is, and ggml: a checkpoint stands at a number that others give a meaning.
 //!
 //! AdaInfer (arXiv 2403.02181) looks, after a layer, at the probability of the best token (*top*) and its distance to
-//! the second (*gap*), and lets a classifier trained on these two decide. Here a [`Checkpoint`] makes of what it sees
-//! ([`Input`]) an answer, top and gap ([`Reading`]); a [`Scorer`] says how sure that is; and the checkpoint stops where the
-//! score is high enough.
+//! the second (*gap*), and lets a classifier trained on these two decide. Here an engine shows what a [`Checkpoint`] sees
+//! ([`Features`], by its [`Input`]); the checkpoint makes of it an answer, top and gap ([`Reading`]); a [`Scorer`] says how
+//! sure that is; and the [`Decision`] stops where the score is high enough.
 
+mod decision;
 mod file;
 #[cfg(feature = "tasks")]
 mod fit;
@@ -13,12 +14,15 @@ mod lens;
 mod probe;
 mod scorer;
 
+pub use decision::{Decision, Features};
 pub use file::{Draft, Error, ExitFile, Fingerprint};
 #[cfg(feature = "tasks")]
 pub use fit::{LensFit, Options, Row, RuleKind, Trained, Tried, train, train_confidence};
 pub use lens::Lens;
 pub use probe::{Probe, Reading, reading_of, softmax_reading};
 pub use scorer::{Crf, Scorer, Svm};
+
+use crate::plan::LayerCount;
 
 /// What a checkpoint sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,11 +57,12 @@ pub enum Target {
     Truth,
 }
 
-/// A place to stop.
+/// A place to stop: in an exit file behind so many layers of the model, for an engine at a depth of its plan
+/// ([`crate::plan::Depth`]).
 #[derive(Clone, Debug, PartialEq)]
-pub struct Checkpoint {
-    /// Layers run before it.
-    pub layer: usize,
+pub struct Checkpoint<At = LayerCount> {
+    /// What has run before it.
+    pub at: At,
     /// Goes before the output head.
     pub lens: Option<Lens>,
     /// Reads the input; of inputs that are not fitted there is none.
@@ -68,25 +73,9 @@ pub struct Checkpoint {
     pub threshold: f32,
 }
 
-impl Checkpoint {
-    /// The probability that the lens's best token is full depth's, by a hidden state \[n_embd\], normed as before the output head; of
-    /// [`Input::Confidence`] only.
-    pub fn chance(&self, x: &[f32]) -> Option<f32> {
-        self.probe.as_ref()?.chance_of(Checkpoint::RIGHT, x)
-    }
-
-    /// The same, among the probabilities of the probe's labels.
-    pub fn chance_among(chances: &[f32]) -> Option<f32> {
-        chances.get(Checkpoint::RIGHT).copied()
-    }
-
-    /// The label that says so.
-    const RIGHT: usize = 1;
-}
-
 /// How to stop early on one task.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Policy {
+pub struct Policy<At = LayerCount> {
     /// The task's name.
     pub task: String,
     /// The labels' texts, as they follow a prompt; empty for tasks without.
@@ -99,8 +88,8 @@ pub struct Policy {
     pub n_rows: usize,
     /// Shots in every prompt.
     pub n_shots: usize,
-    /// Where to look, in rising order of layers.
-    pub checkpoints: Vec<Checkpoint>,
+    /// Where to look, in rising order.
+    pub checkpoints: Vec<Checkpoint<At>>,
 }
 
 impl Policy {
@@ -110,29 +99,27 @@ impl Policy {
     pub const OWN: &str = "self";
 }
 
-/// One answer on its way through the checkpoints.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Decision {
-    /// A chain's belief before the next checkpoint: log-weights of "wrong" and "right".
-    belief: Option<[f32; 2]>,
+/// Checkpoints at other places: where `place` says that each is. One that has none is left out, and of several at one place
+/// the last stays, which knows more: the layers between them do not run there.
+pub fn placed<At, To: PartialEq>(
+    checkpoints: Vec<Checkpoint<At>>,
+    place: impl Fn(At) -> Option<To>,
+) -> Vec<Checkpoint<To>> {
+    let mut placed: Vec<Checkpoint<To>> = Vec::new();
+    for Checkpoint { at, lens, probe, scorer, threshold } in checkpoints {
+        // A place that nothing deeper follows is full depth: there is nothing to stop before.
+        let Some(at) = place(at) else { continue };
+        // In rising order those at one place are neighbours.
+        placed.pop_if(|last| last.at == at);
+        placed.push(Checkpoint { at, lens, probe, scorer, threshold });
+    }
+    placed
 }
 
-impl Decision {
-    /// Whether a checkpoint's reading is sure enough to stop.
-    pub fn stops(&mut self, checkpoint: &Checkpoint, reading: &Reading) -> bool {
-        self.score(&checkpoint.scorer, reading) >= checkpoint.threshold
-    }
-
-    fn score(&mut self, scorer: &Scorer, reading: &Reading) -> f32 {
-        match scorer {
-            Scorer::Top => reading.top,
-            Scorer::Linear { weights, bias } => weights[0] * reading.top + weights[1] * reading.gap + bias,
-            Scorer::Svm(svm) => svm.score([reading.top, reading.gap]),
-            Scorer::Crf(step) => {
-                let belief = step.follow(self.belief, [reading.top, reading.gap]);
-                self.belief = Some(belief);
-                belief[1] - belief[0]
-            }
-        }
+impl<At> Policy<At> {
+    /// The same with its checkpoints at other places ([`placed`]).
+    pub fn placed<To: PartialEq>(self, place: impl Fn(At) -> Option<To>) -> Policy<To> {
+        let Policy { task, labels, input, target, n_rows, n_shots, checkpoints } = self;
+        Policy { task, labels, input, target, n_rows, n_shots, checkpoints: placed(checkpoints, place) }
     }
 }

@@ -11,6 +11,13 @@ pub struct Reading {
     pub gap: f32,
 }
 
+impl Reading {
+    /// Of a label of two, by its probability alone.
+    pub fn of_chance(label: usize, chance: f32) -> Reading {
+        Reading { label, top: chance, gap: 2.0 * chance - 1.0 }
+    }
+}
+
 /// softmax(W x + b): multinomial logistic regression, the scaling of the inputs folded into W and b.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
@@ -21,6 +28,9 @@ pub struct Probe {
 }
 
 impl Probe {
+    /// The label of a confidence ([`super::Input::Confidence`]) that says "right": 0 says "wrong".
+    pub const RIGHT: usize = 1;
+
     /// Reads a vector \[n_in\].
     pub fn read(&self, x: &[f32]) -> Reading {
         softmax_reading(&self.logits(x))
@@ -30,6 +40,7 @@ impl Probe {
     pub fn chance_of(&self, label: usize, x: &[f32]) -> Option<f32> {
         let logits = self.logits(x);
         let own = *logits.get(label)?;
+        // Beside its own logit: where another is far larger the sum is infinite, and the chance 0, as it should be.
         let others = logits.iter().map(|logit| (logit - own).exp());
         Some(1.0 / others.sum::<f32>())
     }
@@ -42,6 +53,7 @@ impl Probe {
 /// A scalar product in sums side by side, which take a fraction of the time of one sum: each addition waits for the last.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16;
+    // Lanes first, the rest last: the same order whatever compiles it, so the same bits.
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let mut sums = [0.0; LANES];
     for (a, b) in a.iter().zip(b) {
@@ -53,6 +65,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// The reading of logits; of equals the first wins.
 pub fn softmax_reading(logits: &[f32]) -> Reading {
     let (label, max, second) = best_two(logits);
+    // The largest becomes 1, the others less: nothing overflows.
     let sum: f32 = logits.iter().map(|x| (x - max).exp()).sum();
     let top = 1.0 / sum;
     Reading { label, top, gap: top - (second - max).exp() / sum }
@@ -68,6 +81,7 @@ pub fn reading_of(chances: &[f32]) -> Reading {
 fn best_two(values: &[f32]) -> (usize, f32, f32) {
     let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(f32::NEG_INFINITY, f32::max);
     let best = largest(&mut values.iter().copied());
+    // By place, not by value: two labels may be equally good, and then the gap is 0.
     let place = values.iter().position(|&x| x == best).unwrap_or(0);
     let second = largest(&mut values.iter().enumerate().filter(|(i, _)| *i != place).map(|(_, x)| *x));
     (place, best, second)

@@ -34,6 +34,7 @@ pub struct Svm {
 impl Svm {
     /// Positive where stopping is right.
     pub fn score(&self, [top, gap]: [f32; 2]) -> f32 {
+        // Top and gap lie between 0 and 1: one width is right for both.
         let kernel = |v: &[f32; 2]| (-((v[0] - top).powi(2) + (v[1] - gap).powi(2)) / self.width).exp();
         self.vectors.iter().zip(&self.alpha).map(|(v, alpha)| alpha * kernel(v)).sum::<f32>() - self.rho
     }
@@ -52,17 +53,20 @@ impl Crf {
     /// The forward recursion: log-weights of the states after this look, scaled so that the larger is 0.
     pub(super) fn follow(&self, before: Option<[f32; 2]>, [top, gap]: [f32; 2]) -> [f32; 2] {
         let reach = |to: usize| match before {
+            // The first look has nothing before it: any state may begin.
             None => 0.0,
             Some(before) => log_add(before[0] + self.transition[0][to], before[1] + self.transition[1][to]),
         };
         let at = |s: usize| reach(s) + self.state[s][0] * top + self.state[s][1] * gap + self.state[s][2];
         let (wrong, right) = (at(0), at(1));
+        // Only their difference counts; without this, sums over many looks would leave f32's range.
         let largest = wrong.max(right);
         [wrong - largest, right - largest]
     }
 }
 
 fn log_add(a: f32, b: f32) -> f32 {
+    // The smaller is added to the larger: so the exponential cannot overflow.
     let (high, low) = if a >= b { (a, b) } else { (b, a) };
     high + (low - high).exp().ln_1p()
 }

@@ -11,6 +11,7 @@ use super::{Cache, Config, Error, LayerStep, Placement, Rows};
 use crate::ggml::{Builder, Rope, Store, Stored, Tensor};
 use crate::gguf::File;
 use crate::kernels::{Fused, Norm, Weight};
+use crate::plan::{Half, Runs};
 
 /// Bound on the tensors that one layer adds to a graph, views included.
 pub(super) const TENSORS_PER_LAYER: usize = 64;
@@ -98,8 +99,11 @@ impl Network {
         for step in plan {
             w.at_layer(step.il);
             layers.push(Layer {
-                attention: step.attention.then(|| Attention::load(&mut w, config, step.il)).transpose()?,
-                feed_forward: step.feed_forward.then(|| FeedForward::load(&mut w, config, step.il)).transpose()?,
+                attention: step.has(Half::Attention).then(|| Attention::load(&mut w, config, step.il)).transpose()?,
+                feed_forward: step
+                    .has(Half::FeedForward)
+                    .then(|| FeedForward::load(&mut w, config, step.il))
+                    .transpose()?,
             });
         }
         w.at_output();
@@ -151,17 +155,17 @@ impl Network {
     ) -> Tensor<'g> {
         let layer = &self.layers[step.il];
         let attention = || layer.attention.as_ref().expect("plans ask for halves that the file has");
-        if step.is_empty() {
+        if step.runs == Runs::KvOnly {
             let Qkv { k, v, .. } = attention().qkv(g, config, step.il, rows, h);
             cache.write(g, step, rows, k, v);
         }
-        if step.attention {
+        if step.has(Half::Attention) {
             let attention = attention();
             let mixed = attend(g, config, step, cache, rows, attention.qkv(g, config, step.il, rows, h));
             let ends = Ends { last: &attention.output, norm: &attention.norm, post_norm: &attention.post_norm };
             h = ends.added(g, config, h, mixed).named("ffn_inp", step.il);
         }
-        if step.feed_forward {
+        if step.has(Half::FeedForward) {
             let network = layer.feed_forward.as_ref().expect("plans ask for halves that the file has");
             let inner = network.inner(g, config, h); // [n_ff, t]
             let ends = Ends { last: &network.down, norm: &network.norm, post_norm: &network.post_norm };

@@ -7,6 +7,7 @@ use super::{Config, LayerStep, Placement, Rows};
 use crate::dtype::DType;
 use crate::ggml::{self, Builder, Device, Store, StoreBuilder, Stored, Tensor};
 use crate::kernels::Heads;
+use crate::plan::Half;
 
 /// How values lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ impl Cache {
             ValueLayout::Columns => [n_rows, config.n_embd_v()],
         };
         let mut with_rows: Vec<(usize, usize)> = Vec::new();
-        for step in steps.iter().filter(|step| step.attention) {
+        for step in steps.iter().filter(|step| step.has(Half::Attention)) {
             if !with_rows.contains(&(step.il, step.turn)) {
                 with_rows.push((step.il, step.turn));
             }
@@ -79,7 +80,7 @@ impl Cache {
 
     /// Whether every one of these steps that has attention has rows.
     pub fn serves(&self, steps: &[LayerStep]) -> bool {
-        steps.iter().all(|step| !step.attention || self.steps.contains(&(step.il, step.turn)))
+        steps.iter().all(|step| !step.has(Half::Attention) || self.steps.contains(&(step.il, step.turn)))
     }
 
     /// Bytes of all rows.

@@ -14,12 +14,12 @@ pub(super) fn plan(file: &File, n_layer: usize) -> Result<Vec<LayerStep>, Error>
     let mut steps = full(n_layer);
     for (half, key) in LACKS {
         for &il in file.metadata().i32s(key)?.unwrap_or_default() {
-            let step = usize::try_from(il).ok().and_then(|il| steps.get_mut(il)).filter(|step| step.has(half.other()));
-            let Some(step) = step else {
+            let step = usize::try_from(il).ok().and_then(|il| steps.get_mut(il));
+            let Some((step, rest)) = step.and_then(|step| step.without(half).map(|rest| (step, rest))) else {
                 let expected = format!("layers below {n_layer} that have another half");
                 return Err(Error::unsupported(file, key, expected, il.to_string()));
             };
-            *step = step.without(half);
+            *step = rest;
         }
     }
     Ok(steps)

@@ -2,7 +2,8 @@
 
 use std::fmt::Display;
 
-use super::{Error, Half, MOST_ITEMS};
+use super::written::MOST_ITEMS;
+use super::{Error, Half};
 
 /// One item between commas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +139,7 @@ impl<'t> Cursor<'t> {
         // `0:mlpx2`: the `x` is the repetition's.
         let word = self.word();
         let word = word.strip_suffix('x').unwrap_or(word);
-        match [Half::Attention, Half::FeedForward].into_iter().find(|half| word == half.name()) {
+        match Half::BOTH.into_iter().find(|half| word == half.name()) {
             Some(half) => {
                 self.at += half.name().len();
                 Ok(Some(half))

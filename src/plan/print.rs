@@ -1,6 +1,6 @@
 //! Writes a plan as the shorter of two texts: what runs, or what is left out.
 
-use super::{Half, LayerStep};
+use super::{Half, LayerStep, Runs};
 
 /// The text of a plan, on a model whose full depth is `full`.
 pub fn text(steps: &[LayerStep], full: &[LayerStep]) -> String {
@@ -13,12 +13,10 @@ pub fn text(steps: &[LayerStep], full: &[LayerStep]) -> String {
 
 /// The half that runs, where the layer has another.
 fn half_of(step: &LayerStep, full: &[LayerStep]) -> Option<Half> {
-    let differs = full.get(step.il).is_none_or(|whole| !same_halves(step, whole));
-    [Half::Attention, Half::FeedForward].into_iter().find(|&half| differs && !step.has(half.other()))
-}
-
-fn same_halves(a: &LayerStep, b: &LayerStep) -> bool {
-    (a.attention, a.feed_forward) == (b.attention, b.feed_forward)
+    match step.runs {
+        Runs::Half(half) if full.get(step.il).is_none_or(|whole| whole.runs != step.runs) => Some(half),
+        _ => None,
+    }
 }
 
 /// What is missing, if the steps are in rising order.
@@ -26,13 +24,10 @@ fn left_out(steps: &[LayerStep], full: &[LayerStep]) -> Option<String> {
     if !steps.is_sorted_by(|a, b| a.il < b.il) {
         return None;
     }
-    let missing = full.iter().filter_map(|whole| {
-        let step = steps.iter().find(|step| step.il == whole.il).copied().unwrap_or(whole.keys());
-        if same_halves(&step, whole) {
-            return None;
-        }
-        let half = [Half::Attention, Half::FeedForward].into_iter().find(|&half| step.has(half.other()));
-        Some((whole.il, half))
+    let missing = full.iter().filter_map(|whole| match steps.iter().find(|step| step.il == whole.il) {
+        None => Some((whole.il, None)),
+        Some(step) if step.runs == whole.runs => None,
+        Some(step) => Some((whole.il, step.halves().next().map(Half::other))),
     });
     Some(runs(missing, "~"))
 }
@@ -82,7 +77,7 @@ mod tests {
     #[test]
     fn what_a_model_lacks_is_not_said() {
         let mut full = full(4);
-        full[2].attention = false;
+        full[2] = full[2].without(Half::Attention).unwrap();
         assert_eq!(text(&full, &full), "0-3");
         let steps = Layers::parse("~2").unwrap().steps(&full).unwrap();
         assert_eq!(text(&steps, &full), "~2");

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module of the library may use, besides itself.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 20] = [
     ("text", &[]),
     ("dtype", &[]),
     ("files", &[]),
@@ -16,24 +16,42 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ("kernels", &["dtype", "ggml"]),
     ("plan", &[]),
     ("model", &["dtype", "gguf", "ggml", "kernels", "plan"]),
-    ("exit", &["dtype", "files", "gguf"]),
+    ("exit", &["dtype", "files", "gguf", "plan"]),
     ("sample", &[]),
-    ("engine", &["dtype", "ggml", "kernels", "model", "plan", "sample"]),
-    ("decode", &["exit", "sample", "engine"]),
-    ("eval", &["decode", "dtype", "exit", "files", "gguf", "model", "plan", "sample", "engine", "text", "tokenizer"]),
+    ("engine", &["dtype", "exit", "ggml", "kernels", "model", "plan", "sample"]),
+    ("generate", &["exit", "plan", "sample", "engine"]),
+    ("classify", &["exit", "model", "plan", "engine", "text", "tokenizer"]),
+    (
+        "eval",
+        &[
+            "classify",
+            "dtype",
+            "exit",
+            "files",
+            "generate",
+            "gguf",
+            "model",
+            "plan",
+            "sample",
+            "engine",
+            "text",
+            "tokenizer",
+        ],
+    ),
     ("convert", &["dtype", "files", "gguf", "text", "tokenizer"]),
     ("quantize", &["dtype", "files", "ggml", "gguf", "text"]),
     ("cli", &["dtype", "plan", "quantize", "sample"]),
     (
         "commands",
         &[
+            "classify",
             "cli",
             "convert",
-            "decode",
             "dtype",
             "eval",
             "exit",
             "files",
+            "generate",
             "ggml",
             "gguf",
             "hub",

@@ -18,12 +18,12 @@ use super::shared::depth::LayersPerToken;
 use super::shared::exits::Exits;
 use super::shared::open;
 use crate::cli::{BenchArgs, ExitArg, ExitArgs, Range};
-use crate::decode::{Decoder, Kv, Mode, Options, Source};
 use crate::engine::{EngineParams, Sequence};
 use crate::exit::{Checkpoint, Probe, Scorer};
+use crate::generate::{Decoder, Kv, Mode, Options, Source};
 use crate::gguf::File;
 use crate::model::{Config, LayerStep, Model};
-use crate::plan::{self, Half};
+use crate::plan::{self, Depth, Half};
 use crate::sample::{Sampler, SamplerParams};
 use crate::tokenizer::TokenId;
 use report::{Look, Report, Row};
@@ -268,7 +268,7 @@ struct Runner {
     how: How,
     sequence: Sequence,
     decoder: Decoder,
-    forced: Vec<usize>,
+    forced: Vec<Depth>,
     sampler: Sampler,
     prompt: Vec<TokenId>,
     /// Of the last run.
@@ -295,7 +295,7 @@ impl Runner {
         let sequence = Sequence::alone(Arc::clone(model), params).with_context(|| format!("cannot run {test}"))?;
         let sampler = Sampler::new(SamplerParams { temperature: 0.0, seed: Some(0), ..SamplerParams::default() });
         let prompt = random_tokens(test.n_depth + test.n_prompt.max(1), model.config().n_vocab);
-        let forced = args.exit_layers.clone();
+        let forced = args.exit_layers.iter().copied().map(Depth).collect();
         let layers = LayersPerToken { executed: 0.0, needed: 0.0, n_layer: model.config().n_layer };
         Ok(Runner { how, sequence, decoder, forced, sampler, prompt, layers })
     }
@@ -334,23 +334,23 @@ impl Runner {
         Ok(time)
     }
 
-    /// A token after so many steps of the plan: what they are worth in layers.
-    fn step_forced(&mut self, layers: usize) -> anyhow::Result<f64> {
-        if layers >= self.sequence.n_steps() {
+    /// A token from a depth of the plan: what that is worth in layers.
+    fn step_forced(&mut self, depth: Depth) -> anyhow::Result<f64> {
+        if depth >= self.sequence.full_depth() {
             return Ok(self.sequence.step(&mut self.sampler)?.layers);
         }
         self.sequence.limit_logits(&self.sampler);
-        let hidden = self.sequence.hidden_state_at(layers)?;
+        let hidden = self.sequence.hidden_state_at(depth)?;
         let logits = self.sequence.logits_of_states(&hidden)?;
         let token = self.sampler.sample(&logits, self.sequence.tokens());
         self.sequence.push(token)?;
-        Ok(self.sequence.layers_at(layers))
+        Ok(self.sequence.layers_at(depth))
     }
 
-    /// Mean of the forced numbers of layers.
+    /// Mean of the forced depths.
     fn forced_mean(&self) -> f64 {
-        let n_layer = self.sequence.n_steps();
-        self.forced.iter().map(|&layers| layers.min(n_layer) as f64).sum::<f64>() / self.forced.len() as f64
+        let full = self.sequence.full_depth();
+        self.forced.iter().map(|&depth| depth.min(full).0 as f64).sum::<f64>() / self.forced.len() as f64
     }
 
     /// Seconds of the output head for one token: the median of some.
@@ -381,7 +381,7 @@ fn blind(layers: &[usize], config: &Config, n_steps: usize) -> anyhow::Result<De
     ensure!(layers.iter().all(|&l| l <= most), super::Usage(format!("--look-layers: expected 1 to {most}")));
     let probe = Probe { weights: vec![0.0; 2 * config.n_embd], bias: vec![0.0; 2] };
     let look =
-        |layer| Checkpoint { layer, lens: None, probe: Some(probe.clone()), scorer: Scorer::Top, threshold: 2.0 };
+        |at| Checkpoint { at: Depth(at), lens: None, probe: Some(probe.clone()), scorer: Scorer::Top, threshold: 2.0 };
     let checkpoints = layers.into_iter().map(look).collect();
     let options = Options { mode: Mode::Fast, source: Source::Checkpoints, checkpoints, kv: Kv::Deferred, most: 1 };
     Ok(Decoder::new(options))

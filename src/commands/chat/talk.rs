@@ -15,8 +15,8 @@ use crate::commands::shared::answer::{self, Answer, CannotWrite, End, Finder, Li
 use crate::commands::shared::open::{Opened, find_model, note_no_template};
 use crate::commands::shared::stats::Stats;
 use crate::commands::shared::{interrupt, note, screen, template};
-use crate::decode::Decoder;
 use crate::engine::Error;
+use crate::generate::Decoder;
 use crate::sample::Sampler;
 use crate::tokenizer::ChatTemplate;
 

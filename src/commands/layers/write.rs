@@ -7,12 +7,12 @@ use anyhow::{Context, ensure};
 
 use crate::gguf::{self, Array, File, TensorInfo, Writer};
 use crate::model::{LACKS, LayerStep};
-use crate::plan::Half;
+use crate::plan::{Half, Runs};
 
 /// Writes the model of `file` without what `plan` does not run. Only whole layers gone: any program reads it.
 pub(super) fn write(file: &File, plan: &[LayerStep], to: &Path) -> anyhow::Result<()> {
     let architecture = file.metadata().need_str("general.architecture")?;
-    let whole = plan.iter().all(|step| step.attention && step.feed_forward);
+    let whole = plan.iter().all(|step| step.runs == Runs::Full);
     ensure!(
         whole || architecture == "llama",
         "`{}`: expected a plan of whole layers for `{architecture}`, found halves",

@@ -92,7 +92,7 @@ impl Found {
     }
 
     fn layers(&self) -> LayersPerToken {
-        let needed: f64 = self.places.iter().map(|place| self.layers_at[place.layers]).sum();
+        let needed: f64 = self.places.iter().map(|place| self.layers_at[place.depth.0]).sum();
         let needed = needed / self.places.len() as f64;
         LayersPerToken { executed: self.executed.unwrap_or(needed), needed, n_layer: self.n_layer }
     }

@@ -20,7 +20,7 @@ use crate::engine::{EngineParams, Sequence};
 use crate::eval::{Against, BaseFile, Chunks, Moments, Page, Place, Reading, packed, score, write_header};
 use crate::gguf::File;
 use crate::model::{LayerStep, Model};
-use crate::plan::layers_of;
+use crate::plan::{Depth, layers_of};
 use crate::tokenizer::{Special, TokenId, Tokenizer};
 use figures::Found;
 
@@ -146,15 +146,16 @@ fn reading(args: &PerplexityArgs, file: &File, model: &Arc<Model>, params: &Engi
     if args.exit_layers.is_empty() {
         return Ok(Reading::Batches(Sequence::alone(model.clone(), params.clone())?));
     }
-    let (turns, n_layer) = (args.exit_layers.clone(), params.plan.len());
-    let mut layers = turns.clone();
-    layers.sort_unstable();
-    layers.dedup();
-    let most = layers.last().copied().unwrap_or(0);
-    ensure!(most <= n_layer, Usage(format!("--exit-layers: expected at most {n_layer}, found {most}")));
-    let up_to = |layers: usize| params.with_plan(params.plan[..layers].to_vec());
-    let sequence = |layers: usize| Ok((layers, Sequence::alone(model.clone(), up_to(layers))?));
-    Ok(Reading::Forced { turns, sequences: layers.into_iter().map(sequence).collect::<anyhow::Result<_>>()? })
+    // Of what `--layers` leaves, where it is given: each place comes from the beginning of the plan.
+    let (turns, full) = (args.exit_layers.iter().copied().map(Depth).collect::<Vec<_>>(), Depth(params.plan.len()));
+    let mut depths = turns.clone();
+    depths.sort_unstable();
+    depths.dedup();
+    let most = depths.last().copied().unwrap_or_default();
+    ensure!(most <= full, Usage(format!("--exit-layers: expected at most {full}, found {most}")));
+    let up_to = |depth: Depth| params.with_plan(params.plan[..depth.0].to_vec());
+    let sequence = |depth: Depth| Ok((depth, Sequence::alone(model.clone(), up_to(depth))?));
+    Ok(Reading::Forced { turns, sequences: depths.into_iter().map(sequence).collect::<anyhow::Result<_>>()? })
 }
 
 /// Full depth, rounded as what is measured beside it: token by token, or in batches.

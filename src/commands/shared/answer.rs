@@ -11,8 +11,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::interrupt;
 use super::stats::Stats;
 use super::stop::{Found, StopMatcher};
-use crate::decode::Decoder;
 use crate::engine::{self, Sequence};
+use crate::generate::Decoder;
 use crate::sample::Sampler;
 use crate::tokenizer::{TextStream, TokenId, Tokenizer};
 

@@ -5,12 +5,12 @@ use std::str::FromStr;
 
 use super::{Usage, note};
 use crate::cli::{DraftArg, ExitArg, ExitArgs, KvArg, Switch};
-use crate::decode::{Decoder, Kv, Mode, Options, Source};
 use crate::engine::EngineParams;
-use crate::exit::{Checkpoint, Draft, ExitFile, Fingerprint, Policy};
+use crate::exit::{Checkpoint, Draft, ExitFile, Fingerprint, Policy, placed};
+use crate::generate::{Decoder, Kv, Mode, Options, Source};
 use crate::gguf::File;
 use crate::model::{LayerStep, Model};
-use crate::plan::depth_after;
+use crate::plan::{LayerCount, depth_after};
 
 /// The flags, resolved for a model.
 pub(crate) struct Exits {
@@ -23,7 +23,8 @@ impl Exits {
     /// For sequences on `model` that run `plan`.
     pub(crate) fn new(args: &ExitArgs, file: &File, model: &Model, plan: &[LayerStep]) -> anyhow::Result<Exits> {
         let Found { checkpoints, draft } = in_file(args, file, model)?;
-        let checkpoints = placed(checkpoints, plan);
+        // A file counts layers of the model; with `--layers` they end at other depths.
+        let checkpoints = placed(checkpoints, |layers| depth_after(plan, layers));
         let (of_file, most) = draft.map_or((None, MOST), |(draft, most)| (Some(draft), most));
         let default = if checkpoints.is_empty() { DraftArg::Lookup } else { DraftArg::Checkpoints };
         let (draft_plan, source) = match (&args.draft, of_file) {
@@ -75,17 +76,6 @@ pub(crate) fn needs_checkpoints(mode: Mode) -> bool {
     mode == Mode::Fast || mode == Mode::Verified(Source::Checkpoints)
 }
 
-/// Checkpoints where a plan has been through as many layers; none where nothing deeper follows.
-pub(crate) fn placed(checkpoints: Vec<Checkpoint>, plan: &[LayerStep]) -> Vec<Checkpoint> {
-    let place = |checkpoint: Checkpoint| Some(Checkpoint { layer: depth_after(plan, checkpoint.layer)?, ..checkpoint });
-    let mut placed: Vec<Checkpoint> = checkpoints.into_iter().filter_map(place).collect();
-    // Where the layers between two are gone, the later one knows better.
-    placed.reverse();
-    placed.dedup_by_key(|checkpoint| checkpoint.layer);
-    placed.reverse();
-    placed
-}
-
 /// The plan that drafts for a sequence that runs `plan`, where one does, and the source that `--draft` names.
 pub(crate) fn resolve(draft: &DraftArg, model: &Model, plan: &[LayerStep]) -> anyhow::Result<(Vec<LayerStep>, Source)> {
     Ok(match draft {
@@ -93,10 +83,10 @@ pub(crate) fn resolve(draft: &DraftArg, model: &Model, plan: &[LayerStep]) -> an
         DraftArg::Lookup => (Vec::new(), Source::Lookup),
         DraftArg::Layer(layer) => {
             let most = model.config().n_layer - 1;
-            let depth = depth_after(plan, *layer).filter(|_| *layer <= most);
+            let depth = depth_after(plan, LayerCount(*layer)).filter(|_| *layer <= most);
             let wrong =
                 || Usage(format!("--draft layer: expected 1 to {most}, less than all that runs, found {layer}"));
-            (Vec::new(), Source::Layer(depth.ok_or_else(wrong)?))
+            (Vec::new(), Source::Depth(depth.ok_or_else(wrong)?))
         }
         DraftArg::Skip(list) => {
             let rest = list.leave_out(plan, model.plan()).map_err(|e| Usage(format!("--draft skip: {e}")))?;
@@ -166,10 +156,16 @@ mod tests {
 
     #[test]
     fn checkpoints_stand_where_as_many_layers_have_run() {
-        let at = |layer| Checkpoint { layer, lens: None, probe: None, scorer: Scorer::Top, threshold: 0.5 };
+        let at = |layers| Checkpoint {
+            at: LayerCount(layers),
+            lens: None,
+            probe: None,
+            scorer: Scorer::Top,
+            threshold: 0.5,
+        };
         let plan = Layers::parse("~3-5,~9:attn").unwrap().steps(&full(10)).unwrap();
-        let placed = placed([2, 3, 4, 6, 7, 9].map(at).to_vec(), &plan);
-        assert_eq!(placed.iter().map(|checkpoint| checkpoint.layer).collect::<Vec<_>>(), [2, 3, 4, 6]);
+        let placed = placed([2, 3, 4, 6, 7, 9].map(at).to_vec(), |layers| depth_after(&plan, layers));
+        assert_eq!(placed.iter().map(|checkpoint| checkpoint.at.0).collect::<Vec<_>>(), [2, 3, 4, 6]);
         assert_eq!(beside(Path::new("a/m.Q4_1.gguf")), Path::new("a/m.Q4_1.exit.gguf"));
     }
 }

@@ -115,12 +115,13 @@ impl fmt::Display for Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Depth;
 
     #[test]
     fn the_line_tells_rates_and_layers() {
         let mut stats = Stats::new(30);
         stats.prompt(100, 20, Duration::from_millis(500));
-        let step = |layers| Step { token: 1, layers_run: 1, layers, was_drafted: false };
+        let step = |layers| Step { token: 1, depth: Depth(1), layers, was_drafted: false };
         stats.token(&step(30.0), 0.0, Duration::from_secs(9), true);
         assert_eq!(stats.histogram(), "");
         stats.token(&step(15.0), 15.0, Duration::from_millis(20), false);
@@ -139,7 +140,7 @@ mod tests {
     fn the_line_and_the_histogram_agree() {
         let mut stats = Stats::new(30);
         for (layers, executed) in [(30.0, 30.0), (22.5, 22.5), (22.5, 22.5), (30.0, 45.0)] {
-            let step = Step { token: 1, layers_run: 1, layers, was_drafted: false };
+            let step = Step { token: 1, depth: Depth(1), layers, was_drafted: false };
             stats.token(&step, executed, Duration::from_millis(20), false);
         }
         assert!(stats.to_string().ends_with("layers 30.00 of 30 per token, 0.0 % saved, 26.25 needed"), "{stats}");

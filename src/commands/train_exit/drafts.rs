@@ -8,12 +8,12 @@ use crate::commands::shared::exits;
 use crate::commands::shared::open::Opened;
 use crate::commands::shared::progress::bar;
 use crate::commands::shared::screen;
-use crate::decode::{Kv, Mode, Options, Raced, Source, race};
 use crate::engine::{EngineParams, Sequence, TokenId};
 use crate::eval::{Excerpt, agreement};
 use crate::exit::{Checkpoint, Draft};
+use crate::generate::{Kv, Mode, Options, Raced, Source, race};
 use crate::model::LayerStep;
-use crate::plan::{Half, Layers};
+use crate::plan::{Depth, Half, Layers};
 
 /// Prompts that drafts are tried on, and tokens generated for each.
 const PROMPTS: usize = 6;
@@ -30,7 +30,7 @@ const PAYS: f64 = 1.02;
 
 struct Search<'a> {
     engine: &'a Opened,
-    checkpoints: &'a [Checkpoint],
+    checkpoints: &'a [Checkpoint<Depth>],
     prompts: Vec<Vec<TokenId>>,
     best: Option<(f64, Draft)>,
 }
@@ -38,7 +38,7 @@ struct Search<'a> {
 /// Tries every kind of source; gives the one that pays most, if one does.
 pub(super) fn search(
     engine: &Opened,
-    checkpoints: &[Checkpoint],
+    checkpoints: &[Checkpoint<Depth>],
     answers: &[Excerpt],
 ) -> anyhow::Result<Option<Draft>> {
     let prompt = |(prefix, part): &Excerpt| [&prefix[..], &part[..1]].concat();

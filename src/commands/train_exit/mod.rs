@@ -13,16 +13,15 @@ use super::shared::open::Opened;
 use super::shared::output::Inputs;
 use super::shared::progress::bar;
 use super::shared::{Usage, note, screen, template};
+use crate::classify::{Answers, Questions, Task};
 use crate::cli::{InputArg, PresetArg, RuleArg, TargetArg, TemplateArgs, TrainExitArgs};
 use crate::engine::Sequence;
-use crate::eval::{
-    Answers, Excerpt, Questions, Sight, Task, collect, collect_own, excerpts, fit_lenses, look_cost, own_answer,
-    own_prompts,
-};
+use crate::eval::{Excerpt, Sight, collect, collect_own, excerpts, fit_lenses, look_cost, own_answer, own_prompts};
 use crate::exit::{
-    ExitFile, Fingerprint, Input, Lens, Options, Policy, Row, RuleKind, Target, Trained, Tried, train, train_confidence,
+    Checkpoint, ExitFile, Fingerprint, Input, Lens, Options, Policy, Row, RuleKind, Target, Trained, Tried, train,
+    train_confidence,
 };
-use crate::plan::layers_before;
+use crate::plan::{Depth, LayerCount, layers_before};
 use crate::tokenizer::{Message, Special};
 
 /// The name of the task that needs no file, and of its policy for short answers.
@@ -47,15 +46,15 @@ pub(super) fn run(args: &TrainExitArgs) -> anyhow::Result<ExitCode> {
     let plan = engine.sequence.plan();
     let rises = plan.is_sorted_by(|a, b| a.il < b.il);
     anyhow::ensure!(rises, Usage("--layers: expected layers in rising order, each once, to fit stops to".into()));
-    let layers = candidate_layers(args, engine.sequence.n_steps())?;
+    let candidates = Candidates::new(args, &engine.sequence)?;
     let model = Fingerprint::of(&engine.file)?;
     let mut policies = Vec::new();
     let mut draft = None;
     for task in &tasks {
         let name = task.as_ref().map_or(OWN, |task| &task.name);
         let fitted = match task {
-            Some(task) => fit_task(task, &mut engine, args, &layers).map(|policy| vec![policy]),
-            None => fit_own(&mut engine, args, &layers).and_then(|(policies, others)| {
+            Some(task) => fit_task(task, &mut engine, args, &candidates).map(|policy| vec![policy]),
+            None => fit_own(&mut engine, args, &candidates).and_then(|(policies, others)| {
                 if args.search_drafts {
                     draft = drafts::search(&engine, &policies[1].checkpoints, &others)?;
                 }
@@ -65,9 +64,9 @@ pub(super) fn run(args: &TrainExitArgs) -> anyhow::Result<ExitCode> {
         policies.extend(fitted.with_context(|| format!("task `{name}`"))?);
     }
     // Policies count the model's layers; what was looked at are steps of the plan.
-    for checkpoint in policies.iter_mut().flat_map(|policy| &mut policy.checkpoints) {
-        checkpoint.layer = layers_before(engine.sequence.plan(), checkpoint.layer);
-    }
+    let plan = engine.sequence.plan();
+    let in_layers = |policy: Policy<Depth>| policy.placed(|depth| Some(layers_before(plan, depth)));
+    let policies = policies.into_iter().map(in_layers).collect();
     ExitFile { model, draft, policies }.save(&args.output)?;
     note(format_args!("(written `{}`)", args.output.display()));
     Ok(ExitCode::SUCCESS)
@@ -84,13 +83,44 @@ fn check_names(tasks: &[Option<Task>]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn candidate_layers(args: &TrainExitArgs, n_layer: usize) -> anyhow::Result<Vec<usize>> {
-    let first = args.from_layer.unwrap_or(match args.preset {
-        Some(PresetArg::Adainfer) => 1,
-        None => (n_layer / 5).max(1),
-    });
-    anyhow::ensure!(first < n_layer, "`--from-layer`: expected at most {}, found {first}", n_layer - 1);
-    Ok((first..n_layer).collect())
+/// Where stopping is considered on a plan.
+struct Candidates {
+    depths: Vec<Depth>,
+    /// Of each: what an exit file will say.
+    layers: Vec<LayerCount>,
+    /// The depth that is full.
+    full: Depth,
+    /// What depth is counted in: steps where `--layers` leaves other ones than the model has.
+    unit: &'static str,
+}
+
+impl Candidates {
+    fn new(args: &TrainExitArgs, sequence: &Sequence) -> anyhow::Result<Candidates> {
+        let (plan, full) = (sequence.plan(), sequence.full_depth());
+        let layers_at = |depth: Depth| layers_before(plan, depth);
+        let every = (1..full.0).map(Depth);
+        // A layer that is named is the model's; a share is of what runs.
+        let (first, depths): (usize, Vec<Depth>) = match (args.from_layer, args.preset) {
+            (Some(first), _) => (first, every.filter(|&depth| layers_at(depth) >= LayerCount(first)).collect()),
+            (None, Some(PresetArg::Adainfer)) => (1, every.collect()),
+            (None, None) => {
+                let first = (full.0 / 5).max(1);
+                (first, every.filter(|&depth| depth >= Depth(first)).collect())
+            }
+        };
+        let most = layers_at(Depth(full.0 - 1));
+        anyhow::ensure!(!depths.is_empty(), "`--from-layer`: expected at most {most}, found {first}");
+        let layers = depths.iter().map(|&depth| layers_at(depth)).collect();
+        let unit = if plan == sequence.model().plan() { "layers" } else { "steps" };
+        Ok(Candidates { depths, layers, full, unit })
+    }
+
+    /// Those of the later half.
+    fn later(&self) -> Candidates {
+        let n_early = self.depths.partition_point(|depth| 2 * depth.0 < self.full.0);
+        let (depths, layers) = (self.depths[n_early..].to_vec(), self.layers[n_early..].to_vec());
+        Candidates { depths, layers, ..*self }
+    }
 }
 
 fn options(args: &TrainExitArgs, input: Input, look_cost: f64) -> Options {
@@ -137,7 +167,12 @@ fn input(task: &Task, args: &TrainExitArgs) -> anyhow::Result<Input> {
     Ok(input)
 }
 
-fn fit_task(task: &Task, engine: &mut Opened, args: &TrainExitArgs, layers: &[usize]) -> anyhow::Result<Policy> {
+fn fit_task(
+    task: &Task,
+    engine: &mut Opened,
+    args: &TrainExitArgs,
+    candidates: &Candidates,
+) -> anyhow::Result<Policy<Depth>> {
     let input = input(task, args)?;
     let questions = Questions::new(task, &engine.tokenizer)?;
     let items = task.training_rows(args.rows);
@@ -148,19 +183,19 @@ fn fit_task(task: &Task, engine: &mut Opened, args: &TrainExitArgs, layers: &[us
         true => {
             let bar = bar(items.len(), &format!("{}: lenses", task.name));
             let excerpts = excerpts(&questions, &items);
-            fit_lenses(sequence, &excerpts, layers, &mut |n| bar.set_position(n as u64))?
+            fit_lenses(sequence, &excerpts, &candidates.depths, &mut |n| bar.set_position(n as u64))?
         }
         false => Vec::new(),
     };
     let bar = bar(items.len(), &task.name);
     let progress = &mut |n| bar.set_position(n as u64);
-    let sight = Sight { layers, input, lenses: &lenses };
+    let sight = Sight { depths: &candidates.depths, input, lenses: &lenses };
     let rows = collect(sequence, &questions, &items, sight, progress)?;
     let look_cost = look_cost(sequence, &questions, &items, sight)?;
     bar.finish_and_clear();
     note(format_args!("{} rows collected in {:.1} s", rows.len(), start.elapsed().as_secs_f64()));
     let options = options(args, input, look_cost);
-    let checkpoints = fit(&task.name, task.shots, &rows, layers, unit(&engine.sequence), &lenses, &options)?;
+    let checkpoints = fit(&task.name, task.shots, &rows, candidates, &lenses, &options)?;
     Ok(Policy {
         task: task.name.clone(),
         labels: task.labels().to_vec(),
@@ -181,14 +216,16 @@ const SHOWN_TOKENS: usize = 64;
 /// Rows that the confidence of tokens is fitted to at most: a read-out of many inputs needs more than a threshold does.
 const CONFIDENCE_ROWS: usize = 4000;
 
+/// The policies for anything, and the answers that no lens was fitted to.
+type Own = ([Policy<Depth>; 2], Vec<Excerpt>);
+
 /// The policies for anything: for short answers, and for the tokens of a text. Both are fitted to the model's own answers to
 /// built-in prompts; the lenses of tokens to the answers to every second prompt, the rest to the others, which come along.
-fn fit_own(engine: &mut Opened, args: &TrainExitArgs, layers: &[usize]) -> anyhow::Result<([Policy; 2], Vec<Excerpt>)> {
+fn fit_own(engine: &mut Opened, args: &TrainExitArgs, candidates: &Candidates) -> anyhow::Result<Own> {
     anyhow::ensure!(
         matches!(args.input, None | Some(InputArg::Vocabulary)) && args.target == TargetArg::Model,
         "the task `{OWN}` has no labels: its checkpoints read the vocabulary, and their target is the model"
     );
-    let n_layer = engine.sequence.n_steps();
     let answers = own_answers(engine, &args.template, args.prompts.unwrap_or(usize::MAX))?;
     let sequence = &mut engine.sequence;
     let (with_lens, others): (Vec<_>, Vec<_>) = answers.into_iter().enumerate().partition(|(i, _)| i % 2 == 0);
@@ -198,26 +235,26 @@ fn fit_own(engine: &mut Opened, args: &TrainExitArgs, layers: &[usize]) -> anyho
 
     let start = Instant::now();
     // Before the middle a state says too little about the next token.
-    let later: Vec<usize> = layers.iter().copied().filter(|&layer| 2 * layer >= n_layer).collect();
+    let later = candidates.later();
     let bar_lens = bar(with_lens.len(), "tokens: lenses");
-    let lenses = fit_lenses(sequence, &with_lens, &later, &mut |n| bar_lens.set_position(n as u64))?;
+    let lenses = fit_lenses(sequence, &with_lens, &later.depths, &mut |n| bar_lens.set_position(n as u64))?;
     bar_lens.finish_and_clear();
     let bar_rows = bar(CONFIDENCE_ROWS, "tokens");
     let progress = &mut |n| bar_rows.set_position(n as u64);
-    let rows = collect_own(sequence, &others, &later, &lenses, CONFIDENCE_ROWS, progress)?;
+    let rows = collect_own(sequence, &others, &later.depths, &lenses, CONFIDENCE_ROWS, progress)?;
     bar_rows.finish_and_clear();
     note(format_args!("{} rows collected in {:.1} s", rows.len(), start.elapsed().as_secs_f64()));
     let threshold = Options { rule: Some(RuleKind::Threshold), ..options(args, Input::Confidence, TOKEN_LOOK_COST) };
-    let tokens = fit(TOKENS, 0, &rows, &later, unit(sequence), &lenses, &threshold)?;
+    let tokens = fit(TOKENS, 0, &rows, &later, &lenses, &threshold)?;
 
     let start = Instant::now();
     let bar_rows = bar(args.rows, OWN);
     let progress = &mut |n| bar_rows.set_position(n as u64);
-    let rows = collect_own(sequence, &others, layers, &[], args.rows, progress)?;
+    let rows = collect_own(sequence, &others, &candidates.depths, &[], args.rows, progress)?;
     bar_rows.finish_and_clear();
     note(format_args!("{} rows collected in {:.1} s", rows.len(), start.elapsed().as_secs_f64()));
     // After a prompt a look costs little; what it costs depends on the prompt.
-    let checkpoints = fit(OWN, 0, &rows, layers, unit(sequence), &[], &options(args, Input::Vocabulary, 0.0))?;
+    let checkpoints = fit(OWN, 0, &rows, candidates, &[], &options(args, Input::Vocabulary, 0.0))?;
     let policy = |task: &str, input, checkpoints| Policy {
         task: task.to_owned(),
         labels: Vec::new(),
@@ -258,60 +295,51 @@ fn own_answers(engine: &mut Opened, args: &TemplateArgs, n_prompts: usize) -> an
     Ok(answers)
 }
 
-/// What depth is counted in, and how much of it there is: steps where `--layers` leaves other ones than the model has.
-type Unit = (usize, &'static str);
-
-fn unit(sequence: &Sequence) -> Unit {
-    let what = if sequence.plan() == sequence.model().plan() { "layers" } else { "steps" };
-    (sequence.n_steps(), what)
-}
-
 fn fit(
     name: &str,
     shots: usize,
     rows: &[Row],
-    layers: &[usize],
-    unit: Unit,
+    candidates: &Candidates,
     lenses: &[Lens],
     options: &Options,
-) -> anyhow::Result<Vec<crate::exit::Checkpoint>> {
+) -> anyhow::Result<Vec<Checkpoint<Depth>>> {
     let start = Instant::now();
     let train = if options.input == Input::Confidence { train_confidence } else { train };
-    let trained = train(rows, layers, unit.0, lenses, options).map_err(|why| anyhow!(why))?;
+    let trained = train(rows, &candidates.depths, candidates.full, lenses, options).map_err(|why| anyhow!(why))?;
     let full = rows.iter().filter(|r| r.full == r.truth).count() as f64 / rows.len() as f64;
     let mut out = screen::stdout();
     writeln!(out, "{name}: {} rows, {shots} shots, full depth right at {:.1} %", rows.len(), 100.0 * full)?;
-    by_layer(&mut out, layers, &trained, options)?;
-    rules(&mut out, unit, &trained, options)?;
+    by_layer(&mut out, &candidates.layers, &trained, options)?;
+    rules(&mut out, candidates, &trained, options)?;
     note(format_args!("fitted in {:.1} s", start.elapsed().as_secs_f64()));
     Ok(trained.checkpoints)
 }
 
-fn by_layer(out: &mut dyn Write, layers: &[usize], trained: &Trained, options: &Options) -> io::Result<()> {
+fn by_layer(out: &mut dyn Write, layers: &[LayerCount], trained: &Trained, options: &Options) -> io::Result<()> {
     let target = options.target.name();
     writeln!(out, "\n| after layer | best answer is the {target}'s | stop here |\n|--:|--:|--:|")?;
-    for ((layer, right), stops) in layers.iter().zip(&trained.right_by_layer).zip(&trained.stops_by_layer) {
+    for ((layer, right), stops) in layers.iter().zip(&trained.right_by_candidate).zip(&trained.stops_by_candidate) {
         writeln!(out, "| {layer} | {:.1} % | {:.1} % |", 100.0 * right, 100.0 * stops)?;
     }
     writeln!(out, "\nA look costs {:.3} layers. {} looks were kept.", options.look_cost, trained.checkpoints.len())
 }
 
-fn rules(out: &mut dyn Write, (n_layer, what): Unit, trained: &Trained, options: &Options) -> io::Result<()> {
-    let target = options.target.name();
+fn rules(out: &mut dyn Write, candidates: &Candidates, trained: &Trained, options: &Options) -> io::Result<()> {
+    let (target, Candidates { full, unit, .. }) = (options.target.name(), candidates);
     writeln!(
         out,
         "\nOn rows that neither the fit nor its thresholds have seen:\n\n\
-         | rule | the {target}'s answer | stop early | mean {what} | saved | accuracy | |\n|---|--:|--:|--:|--:|--:|---|"
+         | rule | the {target}'s answer | stop early | mean {unit} | saved | accuracy | |\n|---|--:|--:|--:|--:|--:|---|"
     )?;
     for (i, tried) in trained.tried.iter().enumerate() {
         writeln!(
             out,
-            "| {} | {:.1} % | {:.1} % | {:.1} of {n_layer} | {} | {:.1} % | {} |",
+            "| {} | {:.1} % | {:.1} % | {:.1} of {full} | {} | {:.1} % | {} |",
             name_of(tried),
             100.0 * tried.right,
             100.0 * tried.coverage,
-            tried.mean_layers,
-            Saved::of(tried.mean_layers, n_layer as f64),
+            tried.mean_steps,
+            Saved::of(tried.mean_steps, full.0 as f64),
             100.0 * tried.accuracy,
             if i == trained.kept { "kept" } else { "" }
         )?;

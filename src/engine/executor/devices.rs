@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::{Executor, steps_of};
+use super::{Executor, Wanted, steps_of};
 use crate::engine::Error;
 use crate::engine::graph::{GraphKey, Plan};
-use crate::engine::row::{KV_STEP, Row};
-use crate::ggml::Device;
+use crate::engine::row::Row;
 use crate::kernels::Reduction;
 use crate::model::Placement;
+use crate::plan::Depth;
 
 impl Executor {
     /// Builds the largest and the smallest graph of every range on devices other than the CPU, and runs a batch on GPUs, which
@@ -17,9 +17,11 @@ impl Executor {
     pub(super) fn rehearse(&mut self) -> Result<(), Error> {
         for range in self.segments(Plan::Whole, 0..self.n_steps()) {
             let device = self.device_at(Plan::Whole, range.start);
+            // The CPU computes all nodes, and its memory is there once it is asked for.
             if device == Placement::CPU {
                 continue;
             }
+            // The largest needs the most memory, the smallest has kernels of its own.
             for (n_rows, n_kv) in [(self.params.n_batch, self.cache.n_rows()), (1, self.n_kv(1, device))] {
                 let n_out = usize::from(range.end == self.n_steps());
                 let reduction = if n_rows == 1 { Reduction::Decode } else { Reduction::Prefill };
@@ -49,20 +51,24 @@ impl Executor {
         let mut rows: Vec<Row> = (0..self.params.n_batch).map(|i| Row::new(0, i, Reduction::Prefill)).collect();
         let all: Vec<usize> = (0..rows.len()).collect();
         let mut refs: Vec<&mut Row> = rows.iter_mut().collect();
-        let result = self.run(Plan::Whole, range, &mut refs, &all, &all[all.len() - 1..], &mut |_, _| {});
+        let wanted = Wanted { rows: &all[all.len() - 1..], keep: 0 };
+        let result = self.run(Plan::Whole, range, &mut refs, &all, wanted, &mut |_, _| {});
+        // It counts for nobody.
         self.n_run = 0.0;
         result
     }
 
     /// Makes devices that were lost and are needed up to a depth usable again. What they have forgotten counts in `n_lost`.
-    pub(in crate::engine) fn revive(&mut self, to: usize) -> Result<(), Error> {
-        let mut needed: BTreeSet<usize> = (0..to).map(|step| self.device_at(Plan::Whole, step)).collect();
-        needed.extend((to == self.n_steps()).then(|| self.model.placement().of_output()));
+    pub(in crate::engine) fn revive(&mut self, to: Depth) -> Result<(), Error> {
+        let mut needed: BTreeSet<usize> = (0..to.0).map(|step| self.device_at(Plan::Whole, step)).collect();
+        needed.extend((to == self.full_depth()).then(|| self.model.placement().of_output()));
         for i in needed {
             let (device, seen) = (&self.model.placement().devices()[i], &mut self.generations[i]);
             device.revive()?;
+            // It came back without what it held.
             if device.generation() != *seen {
                 (*seen, self.n_lost) = (device.generation(), self.n_lost + 1);
+                // Every row is evaluated anew, and then seen.
                 self.masked_rows.clear();
             }
         }
@@ -86,6 +92,7 @@ impl Executor {
 
     /// Where rows wait before a step: with the device that ran them so far and goes on with them, or on the CPU.
     pub(super) fn home(&self, plan: Plan, depth: usize) -> usize {
+        // Workers do not speak to each other: from one to the next a state comes by here.
         let before = self.device_at(plan, depth - 1);
         if before == self.device_at(plan, depth) { before } else { Placement::CPU }
     }
@@ -98,11 +105,4 @@ impl Executor {
         let starts = [range.start].into_iter().chain(ends.iter().copied());
         starts.zip(ends.iter().copied()).map(|(start, end)| start..end).collect()
     }
-}
-
-/// What cache rows in a graph are rounded up to on a device.
-pub(super) fn kv_step(device: &Device) -> usize {
-    /// ggml's fastest kernels take whole blocks of it.
-    const GPU: usize = 256;
-    if device.is_gpu() { GPU } else { KV_STEP }
 }

@@ -2,7 +2,7 @@
 
 use super::not_finite::first_not_finite;
 use super::{Executor, ROW_BY_ROW};
-use crate::engine::graph::{Feed, GraphKey, Plan, build_embeddings, build_head, graph_size, sketch};
+use crate::engine::graph::{Feed, GraphKey, Keep, Plan, build_embeddings, build_head, graph_size, sketch};
 use crate::engine::{Error, TokenId};
 use crate::kernels::{Reduction, Weight};
 use crate::model::Placement;
@@ -11,6 +11,7 @@ impl Executor {
     /// Embeddings of tokens at their positions, made on the CPU: \[n_embd\] each.
     pub(super) fn embed(&mut self, tokens: &[usize], positions: &[usize]) -> Result<Vec<f32>, Error> {
         let n_rows = tokens.len();
+        // No attention here: the order of its sums does not matter.
         let reduction = Reduction::Decode;
         let row_by_row = false;
         let key =
@@ -31,10 +32,11 @@ impl Executor {
     }
 
     /// What the output head makes of hidden states, \[n_embd\] each: \[n_vocab\] each, one after the other.
-    pub(in crate::engine) fn logits_of_states(&mut self, states: &[f32]) -> Result<Vec<f32>, Error> {
+    pub(in crate::engine) fn logits_of_states(&mut self, states: &[f32], keep: Keep) -> Result<Vec<f32>, Error> {
         let n_rows = states.len() / self.model.config().n_embd;
-        let logits = self.logits_of(states)?;
-        if first_not_finite(&logits, n_rows, self.keep).is_none() {
+        let logits = self.logits_of(states, keep)?;
+        // What is wrong with the weights is looked for only where something came out wrong: it reads the whole file.
+        if first_not_finite(&logits, n_rows, keep).is_none() {
             return Ok(logits);
         }
         let overflow = || "the numbers overflow on the way".to_owned();
@@ -42,10 +44,11 @@ impl Executor {
         Err(Error::NotFinite { place: "of a hidden state".to_owned(), cause })
     }
 
-    pub(super) fn logits_of(&mut self, states: &[f32]) -> Result<Vec<f32>, Error> {
+    pub(super) fn logits_of(&mut self, states: &[f32], keep: Keep) -> Result<Vec<f32>, Error> {
         let n_embd = self.model.config().n_embd;
         let (n, n_rows) = (self.n_steps(), states.len() / n_embd);
         let of_output = self.model.placement().of_output();
+        // A graph of no rows is none.
         if n_rows == 0 {
             return Ok(Vec::new());
         }
@@ -55,10 +58,11 @@ impl Executor {
             end: n,
             n_rows,
             reduction: Reduction::Decode,
-            row_by_row: (2..=ROW_BY_ROW).contains(&n_rows) && self.runs_row_by_row(of_output),
+            // The head sees no cache: rows that somebody hides do not matter here.
+            row_by_row: (2..=ROW_BY_ROW).contains(&n_rows) && self.runs_row_by_row(of_output, true),
             n_kv: 0,
             n_out: n_rows,
-            keep: self.keep,
+            keep,
         };
         let model = &self.model;
         let stores: Vec<_> = std::iter::once(model.store()).chain(sketch(model, key.keep).map(Weight::store)).collect();

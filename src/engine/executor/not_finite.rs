@@ -1,9 +1,10 @@
 //! Logits that no token can be chosen from, and where they come from.
 
-use super::Executor;
+use super::{Executor, Wanted};
 use crate::engine::Error;
 use crate::engine::graph::{Keep, Plan};
 use crate::engine::row::Row;
+use crate::plan::Depth;
 
 impl Executor {
     /// Says where logits that no token can be chosen from come from: what there is to know is looked for only now.
@@ -26,9 +27,10 @@ impl Executor {
     fn broken_step(&mut self, row: &Row) -> Result<String, Error> {
         let mut again = row.again();
         let mut found = None;
+        // Step by step: behind a range only its last state could be looked at.
         for depth in 1..self.n_steps() {
-            self.run(Plan::Whole, depth - 1..depth, &mut [&mut again], &[0], &[], &mut |_, _| {})?;
-            again.depth = depth;
+            self.run(Plan::Whole, depth - 1..depth, &mut [&mut again], &[0], Wanted::NOTHING, &mut |_, _| {})?;
+            again.depth = Depth(depth);
             if self.hidden_state(&again)?.iter().any(|x| !x.is_finite()) {
                 found = Some(depth - 1);
                 break;

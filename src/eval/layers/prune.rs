@@ -8,7 +8,7 @@ use super::{Costs, Window};
 use crate::engine::{Sequence, Shown};
 use crate::eval::Error;
 use crate::model::LayerStep;
-use crate::plan::{Half, number};
+use crate::plan::{Depth, Half, number};
 
 /// A step of the unpruned plan, or a half of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub struct Search<'s> {
     bases: [Vec<Base>; 2],
     unpruned: Vec<LayerStep>,
     /// What is left of each step.
-    left: Vec<LayerStep>,
+    left: Vec<Option<LayerStep>>,
     costs: Costs,
 }
 
@@ -84,12 +84,12 @@ impl<'s> Search<'s> {
         let mut bases = [Vec::new(), Vec::new()];
         for (windows, bases) in windows.iter().zip(&mut bases) {
             for window in *windows {
-                sequence.resume(&window.tokens, 0, &[], &window.shown, &mut out)?;
+                sequence.resume(&window.tokens, Depth(0), &[], &window.shown, &mut out)?;
                 bases.push(Base::new(&out.logits, &window.next));
             }
         }
         let unpruned = sequence.plan().to_vec();
-        Ok(Search { sequence, windows, bases, left: unpruned.clone(), unpruned, costs })
+        Ok(Search { sequence, windows, bases, left: unpruned.iter().copied().map(Some).collect(), unpruned, costs })
     }
 
     /// Takes part after part out; gives every plan on the way, the unpruned one first, the last one perhaps beyond the limit of
@@ -136,7 +136,7 @@ impl<'s> Search<'s> {
     }
 
     fn plan(&self) -> Vec<LayerStep> {
-        let mut plan: Vec<LayerStep> = self.left.iter().filter(|step| !step.is_empty()).copied().collect();
+        let mut plan: Vec<LayerStep> = self.left.iter().copied().flatten().collect();
         number(&mut plan);
         plan
     }
@@ -179,7 +179,7 @@ impl<'s> Search<'s> {
         }
         for ((score, part), sums) in ranked.iter_mut().zip(sums) {
             let rest = without(self.left[part.place], *part);
-            let saved = self.costs.of(&[self.left[part.place]]) - self.costs.of(&[rest]);
+            let saved = self.costs.of(self.left[part.place].as_slice()) - self.costs.of(rest.as_slice());
             *score = (sums.mean_kld() - before.mean_kld()) / saved.max(1e-9);
         }
         ranked[..n].sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -188,9 +188,9 @@ impl<'s> Search<'s> {
 
     /// A part as a change of what is left.
     fn change(&self, part: Part) -> Change {
-        let place = self.left[..part.place].iter().filter(|step| !step.is_empty()).count();
+        let place = self.left[..part.place].iter().flatten().count();
         let rest = without(self.left[part.place], part);
-        let half = if rest.is_empty() { None } else { part.half };
+        let half = rest.and(part.half);
         Change::from(Part { place, half })
     }
 
@@ -199,7 +199,7 @@ impl<'s> Search<'s> {
         let (mut out, mut sums) = (Shown::default(), Sums::default());
         self.sequence.replan(self.plan())?;
         for (window, base) in self.windows[which].iter().zip(&self.bases[which]) {
-            self.sequence.resume(&window.tokens, 0, &[], &window.shown, &mut out)?;
+            self.sequence.resume(&window.tokens, Depth(0), &[], &window.shown, &mut out)?;
             sums += base.compare(&out.logits);
         }
         Ok(sums)
@@ -211,8 +211,8 @@ fn added(mut all: Sums, one: Sums) -> Sums {
     all
 }
 
-fn without(step: LayerStep, part: Part) -> LayerStep {
-    part.half.map_or(step.keys(), |half| step.without(half))
+fn without(step: Option<LayerStep>, part: Part) -> Option<LayerStep> {
+    step?.without(part.half?)
 }
 
 impl Limits {
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn parts_are_halves_and_whole_steps() {
         let mut plan = full(2);
-        plan[1] = plan[1].without(Half::Attention);
+        plan[1] = plan[1].without(Half::Attention).unwrap();
         let part = |place, half| Part { place, half };
         assert_eq!(parts_of(&plan, &[Half::Attention], false), [part(0, Some(Half::Attention))]);
         assert_eq!(parts_of(&plan, &[], true), [part(0, None), part(1, None)]);

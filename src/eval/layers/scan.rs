@@ -11,7 +11,7 @@ use super::{Part, Window};
 use crate::engine::{Sequence, Shown};
 use crate::eval::Error;
 use crate::model::LayerStep;
-use crate::plan::Half;
+use crate::plan::{Depth, Half, Runs};
 
 /// A change of one place in a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,8 +29,8 @@ pub enum Change {
 /// A changed plan, and where it begins to differ.
 pub(super) struct Changed {
     pub(super) plan: Vec<LayerStep>,
-    /// Steps of it that are as before.
-    pub(super) depth: usize,
+    /// Up to where it is as before.
+    pub(super) depth: Depth,
     /// The state they end with: how many halves of the unchanged plan come before it.
     pub(super) halves: usize,
 }
@@ -39,7 +39,7 @@ impl Change {
     /// All changes of a plan that are possible.
     pub fn all(plan: &[LayerStep]) -> Vec<Change> {
         let of = |i: usize| {
-            let is_whole = plan[i].attention && plan[i].feed_forward;
+            let is_whole = plan[i].runs == Runs::Full;
             let halves = is_whole.then_some([Change::DropAttention(i), Change::DropFeedForward(i)]);
             let swap = (i + 1 < plan.len()).then_some(Change::Swap(i));
             let delete = (plan.len() > 1).then_some(Change::Delete(i));
@@ -73,14 +73,15 @@ impl Change {
     pub(super) fn changed(self, plan: &[LayerStep]) -> Changed {
         let i = self.place();
         let before: usize = plan[..i].iter().map(n_halves).sum();
-        let mut changed = Changed { plan: plan.to_vec(), depth: i, halves: before };
+        let mut changed = Changed { plan: plan.to_vec(), depth: Depth(i), halves: before };
         match self {
             Change::Delete(_) => drop(changed.plan.remove(i)),
             Change::Swap(_) => changed.plan.swap(i, i + 1),
-            Change::DropAttention(_) => changed.plan[i] = plan[i].without(Half::Attention),
+            Change::DropAttention(_) => changed.plan[i] = without(plan[i], Half::Attention),
             Change::DropFeedForward(_) => {
-                changed.plan[i] = plan[i].without(Half::FeedForward);
-                (changed.depth, changed.halves) = (i + 1, before + 1);
+                changed.plan[i] = without(plan[i], Half::FeedForward);
+                // Its attention runs as before: the state behind that is known too.
+                (changed.depth, changed.halves) = (Depth(i + 1), before + 1);
             }
         }
         changed
@@ -91,16 +92,18 @@ impl Change {
 pub(super) fn halved(plan: &[LayerStep]) -> Vec<LayerStep> {
     let halves = |step: &LayerStep| {
         let step = *step;
-        [Half::Attention, Half::FeedForward]
-            .into_iter()
-            .filter(move |&half| step.has(half))
-            .map(move |half| step.only(half))
+        step.halves().filter_map(move |half| step.only(half))
     };
     plan.iter().flat_map(halves).collect()
 }
 
 fn n_halves(step: &LayerStep) -> usize {
-    usize::from(step.attention) + usize::from(step.feed_forward)
+    step.halves().count()
+}
+
+/// A step that loses one half: a change that takes the last one deletes the step instead.
+fn without(step: LayerStep, half: Half) -> LayerStep {
+    step.without(half).expect("a step that loses a half has another")
 }
 
 /// Runs `changed` on a window of which the states before every half of the unchanged plan are known.
@@ -304,11 +307,11 @@ impl<'s> Scan<'s> {
         let of = |step: &LayerStep| {
             let (first, n) = (halves, n_halves(step));
             halves += n;
-            let middle = first + usize::from(step.attention);
+            let middle = first + usize::from(step.has(Half::Attention));
             Cosines {
                 n: window.shown.len(),
-                attention: step.attention.then(|| sum(first, middle)),
-                feed_forward: step.feed_forward.then(|| sum(middle, first + n)),
+                attention: step.has(Half::Attention).then(|| sum(first, middle)),
+                feed_forward: step.has(Half::FeedForward).then(|| sum(middle, first + n)),
                 layer: sum(first, first + n),
             }
         };

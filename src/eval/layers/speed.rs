@@ -22,10 +22,8 @@ pub struct Costs {
 impl Costs {
     /// Seconds of a token that runs such steps.
     pub fn of(&self, plan: &[LayerStep]) -> f64 {
-        let cost = |step: &LayerStep| {
-            let part = |runs, cost| if runs { cost } else { 0.0 };
-            part(step.attention, self.attention) + part(step.feed_forward, self.feed_forward)
-        };
+        let of = |half| if half == Half::Attention { self.attention } else { self.feed_forward };
+        let cost = |step: &LayerStep| step.halves().map(of).sum::<f64>();
         self.rest + plan.iter().map(cost).sum::<f64>()
     }
 }
@@ -38,9 +36,7 @@ pub fn measure_costs(
     n_context: usize,
     n_tokens: usize,
 ) -> Result<Costs, Error> {
-    let without = |half: Half| -> Vec<LayerStep> {
-        plan.iter().map(|step| step.without(half)).filter(|step| !step.is_empty()).collect()
-    };
+    let without = |half: Half| -> Vec<LayerStep> { plan.iter().filter_map(|step| step.without(half)).collect() };
     let count = |half: Half| plan.iter().filter(|step| step.has(half)).count();
     let halves = [Half::Attention, Half::FeedForward];
     let mut plans = vec![plan.to_vec()];
@@ -118,7 +114,7 @@ mod tests {
         let costs = Costs { attention: 1.0, feed_forward: 2.0, rest: 5.0 };
         let mut plan = full(3);
         assert_eq!(costs.of(&plan), 14.0);
-        plan[1] = plan[1].without(Half::Attention);
+        plan[1] = plan[1].without(Half::Attention).unwrap();
         assert_eq!(costs.of(&plan[..2]), 10.0);
     }
 }

@@ -16,9 +16,11 @@ const DEPTH: &str = "depth";
 /// checkpoint, between 0 and 1; with `shared`, weights are the same at all checkpoints and depth is a feature.
 pub(super) fn fit(chains: &[Vec<(Reading, bool)>], depths: &[f32], shared: bool) -> Result<Vec<Crf>, String> {
     let weights = train(chains, depths, shared).map_err(|e| format!("the chain cannot be fitted: {e}"))?;
+    // Weights are told apart by their names: with one name at all checkpoints they are shared.
     let name = |what: &str, i: usize| if shared { what.to_owned() } else { format!("{what}@{i}") };
     let step = |(i, &depth): (usize, &f32)| {
         let of = |what: &str, state: usize| weights.get(&name(what, i), state);
+        // Depth is constant at a checkpoint, so it is part of the bias there.
         let state = |s: usize| [of(TOP, s), of(GAP, s), of(BIAS, s) + depth * of(DEPTH, s)];
         let transition = |s: usize| [weights.get(&s.to_string(), 0), weights.get(&s.to_string(), 1)];
         Crf { state: [state(0), state(1)], transition: [transition(0), transition(1)] }
@@ -44,6 +46,7 @@ fn train(chains: &[Vec<(Reading, bool)>], depths: &[f32], shared: bool) -> std::
         let states: Vec<&str> = chain.iter().map(|(_, right)| if *right { "1" } else { "0" }).collect();
         trainer.append(&looks, &states)?;
     }
+    // The crate trains into files only.
     let (_, file) = unfinished::scratch()?;
     trainer.train(file.path())?;
     let bytes = std::fs::read(file.path())?;

@@ -29,6 +29,7 @@ impl LensFit {
         let n_embd = self.xy.ncols();
         let n = x.len() / n_embd;
         let at = |values: &[f32], row: usize, i: usize| f64::from(values[row * n_embd + i]);
+        // A 1 behind each row makes the bias one more weight.
         let x = Mat::from_fn(n, n_embd + 1, |row, i| if i < n_embd { at(x, row, i) } else { 1.0 });
         let y = Mat::from_fn(n, n_embd, |row, i| at(y, row, i));
         self.xx += x.transpose() * &x;
@@ -40,7 +41,9 @@ impl LensFit {
     pub fn solve(&self) -> Option<Lens> {
         let n_embd = self.xy.ncols();
         let ridge = RIDGE * (0..n_embd).map(|i| self.xx[(i, i)]).sum::<f64>() / n_embd as f64;
+        // More pairs may follow: the sums stay as they are.
         let mut xx = self.xx.clone();
+        // The bias is not held back: it is the mean of what the inputs do not explain.
         (0..n_embd).for_each(|i| xx[(i, i)] += ridge);
         let solved = xx.llt(faer::Side::Lower).ok()?.solve(&self.xy);
         let weights = (0..n_embd).flat_map(|i| (0..n_embd).map(move |out| (i, out)));

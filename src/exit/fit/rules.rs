@@ -46,7 +46,7 @@ const CRF_ROWS: usize = 2000;
 pub(super) struct Looks<'a> {
     pub(super) readings: &'a [Vec<Reading>],
     pub(super) right: &'a [Vec<bool>],
-    /// Of each checkpoint: layers run over layers there are.
+    /// Of each checkpoint: what has run over what there is.
     pub(super) depths: &'a [f32],
 }
 
@@ -65,11 +65,13 @@ impl RuleKind {
         match self {
             RuleKind::Threshold => Ok(vec![Scorer::Top; n]),
             RuleKind::Crf => {
+                // A chain is what one row shows from look to look.
                 let chain = |&r: &usize| (0..n).map(|i| (looks.readings[i][r], looks.right[i][r])).collect();
                 let chains: Vec<Vec<(Reading, bool)>> = rows.iter().take(CRF_ROWS).map(chain).collect();
                 Ok(crf::fit(&chains, looks.depths, shared)?.into_iter().map(Scorer::Crf).collect())
             }
             _ if shared => {
+                // Depth is one of the inputs, so looks at all checkpoints are of one kind.
                 let all: Vec<Look> = (0..n).flat_map(|i| rows.iter().map(move |&r| look(i, r))).collect();
                 let fitted = self.fit_classifier(all, seed)?;
                 Ok(looks.depths.iter().map(|&depth| fitted.at(depth)).collect())
@@ -86,6 +88,7 @@ impl RuleKind {
 
     fn fit_classifier(self, mut looks: Vec<Look>, seed: u64) -> Result<Classifier, String> {
         let n_right = looks.iter().filter(|look| look.1).count();
+        // One class is nothing to tell apart, and solvers refuse it: always, or never.
         if n_right == 0 || n_right == looks.len() {
             let bias = if n_right == 0 { -1.0 } else { 1.0 };
             return Ok(Classifier::Linear { weights: [0.0; 3], bias });
@@ -98,6 +101,7 @@ impl RuleKind {
             let bias = fitted.bias[1] - fitted.bias[0];
             return Ok(Classifier::Linear { weights: [weight(0), weight(1), weight(2)], bias });
         }
+        // Before they are cut off: the first rows may be of one kind.
         looks.shuffle(&mut StdRng::seed_from_u64(seed));
         looks.truncate(SVM_LOOKS);
         self.fit_svm(&looks)

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::common::demo_model;
-use curtail::decode::{Decoder, Kv, Mode, Options, Source};
 use curtail::dtype::DType;
-use curtail::engine::{EngineParams, Sequence, TokenId};
+use curtail::engine::{Batch, EngineParams, Sequence, TokenId};
 use curtail::exit::{Checkpoint, Lens, Probe, Scorer};
+use curtail::generate::{Decoder, Kv, Mode, Options, Source};
 use curtail::ggml::Device;
 use curtail::gguf::File;
 use curtail::model::{LayerStep, Model};
+use curtail::plan::{Depth, Half};
 use curtail::sample::{Sampler, SamplerParams};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -36,7 +37,11 @@ fn prompt(rng: &mut StdRng) -> Vec<TokenId> {
 
 /// Without the last two layers, and without attention in four.
 fn draft_plan() -> Vec<LayerStep> {
-    (0..28).map(|il| LayerStep { attention: !(20..24).contains(&il), ..LayerStep::whole(il) }).collect()
+    let without_some = |step: LayerStep| match step.il {
+        20..24 => step.without(Half::Attention).expect("the other half"),
+        _ => step,
+    };
+    (0..28).map(LayerStep::whole).map(without_some).collect()
 }
 
 /// Random drafts, right and wrong, at random depths, in batches of up to 16; rewinds and new prompts between.
@@ -91,22 +96,22 @@ fn random_drafts_never_change_what_is_generated() {
 fn expect_some(sequence: &mut Sequence, coming: &[TokenId], rng: &mut StdRng) {
     for &next in coming.iter().take(rng.random_range(0..16)) {
         if rng.random_bool(0.4) {
-            sequence.hidden_state_at(rng.random_range(1..30)).expect("it runs");
+            sequence.hidden_state_at(Depth(rng.random_range(1..30))).expect("it runs");
         }
         if rng.random_bool(0.4) {
             sequence.run_draft_plan().expect("it runs"); // of a row that has come some way, too
         }
         let token = if rng.random_bool(0.85) { next } else { rng.random_range(0..49_000) };
-        sequence.draft(token, 1).expect("a token");
+        sequence.draft(token, Depth(1)).expect("a token");
     }
 }
 
 /// Checkpoints that are sure at random, with and without a lens.
-fn checkpoints(rng: &mut StdRng) -> Vec<Checkpoint> {
+fn checkpoints(rng: &mut StdRng) -> Vec<Checkpoint<Depth>> {
     let n_embd = 576;
     let mut random = |n: usize, size: f32| (0..n).map(|_| rng.random_range(-size..size)).collect::<Vec<f32>>();
-    let mut checkpoint = |layer, lens| Checkpoint {
-        layer,
+    let mut checkpoint = |at, lens| Checkpoint {
+        at: Depth(at),
         lens,
         probe: Some(Probe { weights: random(2 * n_embd, 0.1), bias: vec![0.0; 2] }),
         scorer: Scorer::Top,
@@ -123,7 +128,8 @@ fn verified_tokens_are_full_depths_whatever_drafts_them() {
     let model = model();
     let mut rng = StdRng::seed_from_u64(3);
     let checkpoints = checkpoints(&mut rng);
-    let sources = [Source::Checkpoints, Source::Layer(24), Source::Layer(9), Source::Plan, Source::Lookup];
+    let sources =
+        [Source::Checkpoints, Source::Depth(Depth(24)), Source::Depth(Depth(9)), Source::Plan, Source::Lookup];
     let modes = sources.map(Mode::Verified).into_iter().chain([Mode::Auto]);
     // Something to look up.
     let phrase = prompt(&mut rng);
@@ -175,11 +181,37 @@ fn fast_tokens_stand_and_few_wait() {
     let mut sampler = Sampler::greedy();
     let mut depths = Vec::new();
     for _ in 0..40 {
-        depths.push(decoder.step(&mut sequence, &mut sampler).expect("a token").layers_run);
+        depths.push(decoder.step(&mut sequence, &mut sampler).expect("a token").depth.0);
         assert!(sequence.n_pending() <= 5, "{}", sequence.n_pending()); // three, the last before and the new one
     }
     assert!(depths.iter().all(|layers| [16, 24, 28, 30].contains(layers)) && depths.contains(&30), "{depths:?}");
     assert!(depths.iter().any(|&layers| layers < 30), "{depths:?}");
+}
+
+/// A last token that is deeper than a checkpoint already has nothing to show there; one that has been through all layers stops
+/// nowhere, and goes again for its logits.
+#[test]
+fn checkpoints_behind_the_last_token_are_passed_by() {
+    let model = model();
+    let mut rng = StdRng::seed_from_u64(4);
+    let prompt = prompt(&mut rng);
+    let sure = |checkpoint: Checkpoint<Depth>| Checkpoint { threshold: 0.0, ..checkpoint };
+    let checkpoints: Vec<Checkpoint<Depth>> = checkpoints(&mut rng).into_iter().map(sure).collect();
+    for (gone, expected) in [(0, 16), (16, 16), (20, 24), (28, 28), (29, 30), (30, 30)] {
+        let mut sequence = sequence(&model, Vec::new());
+        start(&mut sequence, &prompt);
+        sequence.push(500).expect("room");
+        if gone > 0 {
+            let engine = sequence.engine().clone();
+            let mut batch = Batch::default();
+            batch.add_to_depth(&mut sequence, Depth(gone));
+            engine.forward(&mut batch).expect("it runs");
+        }
+        let (mode, checkpoints) = (Mode::Fast, checkpoints.clone());
+        let options = Options { mode, source: Source::Checkpoints, checkpoints, kv: Kv::Deferred, most: 4 };
+        let step = Decoder::new(options).step(&mut sequence, &mut Sampler::greedy()).expect("a token");
+        assert_eq!(step.depth, Depth(expected), "after {gone} steps");
+    }
 }
 
 /// Keys and values made of an early state are those that a model whose other layers do nothing would write; a token that is
@@ -193,7 +225,7 @@ fn published_approximations_are_what_they_say() {
         let mut sequence = sequence(&model, Vec::new());
         start(&mut sequence, &prompt);
         sequence.push(500).expect("room");
-        sequence.hidden_state_at(depth).expect("it runs");
+        sequence.hidden_state_at(Depth(depth)).expect("it runs");
         end(&mut sequence);
         assert_eq!(sequence.n_pending(), 0);
         sequence.push(900).expect("room");
@@ -216,7 +248,7 @@ fn published_approximations_are_what_they_say() {
     let mut sequence = sequence(&model, Vec::new());
     start(&mut sequence, &prompt);
     sequence.push(500).expect("room");
-    sequence.hidden_state_at(2).expect("it runs");
+    sequence.hidden_state_at(Depth(2)).expect("it runs");
     sequence.mask_kv();
     sequence.rewind(prompt.len());
     sequence.push(500).expect("room");
@@ -242,7 +274,7 @@ fn tokens_that_stopped_early_catch_up_to_the_bit() {
             match rng.random_range(0..4) {
                 0 => drop(sequence.logits().expect("logits")),
                 1 => {}
-                _ => drop(sequence.hidden_state_at(rng.random_range(1..30)).expect("it runs")),
+                _ => drop(sequence.hidden_state_at(Depth(rng.random_range(1..30))).expect("it runs")),
             }
             if rng.random_bool(0.1) {
                 let kept = sequence.tokens().len() - 1;
@@ -284,8 +316,8 @@ fn tokens_after_drafts_have_the_full_models_distribution() {
         sequence.rewind(prompt.len());
         // Mostly what is most probable, sometimes something else, and a wrong draft behind it.
         let draft = if seed % 4 == 3 { first[1].0 } else { first[0].0 };
-        sequence.draft(draft, 1).expect("room");
-        sequence.draft(77, 1).expect("room");
+        sequence.draft(draft, Depth(1)).expect("room");
+        sequence.draft(77, Depth(1)).expect("room");
         let params = SamplerParams { temperature: 1.0, top_k: 8, top_p: 1.0, min_p: 0.0, ..SamplerParams::default() };
         let mut sampler = Sampler::new(SamplerParams { seed: Some(seed as u64), ..params });
         let token = sequence.step(&mut sampler).expect("a token").token;

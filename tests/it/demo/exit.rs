@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use crate::common::golden::cut_model;
 use crate::common::{curtail, demo_model};
+use curtail::classify::Task;
 use curtail::engine::{Branch, Cut, EngineParams, Sequence, TokenId, View};
-use curtail::eval::Task;
 use curtail::ggml::{Device, Isa, isa};
 use curtail::gguf::File;
 use curtail::model::{LayerStep, Model};
+use curtail::plan::Depth;
 use serde_json::{Value, json};
 
 const TOKENS: [TokenId; 20] = [1, 5, 9, 13, 17, 21, 25, 29, 33, 37, 41, 45, 49, 53, 57, 61, 65, 69, 73, 77];
@@ -31,7 +32,7 @@ fn full_depth(path: &Path, n_batch: usize) -> Vec<f32> {
     sequence.logits().expect("logits").to_vec()
 }
 
-/// What a question has at a cut: layers run, hidden state, logits.
+/// What a question has at a cut: how deep it is, hidden state, logits.
 type Seen = (usize, Vec<f32>, Vec<f32>);
 
 /// Asks questions after a prefix; each stops at its own layer, or never.
@@ -45,13 +46,14 @@ fn ask(
     let mut last = vec![(0, Vec::new(), Vec::new()); questions.len()];
     let at_cut = &mut |seen: &[Cut]| {
         let mut look = |cut: &Cut| {
-            last[cut.branch] = (cut.layers_run, cut.hidden.clone(), cut.logits.clone());
-            cut.layers_run == stops[cut.branch]
+            last[cut.branch] = (cut.depth.0, cut.hidden.clone(), cut.logits.clone());
+            cut.depth.0 == stops[cut.branch]
         };
         seen.iter().map(&mut look).collect()
     };
     let questions: Vec<Branch<'_>> = questions.iter().map(|tokens| Branch { tokens, shown: 1 }).collect();
-    sequence.fan_out(prefix, &questions, cuts, View::Logits, at_cut).expect("it runs");
+    let cuts: Vec<Depth> = cuts.iter().copied().map(Depth).collect();
+    sequence.fan_out(prefix, &questions, &cuts, View::Logits, at_cut).expect("it runs");
     last
 }
 
@@ -140,7 +142,7 @@ fn every_shown_row_has_what_it_has_as_the_last() {
         seen.extend(cuts.to_vec());
         Vec::new()
     };
-    sequence.fan_out(prefix, &[question], &[7], View::Through(&|_, h| h.to_vec()), at_cut).expect("it runs");
+    sequence.fan_out(prefix, &[question], &[Depth(7)], View::Through(&|_, h| h.to_vec()), at_cut).expect("it runs");
     for (i, cut) in seen.iter().enumerate() {
         for back in 0..3 {
             let found = ask(&mut sequence, prefix, &[&rest[..rest.len() - back]], &[7], &[[7, NEVER][i]]);
@@ -166,11 +168,11 @@ fn a_prefix_goes_no_deeper_than_its_questions_and_later_as_deep_as_needed() {
     ask(&mut sequence, &TOKENS[..15], &[&TOKENS[15..]], &[4], &[4]);
     sequence.sync(&TOKENS, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
     assert_eq!(sequence.logits().expect("logits"), full_depth(&path, 512));
-    let mut error = |tokens, shown, cuts: &[usize]| {
+    let mut error = |tokens, shown, cuts: &[Depth]| {
         let question = Branch { tokens, shown };
         sequence.fan_out(prefix, &[question], cuts, View::Hidden, &mut |_| Vec::new()).unwrap_err().to_string()
     };
-    assert_eq!(error(rest, 1, &[0]), "`cuts`: expected layers between 1 and 29, rising, found [0]");
+    assert_eq!(error(rest, 1, &[Depth(0)]), "`cuts`: expected layers between 1 and 29, rising, found [0]");
     assert_eq!(error(&[], 1, &[]), "there is no token to continue from");
     assert_eq!(error(&[5], 2, &[]), "`shown`: expected between 1 and 1, found 2");
 }
@@ -368,7 +370,14 @@ fn an_exit_file_is_trained_used_and_refused() {
     let pruned = folder.path().join("pruned.exit.gguf");
     let pruned = pruned.to_str().expect("UTF-8");
     let fit = [&common[..], &["-o", pruned, "--layers", "~10-12", "--from-layer", "20"]].concat();
-    assert!(run(&fit).status.success());
+    let fitted = run(&fit);
+    assert!(fitted.status.success());
+    // Layers of the model, not steps of the plan: from the one that is named to the last before full depth.
+    let looked_at: Vec<usize> = String::from_utf8_lossy(&fitted.stdout)
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok())
+        .collect();
+    assert_eq!(looked_at, (20..30).collect::<Vec<_>>());
     let measured = [
         "eval", "-m", &model, "-t", "1", "--task", task, "--exit", pruned, "--json", "--rows", "6", "--layers",
         "~10-12",

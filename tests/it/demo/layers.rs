@@ -11,7 +11,7 @@ use curtail::engine::{EngineParams, Sequence, Shown, TokenId};
 use curtail::eval::layers::{Change, Scan, ScanState, windows};
 use curtail::gguf::{self, File, Writer};
 use curtail::model::{LayerStep, Model};
-use curtail::plan::{Half, Layers, full};
+use curtail::plan::{Depth, Half, Layers, full};
 use curtail::sample::Sampler;
 use serde_json::Value;
 
@@ -230,18 +230,18 @@ fn a_window_goes_on_from_any_depth_to_the_same_bits() {
     let whole = out.clone();
     assert_eq!((states.len(), whole.logits.len(), whole.hidden.len()), (30, 3 * 49152, 3 * 576));
     for depth in [0, 1, 17, 29] {
-        sequence.resume(&tokens, depth, &states[depth], &shown, &mut out).expect("it runs");
+        sequence.resume(&tokens, Depth(depth), &states[depth], &shown, &mut out).expect("it runs");
         assert!(out.logits == whole.logits && out.hidden == whole.hidden, "from {depth}");
     }
     sequence.replan(steps("~21", 30)).expect("a plan");
-    sequence.resume(&tokens, 0, &[], &shown, &mut out).expect("it runs");
+    sequence.resume(&tokens, Depth(0), &[], &shown, &mut out).expect("it runs");
     let from_the_beginning = out.clone();
-    sequence.resume(&tokens, 21, &states[21], &shown, &mut out).expect("it runs");
+    sequence.resume(&tokens, Depth(21), &states[21], &shown, &mut out).expect("it runs");
     assert!(out.logits == from_the_beginning.logits && out.logits != whole.logits);
     // The last layer gone: nothing is left to run.
     sequence.replan(steps("~29", 30)).expect("a plan");
-    sequence.resume(&tokens, 29, &states[29], &shown, &mut out).expect("it runs");
-    sequence.resume(&tokens, 0, &[], &shown, &mut whole.clone()).expect("it runs");
+    sequence.resume(&tokens, Depth(29), &states[29], &shown, &mut out).expect("it runs");
+    sequence.resume(&tokens, Depth(0), &[], &shown, &mut whole.clone()).expect("it runs");
     assert_eq!(out.logits.len(), whole.logits.len());
 }
 
@@ -291,17 +291,17 @@ fn early_stops_and_drafts_compose_with_plans() {
         found.push(step.token);
         // What was drafted rightly has been to the end already.
         if found.len() % 3 == 0 && !sequence.has_logits() {
-            sequence.hidden_state_at(10 + found.len() % 18).expect("it runs");
+            sequence.hidden_state_at(Depth(10 + found.len() % 18)).expect("it runs");
         }
         let logits = sequence.run_draft_plan().expect("a draft");
         let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).expect("a token");
-        sequence.draft(best as TokenId, 20).expect("a draft");
+        sequence.draft(best as TokenId, Depth(20)).expect("a draft");
     }
     assert_eq!(found, plain);
     assert!(right > 0, "no draft was right");
     // Cache rows made of early states: steps without attention have none to be made.
     sequence.push(100).expect("room");
-    sequence.hidden_state_at(12).expect("it runs");
+    sequence.hidden_state_at(Depth(12)).expect("it runs");
     sequence.propagate_kv().expect("it runs");
     sequence.step(&mut greedy).expect("a step");
 }

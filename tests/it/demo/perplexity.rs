@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::{curtail, demo_model, golden_of};
-use curtail::decode::{Decoder, Kv, Mode, Options};
 use curtail::engine::{EngineParams, Sequence, TokenId};
 use curtail::eval::{Against, Chunks, Divergence, Place, Reading, score};
 use curtail::exit::{Checkpoint, Probe, Scorer};
+use curtail::generate::{Decoder, Kv, Mode, Options};
 use curtail::ggml::{Device, isa};
 use curtail::gguf::File;
 use curtail::model::{LayerStep, Model};
+use curtail::plan::Depth;
 use serde_json::Value;
 
 fn data(name: &str) -> String {
@@ -208,9 +209,9 @@ fn load(path: &str) -> Arc<Model> {
 /// A checkpoint after one layer, without a lens, that is sure above `least`.
 fn decoder(model: &Model, mode: Mode, threshold: f32, kv: Kv) -> Decoder {
     let probe = Probe { weights: vec![0.0; 2 * model.config().n_embd], bias: vec![0.0; 2] }; // it always says 0.5
-    let checkpoint = Checkpoint { layer: 1, lens: None, probe: Some(probe), scorer: Scorer::Top, threshold };
+    let checkpoint = Checkpoint { at: Depth(1), lens: None, probe: Some(probe), scorer: Scorer::Top, threshold };
     let options =
-        Options { mode, source: curtail::decode::Source::Lookup, checkpoints: vec![checkpoint], kv, most: 64 };
+        Options { mode, source: curtail::generate::Source::Lookup, checkpoints: vec![checkpoint], kv, most: 64 };
     Decoder::new(options)
 }
 
@@ -244,10 +245,10 @@ fn fast_reading_is_forced_reading_where_it_always_stops() {
     assert!(largest(&surprises(&dense), &surprises(&batches)) < 1e-4);
 
     let forced = sequence(vec![LayerStep::whole(0)]);
-    let mut forced = Reading::Forced { turns: vec![1], sequences: vec![(1, forced)] };
+    let mut forced = Reading::Forced { turns: vec![Depth(1)], sequences: vec![(Depth(1), forced)] };
     let forced = places(&mut forced, &chunks, Against::Nothing);
     let always = places(&mut by_token(Mode::Fast, 0.0, Kv::Deferred), &chunks, Against::Nothing);
-    assert!(always.iter().all(|place| place.layers == 1) && forced.iter().all(|place| place.layers == 1));
+    assert!(always.iter().all(|place| place.depth == Depth(1)) && forced.iter().all(|place| place.depth == Depth(1)));
     assert!(largest(&surprises(&always), &surprises(&forced)) < 1e-4);
     assert!(largest(&surprises(&always), &surprises(&dense)) > 0.1, "stopping early changes something");
 

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::common::{curtail, demo_model};
-use curtail::decode::{Decoder, Kv, Mode, Options, Source};
 use curtail::engine::{Branch, Cut, EngineParams, Error, Probe, Sequence, TokenId, View};
+use curtail::generate::{Decoder, Kv, Mode, Options, Source};
 use curtail::ggml::{self, Device};
 use curtail::gguf::File;
 use curtail::model::{Config, LayerStep, Model, Placement};
+use curtail::plan::Depth;
 use curtail::sample::{Sampler, SamplerParams};
 
 /// A worker that dies with its owner.
@@ -121,7 +122,7 @@ fn two_workers_give_the_tokens_of_the_cpu() {
         assert_eq!(steps(&mut there, 24), expected, "at full depth");
 
         // Cuts inside the workers' layers and at their border; pending rows on the workers.
-        let cuts = vec![5, 13, 21];
+        let cuts = [5, 13, 21].map(Depth).to_vec();
         let mut there = sequence(&model, EngineParams { cuts: cuts.clone(), ..EngineParams::default() });
         start(&mut there, &prompt);
         assert_eq!(steps(&mut there, 1), expected[..1]);
@@ -153,8 +154,8 @@ fn what_is_read_on_a_worker_is_what_would_be_read_here() {
     let (n_embd, n_out) = (model.config().n_embd, 3);
     let weights: Vec<f32> = (0..n_embd * n_out).map(|i| ((i * 7919 % 1000) as f32 - 500.0) / 2e4).collect();
     // 13 is where the state changes workers, and comes here anyway.
-    let depths = [4, 9, 13, 20];
-    let probe = |&depth: &usize| Probe { depth, weights: weights.clone(), bias: vec![0.25, 0.0, -0.25] };
+    let depths = [4, 9, 13, 20].map(Depth);
+    let probe = |&depth: &Depth| Probe { depth, weights: weights.clone(), bias: vec![0.25, 0.0, -0.25] };
     let probes = depths.iter().map(probe).collect();
     let mut there = sequence(&model, EngineParams { probes, ..EngineParams::default() });
     start(&mut there, &prompts()[0]);
@@ -162,7 +163,7 @@ fn what_is_read_on_a_worker_is_what_would_be_read_here() {
         there.step(&mut greedy()).expect("a token");
         for depth in depths {
             let reading = there.probe_at(depth).expect("it runs");
-            assert_eq!(reading.is_none(), depth == 13);
+            assert_eq!(reading.is_none(), depth == Depth(13));
             let Some(reading) = reading else { continue };
             let x = there.normed_state_at(depth).expect("it waits there");
             let sum = |w: &[f32]| w.iter().zip(&x).map(|(w, x)| f64::from(w * x)).sum::<f64>();
@@ -183,15 +184,15 @@ fn what_is_read_on_a_worker_is_what_would_be_read_here() {
         seen.push(cuts[0].clone());
         vec![false]
     };
-    there.fan_out(&[], &[question], &[4, 13], View::Hidden, &mut look).expect("it runs");
-    let lengths: Vec<_> = seen.iter().map(|cut| (cut.layers_run, cut.hidden.len(), cut.reading.len())).collect();
+    there.fan_out(&[], &[question], &[Depth(4), Depth(13)], View::Hidden, &mut look).expect("it runs");
+    let lengths: Vec<_> = seen.iter().map(|cut| (cut.depth.0, cut.hidden.len(), cut.reading.len())).collect();
     assert_eq!(lengths, [(4, 0, 2 * n_out), (13, 2 * n_embd, 0), (N_LAYER, 2 * n_embd, 0)]);
     assert!(seen[0].reading.chunks(n_out).all(|chances| (chances.iter().sum::<f32>() - 1.0).abs() < 1e-5));
     there.sync(&prompts()[0], &mut |_, _| ControlFlow::Continue(())).expect("it runs");
     there.set_probes(Vec::new()).expect("nothing to send");
     there.step(&mut greedy()).expect("a token");
-    assert_eq!(there.probe_at(4).expect("it runs"), None);
-    let wrong = Probe { depth: 4, weights: vec![0.0; 5], bias: vec![0.0] };
+    assert_eq!(there.probe_at(Depth(4)).expect("it runs"), None);
+    let wrong = Probe { depth: Depth(4), weights: vec![0.0; 5], bias: vec![0.0] };
     assert!(matches!(there.set_probes(vec![wrong]), Err(Error::Parameter { name: "probes", .. })));
 }
 
@@ -206,8 +207,10 @@ fn machines_behind_the_exit_are_not_asked() {
         sequence.step(&mut greedy()).expect("a token");
     }
     workers[1].kill();
-    let (expected, found) =
-        (here.hidden_state_at(13).expect("it runs"), there.hidden_state_at(13).expect("the first worker is enough"));
+    let (expected, found) = (
+        here.hidden_state_at(Depth(13)).expect("it runs"),
+        there.hidden_state_at(Depth(13)).expect("the first worker is enough"),
+    );
     let cosine = |a: &[f32], b: &[f32]| {
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
         dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
@@ -217,7 +220,7 @@ fn machines_behind_the_exit_are_not_asked() {
     for _ in 0..2 {
         assert!(matches!(there.step(&mut greedy()), Err(Error::Ggml(ggml::Error::Lost { .. }))), "deeper it is");
         there.push(100).expect("room");
-        there.hidden_state_at(13).expect("that the second is lost is none of the first's business");
+        there.hidden_state_at(Depth(13)).expect("that the second is lost is none of the first's business");
     }
 }
 

@@ -8,6 +8,7 @@ use curtail::engine::{Batch, Engine, EngineParams, Error, Prefix, Sequence, Toke
 use curtail::ggml::{Device, Isa, isa};
 use curtail::gguf::File;
 use curtail::model::Model;
+use curtail::plan::Depth;
 use curtail::sample::{Sampler, SamplerParams};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
@@ -105,10 +106,10 @@ impl<'s> Life<'s> {
             }
             // A text whose last token has gone on has no state there any more.
             Act::Depth(depth) if sequence.n_pending() > 0 => {
-                self.found.push(sequence.hidden_state_at(depth).unwrap_or_default());
+                self.found.push(sequence.hidden_state_at(Depth(depth)).unwrap_or_default());
             }
             Act::Depth(_) => {}
-            Act::Draft(tokens) => tokens.iter().for_each(|&token| sequence.draft(token, 1).expect("a token")),
+            Act::Draft(tokens) => tokens.iter().for_each(|&token| sequence.draft(token, Depth(1)).expect("a token")),
             Act::Forget(n) => sequence.rewind(sequence.tokens().len().saturating_sub(n).max(1)),
         }
         self.at += 1;
@@ -157,7 +158,7 @@ fn together(model: &Arc<Model>, scripts: &[Script], prefix: &[TokenId], rng: &mu
             match life.next() {
                 Some(Act::Step) if goes_along => batch.add(&mut life.sequence),
                 Some(&Act::Depth(depth)) if goes_along && life.sequence.n_pending() > 0 => {
-                    batch.add_to_depth(&mut life.sequence, depth);
+                    batch.add_to_depth(&mut life.sequence, Depth(depth));
                 }
                 _ => {}
             }
@@ -258,11 +259,11 @@ fn depths_and_prefixes_that_are_not_there_are_refused() {
     let mut sequence = engine_of_two.sequence().expect("room");
     sequence.append(&[1, 2, 3]).expect("room");
     for depth in [0, N_LAYER, N_LAYER + 9] {
-        let error = sequence.hidden_state_at(depth).expect_err("no such depth").to_string();
+        let error = sequence.hidden_state_at(Depth(depth)).expect_err("no such depth").to_string();
         assert!(error.contains("expected layers between 1 and 29"), "{error}");
     }
     let mut batch = Batch::default();
-    batch.add_to_depth(&mut sequence, N_LAYER + 9);
+    batch.add_to_depth(&mut sequence, Depth(N_LAYER + 9));
     assert!(engine_of_two.forward(&mut batch).is_err());
     let prefix = sequence.into_prefix().expect("a prefix");
     let error = engine(&model, 2).sequence_after(&prefix).err().expect("another engine").to_string();
@@ -278,7 +279,7 @@ fn a_new_sequence_sees_all_of_its_rows() {
         let mut sequence = engine.sequence().expect("room");
         sequence.append(&[11, 12, 13, 14]).expect("room");
         if masks {
-            sequence.hidden_state_at(3).expect("it runs");
+            sequence.hidden_state_at(Depth(3)).expect("it runs");
             sequence.mask_kv();
         }
         sequence.append(&[15, 16]).expect("room");
@@ -287,4 +288,36 @@ fn a_new_sequence_sees_all_of_its_rows() {
     let plain = logits(false);
     assert!(logits(true) != plain, "masked rows are missed");
     assert!(logits(false) == plain, "and only by who masked them");
+}
+
+/// Rows that one sequence hides from its deeper layers are a matter of its own: another that runs beside it needs no mask.
+#[test]
+fn hidden_rows_change_no_other_sequence() {
+    let model = model();
+    let logits = |hides: bool| {
+        let engine = engine(&model, 2);
+        let (mut one, mut other) = (engine.sequence().expect("room"), engine.sequence().expect("room"));
+        one.append(&[11, 12, 13, 14]).expect("room");
+        one.hidden_state_at(Depth(3)).expect("it runs");
+        if hides {
+            one.mask_kv();
+        }
+        one.append(&[15, 16]).expect("room");
+        other.append(&[21, 22, 23, 24, 25]).expect("room");
+        let mut found = Vec::new();
+        for token in [31, 32, 33] {
+            let mut batch = Batch::default();
+            batch.add(&mut one);
+            batch.add(&mut other);
+            engine.forward(&mut batch).expect("it runs");
+            found.push([&mut one, &mut other].map(|sequence| sequence.logits().expect("logits").to_vec()));
+            one.push(token).expect("room");
+            other.push(token).expect("room");
+        }
+        found
+    };
+    for ([seen, plain], [hidden, beside]) in logits(false).into_iter().zip(logits(true)) {
+        assert!(hidden != seen, "hidden rows are missed");
+        assert!(beside == plain, "by nobody else, to the bit");
+    }
 }

@@ -16,8 +16,9 @@ use crate::common::fuzz::{self, fields, values};
 use crate::common::raw::Raw;
 use crate::common::tiny;
 use crate::{Turn, lift_limit, limit_memory};
+use curtail::classify::Task;
 use curtail::engine::{EngineParams, Sequence};
-use curtail::eval::{BaseFile, Chunks, Task, packed, write_header};
+use curtail::eval::{BaseFile, Chunks, packed, write_header};
 use curtail::exit::{
     Checkpoint, Crf, Decision, Draft, ExitFile, Fingerprint, Input, Lens, Policy, Probe, Scorer, Svm, Target,
 };
@@ -25,7 +26,7 @@ use curtail::ggml::Device;
 use curtail::gguf::{File, Metadata, Value as GgufValue, Writer};
 use curtail::hub::{Spec, names_in_answer};
 use curtail::model::Model;
-use curtail::plan::{self, Layers};
+use curtail::plan::{self, LayerCount, Layers};
 use curtail::sample::Sampler;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -141,7 +142,7 @@ fn use_policy(policy: &Policy) {
         let reading = checkpoint.probe.as_ref().map(|probe| probe.read(&vec![0.5; n_in(probe)]));
         if policy.input == Input::Confidence {
             let probe = checkpoint.probe.as_ref().expect("what a confidence is read by");
-            assert!(checkpoint.chance(&vec![0.5; n_in(probe)]).is_some());
+            assert!(probe.chance_of(Probe::RIGHT, &vec![0.5; n_in(probe)]).is_some());
         }
         let n_labels = if policy.input == Input::Confidence { 2 } else { policy.labels.len() };
         assert!(reading.is_none_or(|reading| reading.label < n_labels), "{reading:?}");
@@ -151,7 +152,7 @@ fn use_policy(policy: &Policy) {
 }
 
 fn exit_file() -> ExitFile {
-    let plain = |layer, scorer| Checkpoint { layer, lens: None, probe: None, scorer, threshold: 0.5 };
+    let plain = |layers, scorer| Checkpoint { at: LayerCount(layers), lens: None, probe: None, scorer, threshold: 0.5 };
     let probe = |n_in: usize| Some(Probe { weights: vec![0.5; 2 * n_in], bias: vec![0.0, 1.0] });
     let lens = || Some(Lens { weights: vec![0.5; 16], bias: vec![0.0; 4] });
     let svm = Svm { vectors: vec![[0.5, 0.25]; 2], alpha: vec![2.0, 1.0], rho: 0.5, width: 0.1 };
@@ -195,7 +196,10 @@ fn plans() {
         assert!(skips.is_err() || skips.is_ok_and(|steps| !steps.is_empty()));
         let steps = Layers::parse(&text).and_then(|layers| layers.steps(&full));
         if let Ok(steps) = &steps {
-            assert!((1..=4096).contains(&steps.len()) && steps.iter().all(|step| step.il < 30 && !step.is_empty()));
+            assert!(
+                (1..=4096).contains(&steps.len())
+                    && steps.iter().all(|step| step.il < 30 && step.halves().next().is_some())
+            );
             let written = plan::text(steps, &full);
             let again = Layers::parse(&written).and_then(|layers| layers.steps(&full));
             assert!(again.as_ref() == Ok(steps) || steps.len() > 2000, "{text:?}: {written:?}");

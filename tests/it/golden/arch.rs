@@ -4,6 +4,7 @@
 use crate::common::golden::{self, cut_model, f32_cache, largest_difference, last_logits, logits};
 use curtail::engine::EngineParams;
 use curtail::model::LayerStep;
+use curtail::plan::Depth;
 
 const FOLDER: &str = "arch_golden";
 
@@ -42,7 +43,7 @@ fn a_prompt_in_batches_gives_the_same_logits() {
 fn layers_in_ranges_give_the_very_same_logits() {
     for name in VARIANTS {
         let (model, tokens) = (golden::load(FOLDER, name, 1), golden::prompt(FOLDER, name));
-        let cuts: Vec<usize> = (1..model.config().n_layer).collect();
+        let cuts: Vec<Depth> = (1..model.config().n_layer).map(Depth).collect();
         for params in [f32_cache(), EngineParams::default()] {
             let whole = last_logits(&model, &tokens, params.clone());
             assert_eq!(whole, last_logits(&model, &tokens, EngineParams { cuts: cuts.clone(), ..params }), "{name}");

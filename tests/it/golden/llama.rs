@@ -7,6 +7,7 @@ use crate::common::golden::{self, f32_cache, largest_difference, last_logits, lo
 use curtail::dtype::DType;
 use curtail::engine::{EngineParams, Sequence, TokenId};
 use curtail::model::Model;
+use curtail::plan::Depth;
 
 const FOLDER: &str = "llama_golden";
 
@@ -50,7 +51,7 @@ fn a_prompt_in_one_batch_gives_the_same_logits() {
 #[test]
 fn layers_in_ranges_give_the_very_same_logits() {
     let (model, tokens) = (load("gqa-untied"), prompt("gqa-untied"));
-    let cuts: Vec<usize> = (1..model.config().n_layer).collect();
+    let cuts: Vec<Depth> = (1..model.config().n_layer).map(Depth).collect();
     assert!(!cuts.is_empty(), "the golden model has several layers");
     for params in
         [f32_cache(), EngineParams::default(), EngineParams { flash_attn: Some(true), ..EngineParams::default() }]

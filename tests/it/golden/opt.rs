@@ -9,6 +9,7 @@ use curtail::engine::{Branch, Cut, EngineParams, Sequence, TokenId, View};
 use curtail::ggml::Device;
 use curtail::gguf::{self, File, Metadata, Value, Writer};
 use curtail::model::Model;
+use curtail::plan::Depth;
 
 const FOLDER: &str = "opt_golden";
 
@@ -58,7 +59,7 @@ fn a_prompt_in_one_batch_gives_the_same_logits() {
 fn layers_in_ranges_give_the_very_same_logits() {
     for name in VARIANTS {
         let (model, tokens) = (load(name), prompt(name));
-        let cuts: Vec<usize> = (1..model.config().n_layer).collect();
+        let cuts: Vec<Depth> = (1..model.config().n_layer).map(Depth).collect();
         for params in [f32_cache(), EngineParams::default()] {
             let whole = logits(&model, &tokens, params.clone());
             assert_eq!(whole, logits(&model, &tokens, EngineParams { cuts: cuts.clone(), ..params }), "{name}");
@@ -74,7 +75,7 @@ fn look(model: &Arc<Model>, tokens: &[TokenId], after: usize) -> Cut {
         found.get_or_insert(cuts[0].clone());
         vec![true]
     };
-    let cuts: Vec<usize> = (after < model.config().n_layer).then_some(after).into_iter().collect();
+    let cuts: Vec<Depth> = (after < model.config().n_layer).then_some(Depth(after)).into_iter().collect();
     sequence.fan_out(&[], &[Branch { tokens, shown: 1 }], &cuts, View::Logits, at_cut).expect("it runs");
     found.expect("a look")
 }
@@ -89,7 +90,7 @@ fn a_stop_gives_what_a_model_with_no_more_layers_gives() {
             cut_model(&golden::path(FOLDER, &format!("{name}.gguf")), k, &cut);
             let expected = last_logits(&golden::load_file(&cut, 1), &tokens, f32_cache());
             let found = look(&load(name), &tokens, k);
-            assert_eq!(found.layers_run, k);
+            assert_eq!(found.depth, Depth(k));
             let difference = largest_difference(&found.logits, &expected);
             // The last layer's rows run alone in the cut model: ggml's f32 kernels then add up in another order.
             assert!(difference <= 1e-5, "{name} after layer {k}: {difference}");

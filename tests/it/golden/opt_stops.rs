@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use crate::common::curtail;
 use crate::common::golden::{cut_model, load_file, path};
-use curtail::decode::{Decoder, Kv, Mode, Options, Source};
 use curtail::dtype::DType;
 use curtail::engine::{Branch, Cut, EngineParams, Sequence, TokenId, View};
 use curtail::exit::{Checkpoint, Probe, Scorer};
+use curtail::generate::{Decoder, Kv, Mode, Options, Source};
 use curtail::ggml::dequantize;
 use curtail::gguf::{Error, File, Metadata, Writer};
 use curtail::model::{LayerStep, Model};
+use curtail::plan::{Depth, Half};
 use curtail::sample::{Sampler, SamplerParams};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -155,7 +156,10 @@ fn widen(path: &Path, to: &Path) {
 }
 
 fn sequence(model: &Arc<Model>) -> Sequence {
-    let draft_plan = (0..N_LAYER).map(|il| LayerStep { attention: il != 3, ..LayerStep::whole(il) }).collect();
+    let draft_plan = (0..N_LAYER)
+        .map(LayerStep::whole)
+        .map(|step| if step.il == 3 { step.only(Half::FeedForward).expect("a half") } else { step })
+        .collect();
     Sequence::alone(model.clone(), EngineParams { draft_plan, ..EngineParams::default() }).expect("a sequence")
 }
 
@@ -211,7 +215,7 @@ fn a_stop_gives_what_a_model_with_no_more_layers_gives_to_the_bit() {
                 vec![true]
             };
             let question = Branch { tokens: &prompt, shown: 1 };
-            sequence(&model).fan_out(&[], &[question], &[k], View::Logits, at_cut).expect("it runs");
+            sequence(&model).fan_out(&[], &[question], &[Depth(k)], View::Logits, at_cut).expect("it runs");
             assert!(found == expected, "{form:?} after layer {k}");
         }
     }
@@ -236,7 +240,7 @@ fn early_tokens_catch_up_to_the_bit_and_may_be_propagated_or_hidden() {
             plain.push(token).expect("room");
             plain.logits().expect("logits");
             early.push(token).expect("room");
-            early.hidden_state_at(1 + i % (N_LAYER - 1)).expect("it runs");
+            early.hidden_state_at(Depth(1 + i % (N_LAYER - 1))).expect("it runs");
         }
         let expected = plain.logits().expect("logits").to_vec();
         assert!(early.logits().expect("logits") == expected, "{form:?}");
@@ -244,7 +248,7 @@ fn early_tokens_catch_up_to_the_bit_and_may_be_propagated_or_hidden() {
             let mut sequence = sequence(&model);
             start(&mut sequence, &tokens(10, 3));
             sequence.push(20).expect("room");
-            sequence.hidden_state_at(2).expect("it runs");
+            sequence.hidden_state_at(Depth(2)).expect("it runs");
             end(&mut sequence);
             assert_eq!(sequence.n_pending(), 0);
             sequence.push(30).expect("room");
@@ -258,8 +262,8 @@ fn verified_text_is_full_depths_whatever_drafts_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("opt.gguf");
     let mut rng = StdRng::seed_from_u64(5);
-    let mut checkpoint = |layer| Checkpoint {
-        layer,
+    let mut checkpoint = |at| Checkpoint {
+        at: Depth(at),
         lens: None,
         probe: Some(Probe {
             weights: (0..2 * N_EMBD).map(|_| rng.random_range(-0.1..0.1)).collect(),
@@ -269,7 +273,7 @@ fn verified_text_is_full_depths_whatever_drafts_it() {
         threshold: 0.5,
     };
     let checkpoints = vec![checkpoint(2), checkpoint(4)];
-    let sources = [Source::Checkpoints, Source::Layer(3), Source::Plan, Source::Lookup];
+    let sources = [Source::Checkpoints, Source::Depth(Depth(3)), Source::Plan, Source::Lookup];
     for form in FORMS {
         form.write(&path, 0.3);
         let model = load_file(&path, 1);

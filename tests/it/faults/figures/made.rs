@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use curtail::exit::{Checkpoint, Crf, Draft, ExitFile, Fingerprint, Input, Lens, Policy, Probe, Scorer, Svm, Target};
 use curtail::gguf::File;
+use curtail::plan::LayerCount;
 use tempfile::TempDir;
 
 use crate::common::tiny::{N_EMBD, Tiny, TinyTensor};
@@ -90,7 +91,7 @@ fn policy(task: &str, input: Input, labels: Vec<String>, checkpoints: Vec<Checkp
 }
 
 fn plain(layer: usize) -> Checkpoint {
-    Checkpoint { layer, lens: None, probe: None, scorer: Scorer::Top, threshold: 0.5 }
+    Checkpoint { at: LayerCount(layer), lens: None, probe: None, scorer: Scorer::Top, threshold: 0.5 }
 }
 
 fn probe(n_in: usize, bias: [f32; 2]) -> Probe {

@@ -5,7 +5,7 @@ use std::path::Path;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Map, Value};
 
-use super::Error;
+use crate::classify::Error;
 use crate::text;
 
 /// The rows of a file, in order, each with the place where it stands.
@@ -29,10 +29,12 @@ fn json(path: &Path) -> Result<Vec<(String, Value)>, Error> {
     let at = |place: String, why: String| Error::Task { place, why };
     let name = path.display().to_string();
     let text = text_of(path)?;
+    // A list, or a row on each line: the ending says neither.
     if text.trim_start().starts_with('[') {
         let rows: Vec<Value> = serde_json::from_str(&text).map_err(|e| at(name.clone(), e.to_string()))?;
         return Ok(rows.into_iter().enumerate().map(|(i, row)| (format!("{name}: row {}", i + 1), row)).collect());
     }
+    // Numbered before blank ones go: an error names the line of the file.
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let row = |(i, line): (usize, &str)| {
         let place = format!("{name}:{}", i + 1);
@@ -55,6 +57,7 @@ fn separated(path: &Path, delimiter: u8) -> Result<Vec<(String, Value)>, Error> 
     let names = reader.headers().map_err(wrong)?.clone();
     let row = |record: csv::Result<csv::StringRecord>| {
         let record = record.map_err(wrong)?;
+        // A value may hold line ends: the reader knows where its record began.
         let line = record.position().map_or(0, csv::Position::line);
         let fields = names.iter().zip(&record).map(|(name, value)| (name.to_owned(), Value::from(value)));
         Ok((format!("{}:{line}", path.display()), Value::Object(fields.collect::<Map<_, _>>())))

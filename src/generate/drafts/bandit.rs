@@ -6,7 +6,7 @@ use super::prompt_lookup::LONGEST;
 
 /// What an evaluation tried.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Arm {
+pub(in crate::generate) enum Arm {
     /// One token at full depth.
     Plain,
     /// Tokens that followed before.
@@ -84,10 +84,12 @@ impl Bandit {
         let Some((tries, right)) = self.lookups.get(matched).filter(|_| available > 0 && self.is_ready()) else {
             return 0;
         };
+        // Each draft needs all before it to be right: so the gain of the next one shrinks by this.
         let p = right / tries;
         let gain = |n: usize| (0..=n).map(|i| p.powi(i as i32)).sum::<f64>() / self.cost[n];
         let affordable = (1..=available.min(MOST)).filter(|&n| self.affords(self.cost[n] - 1.0));
         let best = affordable.max_by(|&a, &b| gain(a).total_cmp(&gain(b))).unwrap_or(0);
+        // Within the margin it is noise: a token alone is what it is compared with.
         if gain(best) > MARGIN { best } else { 0 }
     }
 
@@ -103,6 +105,7 @@ impl Bandit {
     }
 
     fn of_plain(&self) -> f64 {
+        // The median, since the machine has other work: a mean would take its pauses for costs.
         let mut samples: Vec<f64> = self.plain.iter().copied().collect();
         samples.sort_by(f64::total_cmp);
         samples.get(samples.len() / 2).copied().unwrap_or(0.0)
@@ -126,12 +129,14 @@ impl Bandit {
             return;
         }
         let plain = self.of_plain();
+        // A machine slows down and gets faster: what a token alone costs has to be measured now and then.
         self.since_plain += 1;
         self.saved += plain * tokens as f64 - seconds;
         match arm {
             Arm::Plain => {}
             Arm::Lookup { matched, drafted } => {
                 self.cost[drafted] += NEWS * (seconds / plain - self.cost[drafted]);
+                // One of the tokens is full depth's own, behind the last right draft.
                 let right = tokens.saturating_sub(1).min(drafted);
                 let (tries, hits) = &mut self.lookups[matched];
                 // Drafts behind a wrong one say nothing.

@@ -1,13 +1,12 @@
-//! Owns a task's questions as token ids, and what an answer is among logits.
+//! Makes token ids of a task's questions.
 
 use std::collections::HashMap;
 
 use super::{Answers, Error, Item, Task};
-use crate::engine::{Branch, Cut, TokenId};
-use crate::exit::{Reading, softmax_reading};
+use crate::engine::{AnswerTokens, Branch, Choice, Question, TokenId};
 use crate::tokenizer::{Special, Tokenizer};
 
-/// A task, ready to ask.
+/// A task, ready to ask: its labels and its solved examples as token ids.
 pub struct Questions<'t> {
     task: &'t Task,
     tokenizer: &'t Tokenizer,
@@ -18,39 +17,43 @@ pub struct Questions<'t> {
 
 /// A question as token ids: parts that run side by side after a prefix.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub struct Asked {
     /// What it shares with others: the solved examples; of choices, the prompt too.
-    pub(super) prefix: Vec<TokenId>,
+    pub prefix: Vec<TokenId>,
     /// How much of the prefix are the solved examples, which can be kept from question to question.
-    pub(super) n_kept: usize,
+    pub n_kept: usize,
     /// The rest of the prompt; or for each choice the prompt's last token and the choice, without its own last.
-    pub(super) parts: Vec<Vec<TokenId>>,
-    /// Of each choice: its tokens, of which part rows give the likelihood.
-    choices: Vec<Vec<TokenId>>,
-    /// Of each choice: what its log-likelihood is divided by.
-    lengths: Vec<f32>,
+    pub parts: Vec<Vec<TokenId>>,
+    /// What is an answer.
+    pub answers: AnswerTokens,
     /// Open answers: the first tokens of what is accepted.
     accepted: Vec<TokenId>,
     answer: usize,
 }
 
 impl Asked {
-    /// What the sequence is asked.
-    pub(super) fn questions(&self) -> impl Iterator<Item = Branch<'_>> {
-        let shown = |tokens: &[TokenId]| if self.choices.is_empty() { 1 } else { tokens.len() };
-        self.parts.iter().map(move |tokens| Branch { tokens, shown: shown(tokens) })
+    /// What a sequence is asked after the prefix.
+    pub fn question(&self) -> Question<'_> {
+        let shown = |tokens: &[TokenId]| match self.answers {
+            AnswerTokens::Labels(_) | AnswerTokens::Any => 1,
+            // Every row of a choice foretells one of its tokens.
+            AnswerTokens::Choices(_) => tokens.len(),
+        };
+        let branches = self.parts.iter().map(|tokens| Branch { tokens, shown: shown(tokens) }).collect();
+        Question { branches, answers: &self.answers }
     }
 
     /// Whether an answer is right.
-    pub(super) fn is_right(&self, answer: usize) -> bool {
+    pub fn is_right(&self, answer: usize) -> bool {
         match self.accepted.is_empty() {
             true => answer == self.answer,
+            // Of an open answer the first token counts.
             false => self.accepted.contains(&(answer as TokenId)),
         }
     }
 
     /// The right answer; of several accepted the given one, if it is among them.
-    pub(super) fn truth(&self, given: usize) -> usize {
+    pub fn truth(&self, given: usize) -> usize {
         match self.accepted.first() {
             None => self.answer,
             Some(_) if self.is_right(given) => given,
@@ -66,6 +69,7 @@ impl<'t> Questions<'t> {
         let mut label_ids = Vec::new();
         for label in task.labels() {
             let id = first_token(tokenizer, label).ok_or_else(|| wrong(format!("`labels`: {label:?} has no token")))?;
+            // By their first tokens they are told apart: with the same one both would always be as good.
             if let Some(i) = label_ids.iter().position(|&other| other == id) {
                 let other = &task.labels()[i];
                 return Err(wrong(format!(
@@ -76,6 +80,7 @@ impl<'t> Questions<'t> {
         }
         let mut prefixes = HashMap::new();
         for item in task.train.iter().chain(&task.test) {
+            // Once for each group: the examples are most of the tokens.
             if !prefixes.contains_key(&item.group) {
                 let text = task.prefix(&item.group);
                 let ids = tokenizer.encode_with_bos(&text, Special::Plain);
@@ -85,67 +90,58 @@ impl<'t> Questions<'t> {
         Ok(Questions { task, tokenizer, prefixes, label_ids })
     }
 
-    pub(super) fn task(&self) -> &Task {
+    /// The task.
+    pub fn task(&self) -> &Task {
         self.task
     }
 
-    pub(super) fn label_ids(&self) -> &[TokenId] {
+    /// The first token of each label; empty for tasks without.
+    pub fn label_ids(&self) -> &[TokenId] {
         &self.label_ids
     }
 
     /// A question as ids.
-    pub(super) fn of_item(&self, item: &Item) -> Asked {
+    pub fn of_item(&self, item: &Item) -> Asked {
         let (text, prefix_ids) = &self.prefixes[&item.group];
         let encode = |text: &str| self.tokenizer.encode_with_bos(text, Special::Plain);
+        // Encoded as one text: a token may reach over the border of two.
         let prompt = format!("{text}{}", item.prompt);
         let mut ids = encode(&prompt);
         let accepted = item.accepted.iter().filter_map(|text| first_token(self.tokenizer, text)).collect();
-        let mut asked = Asked {
-            prefix: Vec::new(),
-            n_kept: 0,
-            parts: Vec::new(),
-            choices: Vec::new(),
-            lengths: Vec::new(),
-            accepted,
-            answer: item.answer,
+        let answers = match self.task.answers {
+            Answers::Labels(_) => AnswerTokens::Labels(self.label_ids.clone()),
+            Answers::Open => AnswerTokens::Any,
+            Answers::Choices { .. } => AnswerTokens::Choices(Vec::new()),
         };
+        let mut asked =
+            Asked { prefix: Vec::new(), n_kept: 0, parts: Vec::new(), answers, accepted, answer: item.answer };
+        // The last token of the examples may join with what follows, and a question needs one of its own.
         let shared = prefix_ids.len().saturating_sub(1).min(common(prefix_ids, &ids)).min(ids.len() - 1);
+        // Choices branch off behind the whole prompt, so that it is evaluated once for all of them.
         if let Answers::Choices { per_byte } = self.task.answers {
             let with_choice: Vec<Vec<TokenId>> =
                 item.choices.iter().map(|choice| encode(&format!("{prompt}{choice}"))).collect();
             // The last token of the prompt may join with what follows.
             let common = with_choice.iter().map(|choice| common(&ids, choice).min(choice.len() - 1)).min().unwrap_or(0);
+            // The row before a token foretells it: each branch begins one token earlier.
             let start = common.saturating_sub(1);
             ids.truncate(start);
             asked.n_kept = shared.min(start);
             asked.prefix = ids;
+            let mut choices = Vec::new();
             for (choice, text) in with_choice.iter().zip(&item.choices) {
                 asked.parts.push(choice[start..choice.len() - 1].to_vec());
-                asked.choices.push(choice[start + 1..].to_vec());
-                asked.lengths.push(if per_byte { text.len() as f32 } else { 1.0 });
+                let divisor = if per_byte { text.len() as f32 } else { 1.0 };
+                choices.push(Choice { tokens: choice[start + 1..].to_vec(), divisor });
             }
+            asked.answers = AnswerTokens::Choices(choices);
             return asked;
         }
         asked.n_kept = shared;
+        // The prompt is the branch; its last row answers.
         asked.parts.push(ids.split_off(shared));
         asked.prefix = ids;
         asked
-    }
-
-    /// What logits answer: a label, a choice, or a token.
-    pub(super) fn read(&self, asked: &Asked, cuts: &[&Cut]) -> Reading {
-        let logits = &cuts[0].logits;
-        match &self.task.answers {
-            Answers::Labels(_) => {
-                softmax_reading(&self.label_ids.iter().map(|&id| logits[id as usize]).collect::<Vec<_>>())
-            }
-            Answers::Open => softmax_reading(logits),
-            Answers::Choices { .. } => {
-                let choices = cuts.iter().zip(&asked.choices).zip(&asked.lengths);
-                let scores = choices.map(|((cut, tokens), length)| likelihood(&cut.logits, tokens) / length);
-                softmax_reading(&scores.collect::<Vec<_>>())
-            }
-        }
     }
 }
 
@@ -155,25 +151,4 @@ fn first_token(tokenizer: &Tokenizer, text: &str) -> Option<TokenId> {
 
 fn common(a: &[TokenId], b: &[TokenId]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
-}
-
-/// The log-likelihood of tokens, each by the logits of the row before it.
-fn likelihood(logits: &[f32], tokens: &[TokenId]) -> f32 {
-    let rows = logits.chunks_exact(logits.len() / tokens.len());
-    let of_row = |(row, &token): (&[f32], &TokenId)| {
-        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        row[token as usize] - max - row.iter().map(|x| (x - max).exp()).sum::<f32>().ln()
-    };
-    rows.zip(tokens).map(of_row).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_likelihood_is_the_sum_over_tokens() {
-        let logits = [0.0, 3f32.ln(), 0.0, 0.0];
-        assert!((likelihood(&logits, &[1, 0]) - (0.75f32.ln() + 0.5f32.ln())).abs() < 1e-6);
-    }
 }

@@ -27,6 +27,7 @@ pub(super) fn continuation(tokens: &[TokenId], most: usize) -> Found {
     // `end` is the place behind an earlier copy of the last token.
     for end in (1..n).rev() {
         let same = (0..LONGEST.min(end)).take_while(|i| tokens[end - 1 - i] == tokens[n - 1 - i]).count();
+        // From the end on: of equally long matches the latest stands, which is more often right.
         if same >= SHORTEST && same > best.matched {
             best = Found { tokens: tokens[end..n.min(end + most)].to_vec(), matched: same };
             if same == LONGEST {

@@ -20,12 +20,14 @@ pub fn race(sequence: &mut Sequence, options: &Options, prompts: &[Vec<TokenId>]
     let mut tally = Tally::default();
     let mut ratios = Vec::new();
     for prompt in prompts {
+        // By turns, prompt by prompt: a slow moment of the machine hits both.
         let (dense, _) = generate(sequence, &Options { mode: Mode::Off, ..options.clone() }, prompt, n)?;
         let (time, some) = generate(sequence, options, prompt, n)?;
         tally.drafted += some.drafted;
         tally.accepted += some.accepted;
         ratios.push(dense.as_secs_f64() / time.as_secs_f64());
     }
+    // The median: one prompt that repeats itself would make any mean.
     ratios.sort_by(f64::total_cmp);
     let accepted = tally.accepted as f64 / tally.drafted.max(1) as f64;
     Ok(Raced { accepted, speed: ratios.get(ratios.len() / 2).copied().unwrap_or(1.0) })
@@ -39,8 +41,10 @@ fn generate(
 ) -> Result<(Duration, Tally), Error> {
     let mut decoder = Decoder::new(options.clone());
     let mut greedy = Sampler::greedy();
+    // What the other way left in the cache must not help this one.
     sequence.rewind(0);
     sequence.sync(prompt, &mut |_, _| std::ops::ControlFlow::Continue(()))?;
+    // The prompt is the same for both, and not timed.
     let start = Instant::now();
     for _ in 0..n {
         decoder.step(sequence, &mut greedy)?;

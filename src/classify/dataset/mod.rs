@@ -1,4 +1,4 @@
-//! Owns a task: a TOML file that says how rows become prompts with a short answer.
+//! Reads a task: a TOML file that says how rows become prompts with a short answer.
 //!
 //! ```toml
 //! name = "movie-sentiment"
@@ -20,6 +20,8 @@
 //! accepted ones, and its first token counts. `instruction` comes before everything; `group` is an expression whose value
 //! keeps rows apart, so that solved examples come from a question's own group.
 
+mod rows;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -29,57 +31,10 @@ use rand::seq::SliceRandom;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Error, rows};
+use super::task::same_group;
+use super::{Answers, Error, Item, Task};
 use crate::text;
 use crate::tokenizer::jinja::{self, Expression, Template, Whitespace};
-
-/// How answers are told apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answers {
-    /// One of these texts, by its first token.
-    Labels(Vec<String>),
-    /// One of the row's choices, by the likelihood of its whole text.
-    Choices {
-        /// The likelihood is divided by the text's bytes.
-        per_byte: bool,
-    },
-    /// Any text, by its first token.
-    Open,
-}
-
-/// One row.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Item {
-    /// What keeps rows apart; empty without groups.
-    pub group: String,
-    /// The prompt without shots, up to the answer.
-    pub prompt: String,
-    /// The row's choices, where the task has such.
-    pub choices: Vec<String>,
-    /// The right label's or choice's place in its list; 0 for open answers.
-    pub answer: usize,
-    /// Accepted texts of an open answer.
-    pub accepted: Vec<String>,
-}
-
-/// A task with its rows.
-#[derive(Clone, Debug)]
-pub struct Task {
-    /// The name.
-    pub name: String,
-    /// What comes before the shots.
-    pub instruction: String,
-    /// How answers are told apart.
-    pub answers: Answers,
-    /// Solved examples before the question.
-    pub shots: usize,
-    /// Rows for shots and training, shuffled; those of one group together.
-    pub train: Vec<Item>,
-    /// Rows that training does not see; those of one group together.
-    pub test: Vec<Item>,
-    /// The files that the rows are from.
-    pub files: Vec<PathBuf>,
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -130,12 +85,14 @@ impl Task {
         let [of_train, of_test] = [&description.train, &description.test].map(|files| files.below(folder));
         let (mut train, mut test) = (reader.read(&of_train)?, reader.read(&of_test)?);
         let files = [of_train, of_test].concat();
+        // Before the groups are sorted, which keeps the order within each.
         train.shuffle(&mut StdRng::seed_from_u64(seed));
         let shots = shots.unwrap_or(description.shots);
         for rows in [&mut train, &mut test] {
             rows.sort_by(|a, b| a.group.cmp(&b.group)); // stable
         }
         for group in train.chunk_by_mut(same_group) {
+            // Choices and open answers have no labels to take turns.
             if let Answers::Labels(labels) = &answers {
                 put_shots_first(group, shots, labels.len());
             }
@@ -147,56 +104,19 @@ impl Task {
         if let Some(rows) = train.chunk_by(same_group).find(|rows| rows.len() < shots) {
             return Err(few(rows));
         }
+        // No group at all is too short for its shots as well.
         if train.is_empty() && shots > 0 {
             return Err(few(&[]));
         }
         let Description { name, instruction, .. } = description;
         let task = Task { name, instruction, answers, shots, train, test, files };
+        // A question takes its examples from its own group.
         let known: HashSet<&str> = task.train.iter().map(|row| row.group.as_str()).collect();
         if let Some(row) = task.test.iter().find(|row| shots > 0 && !known.contains(row.group.as_str())) {
             return Err(wrong(format!("`group`: there is no training row{} for shots", of_group(&row.group))));
         }
         Ok(task)
     }
-
-    /// The labels; empty for tasks without.
-    pub fn labels(&self) -> &[String] {
-        match &self.answers {
-            Answers::Labels(labels) => labels,
-            _ => &[],
-        }
-    }
-
-    /// What comes before every question of a group: the instruction and solved examples, the first of its training rows.
-    pub fn prefix(&self, group: &str) -> String {
-        let shots = self.train.iter().filter(|row| row.group == group).take(self.shots);
-        let shot = |item: &Item| format!("{}{}\n\n", item.prompt, self.text_of(item));
-        self.instruction.clone() + &shots.map(shot).collect::<String>()
-    }
-
-    /// The right answer's text.
-    fn text_of<'t>(&'t self, item: &'t Item) -> &'t str {
-        match &self.answers {
-            Answers::Labels(labels) => &labels[item.answer],
-            Answers::Choices { .. } => &item.choices[item.answer],
-            Answers::Open => &item.accepted[0],
-        }
-    }
-
-    /// Training rows that are no shots, at most `n`: from every group alike.
-    pub fn training_rows(&self, n: usize) -> Vec<Item> {
-        let groups: Vec<&[Item]> =
-            self.train.chunk_by(same_group).map(|rows| &rows[self.shots.min(rows.len())..]).collect();
-        let longest = groups.iter().map(|rows| rows.len()).max().unwrap_or(0);
-        let by_turns = (0..longest).flat_map(|i| groups.iter().filter_map(move |rows| rows.get(i)));
-        let mut chosen: Vec<Item> = by_turns.take(n).cloned().collect();
-        chosen.sort_by(|a, b| a.group.cmp(&b.group));
-        chosen
-    }
-}
-
-fn same_group(a: &Item, b: &Item) -> bool {
-    a.group == b.group
 }
 
 fn of_group(group: &str) -> String {
@@ -206,6 +126,7 @@ fn of_group(group: &str) -> String {
 fn answers(description: &Description) -> Result<Answers, String> {
     match (&description.labels, &description.choices) {
         (Some(_), Some(_)) => Err("`choices`: expected no `labels` beside them".to_owned()),
+        // One label is no question.
         (Some(labels), _) if labels.len() < 2 => {
             Err(format!("`labels`: expected at least two, found {}", labels.len()))
         }
@@ -278,6 +199,7 @@ impl<'d> Reader<'d> {
             Some(group) => text(&value("group", group, self.description.group.as_deref(), row)?),
             None => String::new(),
         };
+        // An expression: it may be a field, or be made of several.
         let answer = value("answer", &self.answer, Some(&self.description.answer), row)?;
         let mut item = Item { group, prompt, choices: Vec::new(), answer: 0, accepted: Vec::new() };
         match (self.answers, &self.choices) {
@@ -302,6 +224,7 @@ impl<'d> Reader<'d> {
         let values = &self.description.values;
         // A CSV has texts only.
         let same = |value: &&Value| text(value) == text(answer);
+        // Without values the answer is the place itself, as many data sets have it.
         let place = match values.is_empty() {
             true => text(answer).trim().parse().ok(),
             false => values.iter().position(|value| same(&value)),
@@ -328,11 +251,13 @@ fn text(value: &Value) -> String {
 
 /// A text or a list of texts, each as it follows a prompt: after a space.
 fn texts(value: &Value) -> Result<Vec<String>, String> {
+    // Data sets give one text or several for the same field.
     let list = match value {
         Value::Array(list) if !list.is_empty() => list.as_slice(),
         Value::String(_) | Value::Number(_) => std::slice::from_ref(value),
         _ => return Err(value.to_string()),
     };
+    // With one space: tokenizers join it with the word that follows.
     Ok(list.iter().map(|value| format!(" {}", text(value).trim())).collect())
 }
 
