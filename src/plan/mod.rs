@@ -36,6 +36,12 @@ pub struct Error {
     found: String,
 }
 
+/// More steps than this are a slip of the finger.
+const MOST_STEPS: usize = 4096;
+
+/// Items that a plan may have: each may name a half of a step, and is looked for among all steps.
+const MOST_ITEMS: usize = 2 * MOST_STEPS;
+
 impl Error {
     fn place(&self) -> String {
         if self.line_no > 0 { format!("line {}: ", self.line_no) } else { String::new() }

@@ -2,8 +2,7 @@
 
 use std::fmt::Display;
 
-use super::written::MOST_ITEMS;
-use super::{Error, Half};
+use super::{Error, Half, MOST_ITEMS};
 
 /// One item between commas.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Owns a plan as it was written, and what it says to run on a model.
 
 use super::parse::{self, Item, Layer, What};
-use super::{Error, Half, LayerStep, number};
+use super::{Error, Half, LayerStep, MOST_STEPS, number};
 
 /// A plan as it was written.
 ///
@@ -13,12 +13,6 @@ pub struct Layers {
     text: String,
     items: Vec<Item>,
 }
-
-/// More steps than this are a slip of the finger.
-const MOST_STEPS: usize = 4096;
-
-/// Items that a plan may have: each may name a half of a step, and is looked for among all steps.
-pub(super) const MOST_ITEMS: usize = 2 * MOST_STEPS;
 
 impl Layers {
     /// Reads a plan.
