@@ -5,8 +5,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::checkpoint::{Shard, Source, size};
 use super::element::Element;
+use super::shard::{Shard, Source, size};
 use super::target::{Data, Output, Rows, dtype_of, file_type};
 use super::{Error, Options, OutType, Plan, QUANTIZATION_VERSION, general, naming, parameters, read};
 use crate::dtype::DType;

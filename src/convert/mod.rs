@@ -20,6 +20,7 @@ mod pickle;
 mod read;
 mod rope;
 mod safetensors;
+mod shard;
 mod target;
 mod torch;
 mod vocab;

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::Error;
-use super::checkpoint::{MAX_TENSORS, Shard, Source, size};
 use super::element::Element;
+use super::shard::{MAX_TENSORS, Shard, Source, size};
 
 /// The format's own limit on the length of the directory.
 const MAX_HEADER_BYTES: u64 = 100_000_000;

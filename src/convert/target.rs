@@ -7,8 +7,9 @@ use std::path::Path;
 use indexmap::IndexMap;
 
 use super::Error;
-use super::checkpoint::{Source, Tensors};
+use super::checkpoint::Tensors;
 use super::element::{Element, is_target};
+use super::shard::Source;
 use crate::dtype::DType;
 
 /// What becomes of a tensor of the checkpoint.

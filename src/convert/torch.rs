@@ -10,8 +10,8 @@ use zip::read::ZipFile;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::Error;
-use super::checkpoint::{MAX_TENSORS, Shard, Source, size};
 use super::pickle::{self, Fault, Tensor};
+use super::shard::{MAX_TENSORS, Shard, Source, size};
 
 /// The description of a thousand tensors takes a fifth of a megabyte.
 const MAX_PICKLE_BYTES: u64 = 4 << 20;

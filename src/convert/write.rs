@@ -8,8 +8,8 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
 use super::Error;
-use super::checkpoint::Source;
 use super::element::{are_finite, are_finite_encoded, convert, encode, holds, largest, number};
+use super::shard::Source;
 use super::target::{Data, Output, Rows};
 use crate::dtype::DType;
 use crate::gguf::{self, Writer};

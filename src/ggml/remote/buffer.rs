@@ -1,16 +1,21 @@
 //! Owns the buffer type through which ggml allocates, fills and reads tensors on a worker.
 
 use std::ffi::{CString, c_char, c_void};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use super::worker::Worker;
+use super::session::{Session, is_padded};
 use crate::ggml::sys;
 
-/// A buffer type of one of a worker's devices. ggml keeps its address, which stays the same.
-pub(super) struct BufferType(Box<sys::ggml_backend_buffer_type>);
+/// A buffer type of one of a worker's devices. ggml keeps its address, which stays the same as long as the type or one of its
+/// buffers is there.
+pub(super) struct BufferType(Arc<Type>);
+
+/// The type as ggml sees it, by whose address ours is found.
+#[repr(transparent)]
+struct Type(sys::ggml_backend_buffer_type);
 
 struct TypeContext {
-    worker: Weak<Worker>,
+    session: Arc<Session>,
     name: CString,
     device: u32,
     alignment: usize,
@@ -18,14 +23,17 @@ struct TypeContext {
 }
 
 // SAFETY: the type and its context are never changed.
-unsafe impl Send for BufferType {}
+unsafe impl Send for Type {}
 // SAFETY: see above.
-unsafe impl Sync for BufferType {}
+unsafe impl Sync for Type {}
 
 impl BufferType {
-    pub(super) fn new(worker: Weak<Worker>, endpoint: &str, device: u32, alignment: usize, most: usize) -> BufferType {
-        let name = CString::new(format!("RPC{device}[{endpoint}]")).expect("an endpoint without zero bytes");
-        let context = Box::new(TypeContext { worker, name, device, alignment, most });
+    /// The type of a device of the worker.
+    pub(super) fn new(session: Arc<Session>, device: usize) -> BufferType {
+        let name = format!("RPC{device}[{}]", session.endpoint());
+        let name = CString::new(name).expect("an endpoint without zero bytes");
+        let (alignment, most) = session.sizes()[device];
+        let context = Box::new(TypeContext { session, name, device: device as u32, alignment, most });
         let iface = sys::ggml_backend_buffer_type_i {
             get_name: Some(type_name),
             alloc_buffer: Some(alloc_buffer),
@@ -37,31 +45,30 @@ impl BufferType {
             is_host: None,
         };
         let device = std::ptr::null_mut();
-        BufferType(Box::new(sys::ggml_backend_buffer_type { iface, device, context: Box::into_raw(context).cast() }))
+        BufferType(Arc::new(Type(sys::ggml_backend_buffer_type {
+            iface,
+            device,
+            context: Box::into_raw(context).cast(),
+        })))
     }
 
     pub(super) fn as_ptr(&self) -> sys::ggml_backend_buffer_type_t {
-        std::ptr::from_ref(&*self.0).cast_mut()
+        Arc::as_ptr(&self.0).cast_mut().cast()
     }
 }
 
-impl Drop for BufferType {
+impl Drop for Type {
     fn drop(&mut self) {
-        // SAFETY: the context was made by `BufferType::new`; every buffer keeps the worker, and so this type, alive.
+        // SAFETY: the context was made by `BufferType::new`; every buffer keeps the type alive.
         drop(unsafe { Box::from_raw(self.0.context.cast::<TypeContext>()) });
     }
 }
 
-/// Whether a device may keep more than a tensor's own bytes: the CUDA backend pads rows to 512 elements.
-pub(super) fn is_padded(tensor: &sys::ggml_tensor) -> bool {
-    // SAFETY: asks a static table.
-    let is_quantized = unsafe { (*sys::ggml_get_type_traits(tensor.type_)).is_quantized };
-    is_quantized && tensor.ne[0] % 512 != 0 && tensor.view_src.is_null()
-}
-
 struct BufferContext {
-    worker: Arc<Worker>,
+    session: Arc<Session>,
     start: usize,
+    /// Only kept: ggml asks the type of a buffer as long as the buffer is there.
+    _type: Arc<Type>,
 }
 
 const BUFFER: sys::ggml_backend_buffer_i = sys::ggml_backend_buffer_i {
@@ -115,27 +122,27 @@ unsafe extern "C" fn alloc_size(buft: sys::ggml_backend_buffer_type_t, tensor: *
             return own;
         }
         let context = type_context(buft);
-        let asked = context.worker.upgrade().and_then(|worker| worker.alloc_size(context.device, &*tensor));
-        asked.map_or(own, |bytes| own.max(bytes as usize))
+        context.session.alloc_size(context.device, &*tensor).map_or(own, |bytes| own.max(bytes as usize))
     }
 }
 
 /// A new buffer, null without memory.
 unsafe extern "C" fn alloc_buffer(buft: sys::ggml_backend_buffer_type_t, bytes: usize) -> sys::ggml_backend_buffer_t {
-    // SAFETY: ggml passes a type of ours; the buffer keeps its context until it is freed.
+    // SAFETY: ggml passes a type of ours, which lies in an `Arc`; the buffer keeps its context until it is freed.
     unsafe {
-        let context = type_context(buft);
-        let Some(worker) = context.worker.upgrade() else { return std::ptr::null_mut() };
-        let Some(start) = worker.allocate(context.device, bytes) else { return std::ptr::null_mut() };
-        let context = Box::into_raw(Box::new(BufferContext { worker, start }));
-        sys::ggml_backend_buffer_init(buft, BUFFER, context.cast(), bytes)
+        let TypeContext { session, device, .. } = type_context(buft);
+        let Some(start) = session.allocate(*device, bytes) else { return std::ptr::null_mut() };
+        let kept: *const Type = buft.cast();
+        Arc::increment_strong_count(kept);
+        let context = BufferContext { session: session.clone(), start, _type: Arc::from_raw(kept) };
+        sys::ggml_backend_buffer_init(buft, BUFFER, Box::into_raw(Box::new(context)).cast(), bytes)
     }
 }
 
 unsafe extern "C" fn free_buffer(buffer: sys::ggml_backend_buffer_t) {
     // SAFETY: ggml frees a buffer once, and `alloc_buffer` made its context.
     let context = unsafe { Box::from_raw((*buffer).context.cast::<BufferContext>()) };
-    context.worker.free(context.start);
+    context.session.free(context.start);
 }
 
 unsafe extern "C" fn base(buffer: sys::ggml_backend_buffer_t) -> *mut c_void {
@@ -150,7 +157,7 @@ unsafe extern "C" fn init_tensor(
     // SAFETY: ggml passes a buffer of ours and a tensor inside it.
     unsafe {
         if is_padded(&*tensor) {
-            buffer_context(buffer).worker.init(&*tensor);
+            buffer_context(buffer).session.init(&*tensor);
         }
     }
     sys::ggml_status::GGML_STATUS_SUCCESS
@@ -164,7 +171,7 @@ unsafe extern "C" fn memset_tensor(
     len: usize,
 ) {
     // SAFETY: ggml passes a buffer of ours and a tensor inside it.
-    unsafe { buffer_context(buffer).worker.memset(&*tensor, value, offset, len) }
+    unsafe { buffer_context(buffer).session.memset(&*tensor, value, offset, len) }
 }
 
 unsafe extern "C" fn set_tensor(
@@ -177,7 +184,7 @@ unsafe extern "C" fn set_tensor(
     // SAFETY: ggml passes a buffer of ours, a tensor inside it, and so many bytes.
     unsafe {
         let data = std::slice::from_raw_parts(data.cast(), len);
-        buffer_context(buffer).worker.set(&*tensor, data, offset);
+        buffer_context(buffer).session.set(&*tensor, data, offset);
     }
 }
 
@@ -191,12 +198,12 @@ unsafe extern "C" fn get_tensor(
     // SAFETY: ggml passes a buffer of ours, a tensor inside it, and room for so many bytes.
     unsafe {
         let data = std::slice::from_raw_parts_mut(data.cast(), len);
-        buffer_context(buffer).worker.get(&*tensor, data, offset);
+        buffer_context(buffer).session.get(&*tensor, data, offset);
     }
 }
 
 unsafe extern "C" fn clear(buffer: sys::ggml_backend_buffer_t, value: u8) {
     // SAFETY: ggml passes a buffer of ours.
     let context = unsafe { buffer_context(buffer) };
-    context.worker.clear(context.start, value);
+    context.session.clear(context.start, value);
 }

@@ -10,8 +10,10 @@
 mod buffer;
 mod link;
 mod serve;
+mod session;
 mod token;
 mod wire;
+mod work;
 mod worker;
 
 pub use serve::{Event, Parting, Server};

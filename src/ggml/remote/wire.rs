@@ -107,22 +107,6 @@ pub(super) unsafe fn describe_graph(
     bytes
 }
 
-/// Multiplications of a graph, roughly.
-///
-/// # Safety
-/// The graph and all that it reads are alive.
-pub(super) unsafe fn work(graph: NonNull<sys::ggml_cgraph>) -> u64 {
-    // SAFETY: as promised by the caller; sources are null or alive.
-    unsafe {
-        let ne = |tensor: *mut sys::ggml_tensor| tensor.as_ref().map_or([0; 4], |tensor| tensor.ne.map(|n| n as u64));
-        let node = |i| {
-            let node = sys::ggml_graph_node(graph.as_ptr(), i);
-            super::serve::work((*node).op, ne(node), ne((*node).src[0]), ne((*node).src[1]))
-        };
-        (0..sys::ggml_graph_n_nodes(graph.as_ptr())).map(node).fold(0, u64::saturating_add)
-    }
-}
-
 /// # Safety
 /// The tensor is null or alive, with all that it reads.
 unsafe fn visit(

@@ -14,8 +14,6 @@ mod rules;
 mod shape;
 mod turn;
 
-pub(in crate::ggml::remote) use rules::work;
-
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

@@ -7,6 +7,7 @@ use super::memory::Place;
 use super::message::{MAX_SRC, PARAMS};
 use super::shape::Shape;
 use crate::dtype::DType;
+use crate::ggml::remote::work;
 use crate::ggml::sys::{self, ggml_op};
 
 /// A tensor of a graph that is known to be sound by itself.
@@ -97,7 +98,7 @@ impl<'a> Operation<'a> {
     /// Multiplications, roughly.
     pub(super) fn work(&self) -> u64 {
         let ne = |known: Option<&Known>| known.map_or([0; 4], |known| known.shape.ne.map(|n| n as u64));
-        work(self.op, ne(Some(self.result)), ne(self.src[0]), ne(self.src[1]))
+        work::of_operation(self.op, ne(Some(self.result)), ne(self.src[0]), ne(self.src[1]))
     }
 
     /// Bytes that ggml's kernel of the processor takes beside its operands, at most.
@@ -377,18 +378,6 @@ pub(super) fn is_view(op: ggml_op) -> bool {
         op,
         ggml_op::GGML_OP_VIEW | ggml_op::GGML_OP_RESHAPE | ggml_op::GGML_OP_PERMUTE | ggml_op::GGML_OP_TRANSPOSE
     )
-}
-
-/// Multiplications of an operation, roughly, by the shapes of its result and its first two operands.
-pub(in crate::ggml::remote) fn work(op: ggml_op, result: [u64; 4], a: [u64; 4], b: [u64; 4]) -> u64 {
-    let product = |ne: [u64; 4]| ne.iter().fold(1u64, |product, &n| product.saturating_mul(n));
-    let each = match op {
-        ggml_op::GGML_OP_MUL_MAT => a[0],
-        // Scores and sums: result [head, n_head, t], keys [head, n_kv].
-        ggml_op::GGML_OP_FLASH_ATTN_EXT => b[1].saturating_mul(2),
-        _ => 1,
-    };
-    product(result).saturating_mul(each)
 }
 
 fn require(holds: bool, flaw: Flaw) -> Rule {
