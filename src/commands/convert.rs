@@ -5,11 +5,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::shared::output::Inputs;
-use super::shared::{INTERRUPTED, Usage, interrupt, note, print_line};
+use super::shared::{INTERRUPTED, Usage, interrupt, note, print_line, progress};
 use crate::cli::{ConvertArgs, OutTypeArg};
 use crate::convert::{Error, Options, OutType, Plan};
 
@@ -69,9 +68,7 @@ fn default_name(checkpoint: &Path, plan: &Plan) -> PathBuf {
 }
 
 fn write(plan: &Plan, path: &Path) -> Result<(), Error> {
-    let bar = ProgressBar::new(plan.tensor_bytes());
-    let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = progress::bytes(plan.tensor_bytes(), "convert");
     let written = plan.write(path, |bytes| {
         bar.set_position(bytes);
         !interrupt::requested()

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::shared::depth::Saved;
 use super::shared::open::Opened;
 use super::shared::output::{Inputs, write_whole};
-use super::shared::progress::bar;
+use super::shared::progress;
 use super::shared::{note, plan, screen};
 use super::train_exit::OWN;
 use crate::classify::{Answers, Questions, Task};
@@ -106,7 +106,7 @@ fn measure_ways<'e>(
     let Some(questions) = questions else { return Ok(Vec::new()) };
     let items = &task.test[..args.rows.min(task.test.len())];
     let how = CompareRuns { keep_prefix: !args.no_prefix_cache, parallel: args.parallel };
-    let bar = bar(items.len(), &format!("{}, beside each other", task.name));
+    let bar = progress::counted(items.len(), &format!("{}, beside each other", task.name));
     let done = beside(&mut ways, &questions, items, how, &mut |n| bar.set_position(n as u64))?;
     bar.finish_and_clear();
     Ok(done)
@@ -157,7 +157,7 @@ fn measure(task: &Task, policy: &Policy, engine: &mut Opened, args: &EvalArgs) -
     let params = sequence.params().clone();
     let policy = &policy.clone().placed(|layers| depth_after(sequence.plan(), layers));
     let mut sequence_of = |plan: Vec<LayerStep>| Sequence::alone(model.clone(), params.with_plan(plan));
-    let bar = bar(items.len(), &task.name);
+    let bar = progress::counted(items.len(), &task.name);
     // The baseline skips as many layers as the policy saves on average, as the first rows show.
     let mut whole = sequence_of(Vec::new())?;
     let first = &items[..items.len().min(20)];

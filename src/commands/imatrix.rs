@@ -10,7 +10,7 @@ use serde_json::json;
 use super::perplexity::{Interrupted, N_CTX, tokens};
 use super::shared::open::{engine_params, find_model, open_model, warn_of_context};
 use super::shared::output::Inputs;
-use super::shared::progress::bar;
+use super::shared::progress;
 use super::shared::{INTERRUPTED, Usage, interrupt, note, plan, print_line};
 use crate::cli::ImatrixArgs;
 use crate::engine::Sequence;
@@ -82,7 +82,7 @@ fn collect(args: &ImatrixArgs, before: &Imatrix, inputs: &Inputs) -> anyhow::Res
         all.merge(own, Path::new("this run"))?;
         Ok(all)
     };
-    let bar = bar(chunks.len(), "imatrix");
+    let bar = progress::counted(chunks.len(), "imatrix");
     for i in 0..chunks.len() {
         if interrupt::requested() {
             return Err(Interrupted.into());

@@ -2,18 +2,17 @@
 //! that appears complete or not at all.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::shared::open::{helpful_threads, tell_remarks, threads_at_once};
 use super::shared::output::Inputs;
-use super::shared::{INTERRUPTED, Usage, interrupt, note, print_line};
+use super::shared::{INTERRUPTED, Usage, interrupt, note, print_line, progress};
 use crate::cli::{QuantizeArgs, QuantizeWords};
 use crate::dtype::DType;
 use crate::gguf::{File, Writer};
@@ -141,7 +140,7 @@ fn name_parts(parts: Vec<Writer>, output: &Path, split: Split) -> Vec<(PathBuf, 
 
 fn write(making: &Making, parts: &[(PathBuf, Writer)]) -> anyhow::Result<()> {
     let total: usize = making.plan.tensors.iter().map(Planned::bytes).sum();
-    let bar = progress_bar(total as u64);
+    let bar = progress::bytes(total as u64, "quantize");
     let written: Result<(), Error> = produce(making, |tensors| {
         Writer::write_parts(parts, |tensor, out| {
             tensors.write_next(out)?;
@@ -152,12 +151,6 @@ fn write(making: &Making, parts: &[(PathBuf, Writer)]) -> anyhow::Result<()> {
     .context("cannot start threads")?;
     bar.finish_and_clear();
     Ok(written?)
-}
-
-fn progress_bar(n_bytes: u64) -> ProgressBar {
-    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("quantize {bar:30} {bytes}/{total_bytes} {eta}");
-    ProgressBar::with_draw_target(Some(n_bytes), target).with_style(style.expect("the template is constant"))
 }
 
 fn dry_run(args: &QuantizeArgs, plan: &Plan, parts: &[(PathBuf, Writer)]) -> anyhow::Result<ExitCode> {

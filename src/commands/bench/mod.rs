@@ -3,20 +3,19 @@
 
 mod report;
 
-use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::shared::depth::LayersPerToken;
 use super::shared::exits::Exits;
-use super::shared::open;
+use super::shared::{open, progress};
 use crate::cli::{BenchArgs, ExitArg, ExitArgs, Range};
 use crate::engine::{EngineParams, Sequence};
 use crate::exit::{Checkpoint, Probe, Scorer};
@@ -67,7 +66,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let file = Arc::new(File::open(&open::find_model(&args.model)?)?);
     let mut report = Report::new(&file, args);
     let n_runners = hows(args).len() * (1 + args.layers.len());
-    let progress = progress(threads.len() * tests.len() * args.repetitions * n_runners);
+    let progress = progress::counted(threads.len() * tests.len() * args.repetitions * n_runners, "");
     for n_threads in threads {
         let params = EngineParams { n_ctx: most_tokens(&tests), ..engine_params(args) };
         let model = open::load_model(&file, n_threads, &args.devices, &params)?;
@@ -169,13 +168,6 @@ fn threads(args: &BenchArgs) -> anyhow::Result<Vec<usize>> {
         }
     }
     Ok(threads)
-}
-
-fn progress(runs: usize) -> ProgressBar {
-    // Without a terminal on stderr the target draws nothing; results on the same terminal need no bar twice.
-    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("{msg} [{pos}/{len}]").expect("the template is constant");
-    ProgressBar::with_draw_target(Some(runs as u64), target).with_style(style)
 }
 
 /// What is timed of a generation, full depth first.

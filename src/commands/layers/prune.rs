@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Lab, write};
 use crate::cli::{MethodArg, PartsArg, PruneArgs};
 use crate::commands::shared::output::{Inputs, write_whole};
-use crate::commands::shared::progress::bar;
+use crate::commands::shared::progress;
 use crate::commands::shared::{interrupt, note, rounded, screen};
 use crate::eval::layers::{
     Limits, Method, Part, Point, Search, Sums, Window, measure_costs, measure_speed, parts_of, prune_page,
@@ -35,10 +35,10 @@ pub(super) fn run(args: &PruneArgs) -> anyhow::Result<ExitCode> {
     let sequence = &mut lab.engine.sequence;
     let (model, params, unpruned) = (sequence.model().clone(), sequence.params().clone(), sequence.plan().to_vec());
     let costs = measure_costs(&model, &params, &unpruned, args.at_context, TIMED)?;
-    let bar = bar(0, "");
+    let bar = progress::told();
     let mut search = Search::new(sequence, [&decide, &check], costs)?;
     let points =
-        search.run(parts(args, &unpruned), method(args), limits, &mut |gone, tried| progress(&bar, gone, tried))?;
+        search.run(parts(args, &unpruned), method(args), limits, &mut |gone, tried| tell(&bar, gone, tried))?;
     bar.finish_and_clear();
     let chosen = limits.chosen(&points);
     let measured = measure_speed(&model, &params, &unpruned, &chosen.plan, args.at_context, TIMED)?;
@@ -84,7 +84,7 @@ fn parts(args: &PruneArgs, plan: &[LayerStep]) -> Vec<Part> {
     parts_of(plan, &halves, whole)
 }
 
-fn progress(bar: &ProgressBar, gone: usize, tried: usize) -> ControlFlow<()> {
+fn tell(bar: &ProgressBar, gone: usize, tried: usize) -> ControlFlow<()> {
     bar.set_message(format!("{gone} parts left out, {tried} runs for the next"));
     bar.tick();
     if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

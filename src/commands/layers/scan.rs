@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::Lab;
 use crate::cli::ScanArgs;
 use crate::commands::shared::output::{Inputs, write_whole};
-use crate::commands::shared::progress::bar;
+use crate::commands::shared::progress;
 use crate::commands::shared::{INTERRUPTED, interrupt, note, rounded, screen};
 use crate::eval::layers::{Change, Cosines, Done, Scan, ScanState, Sums, scan_page};
 use crate::plan;
@@ -45,7 +45,7 @@ pub(super) fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.resume {
         scan.check(&state).map_err(|why| anyhow!("`{}`: {why}", path.display()))?;
     }
-    let bar = bar(scan.n_runs(), "runs");
+    let bar = progress::counted(scan.n_runs(), "runs");
     bar.set_position(scan.n_done(&state) as u64);
     bar.reset_eta();
     let (mut last, mut failed) = (Instant::now(), None);

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::shared::exits::Exits;
 use super::shared::open::{engine_params, find_model, open_model, warn_of_context};
 use super::shared::output::{Inputs, write_whole};
-use super::shared::progress::bar;
+use super::shared::progress;
 use super::shared::{INTERRUPTED, Usage, exits, input, interrupt, note, plan, screen};
 use crate::cli::{ExitArg, ExitArgs, PerplexityArgs};
 use crate::engine::{EngineParams, Sequence};
@@ -194,7 +194,7 @@ impl Measurement {
             write_header(out, &self.chunks, self.n_vocab)?;
         }
         let (mut places, mut surprises) = (Vec::new(), Moments::default());
-        let bar = bar(self.chunks.len(), "perplexity");
+        let bar = progress::counted(self.chunks.len(), "perplexity");
         for i in 0..self.chunks.len() {
             if interrupt::requested() {
                 return Err(Interrupted.into());

@@ -1,16 +1,15 @@
 //! One answer: evaluates a prompt, then generates until something ends it. Owns the loop between sequence and text;
 //! where the text goes is the caller's business.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::interrupt;
 use super::stats::Stats;
 use super::stop::{Found, StopMatcher};
+use super::{interrupt, progress};
 use crate::engine::{self, Sequence};
 use crate::generate::Decoder;
 use crate::sample::Sampler;
@@ -62,7 +61,7 @@ pub(crate) struct CannotWrite;
 /// Brings the sequence to `tokens`. Says whether Ctrl-C cut it short.
 pub(crate) fn prompt(sequence: &mut Sequence, tokens: &[TokenId], stats: &mut Stats) -> anyhow::Result<bool> {
     let start = Instant::now();
-    let bar = progress();
+    let bar = progress::tokens();
     let mut first = true;
     let synced = sequence.sync(tokens, &mut |done, total| {
         // One batch is over before a bar could be read.
@@ -77,13 +76,6 @@ pub(crate) fn prompt(sequence: &mut Sequence, tokens: &[TokenId], stats: &mut St
     let synced = synced?;
     stats.prompt(synced.evaluated, synced.reused, start.elapsed());
     Ok(synced.interrupted)
-}
-
-/// Drawn only where a user at a terminal waits.
-fn progress() -> ProgressBar {
-    let target = if io::stdin().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("reading {pos}/{len} tokens").expect("the template is constant");
-    ProgressBar::with_draw_target(None, target).with_style(style)
 }
 
 /// What finds the tokens of an answer.

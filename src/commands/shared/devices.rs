@@ -1,15 +1,15 @@
 //! Owns which devices there are and what each of them holds. Refuses to let a layer go elsewhere than it was told to.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 
-use super::{Usage, note, screen};
+use super::{Usage, note, progress, screen};
 use crate::cli::{DeviceArgs, GpuLayers};
 use crate::engine::EngineParams;
 use crate::ggml::{Device, Memory, Token};
@@ -254,10 +254,7 @@ pub(crate) fn progress(placement: &Placement, needs: &Needs) -> ProgressBar {
         (0..needs.layers.len()).filter(|&il| placement.of_layer(il) != Placement::CPU).map(|il| needs.layers[il]);
     let output = if placement.of_output() != Placement::CPU { needs.output } else { 0 };
     let total = elsewhere.sum::<u64>() + output;
-    let shows = total > 0 && io::stderr().is_terminal();
-    let target = if shows { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("sending weights {bytes}/{total_bytes} {bytes_per_sec}");
-    ProgressBar::with_draw_target(Some(total), target).with_style(style.expect("the template is constant"))
+    if total > 0 { progress::bytes(total, "sending weights") } else { ProgressBar::hidden() }
 }
 
 /// Runs of layers that lie on one device, with the device's place in the placement.

@@ -1,13 +1,12 @@
 //! A model that is named and not on the disk: found in the cache of models, or pulled there, with its progress shown.
 
-use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure};
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar};
 
-use super::{interrupt, note, screen};
+use super::{interrupt, note, progress, screen};
 use crate::hub::{self, Event, Hub, Part, Pulled, Spec};
 
 /// The file that `-m` means: the one at this path, else the one of this name in the cache, which is pulled where it is not there.
@@ -62,8 +61,7 @@ struct Display<'a> {
 
 impl Display<'_> {
     fn new(spec: &Spec) -> Display<'_> {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        Display { spec, bar, before: 0, at: 0, waits: false }
+        Display { spec, bar: ProgressBar::hidden(), before: 0, at: 0, waits: false }
     }
 
     fn show(&mut self, event: Event) {
@@ -91,12 +89,7 @@ impl Display<'_> {
         let files = if files == 1 { String::new() } else { format!(" in {files} files") };
         let have = if have == 0 { String::new() } else { format!(", {} of them are there", HumanBytes(have)) };
         note(format_args!("(pulling `{}`: {}{files}{have})", self.spec, HumanBytes(bytes)));
-        if io::stderr().is_terminal() {
-            let style = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-            self.bar.set_style(ProgressStyle::with_template(style).expect("the template is constant"));
-            self.bar.set_length(bytes);
-            self.bar.set_draw_target(ProgressDrawTarget::stderr());
-        }
+        self.bar = progress::bytes(bytes, "");
     }
 
     /// A line above the bar.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::cli::DraftArg;
 use crate::commands::shared::exits;
 use crate::commands::shared::open::Opened;
-use crate::commands::shared::progress::bar;
+use crate::commands::shared::progress;
 use crate::commands::shared::screen;
 use crate::engine::{EngineParams, Sequence, TokenId};
 use crate::eval::{Excerpt, agreement};
@@ -56,7 +56,7 @@ pub(super) fn search(
     sources.extend(depths.into_iter().map(DraftArg::Layer));
     sources.extend(search.skips(answers)?);
 
-    let bar = bar(sources.len(), "drafts");
+    let bar = progress::counted(sources.len(), "drafts");
     writeln!(screen::stdout(), "| drafts from | at once | right | of full depth's speed |\n|---|--:|--:|--:|")?;
     for source in sources {
         let (most, raced) = search.best_of(&source)?;
@@ -86,7 +86,7 @@ impl Search<'_> {
         let parts: Vec<String> =
             plan.iter().flat_map(|step| halves.into_iter().filter_map(move |half| part(step, half))).collect();
         let skip = |parts: &[String]| anyhow::Ok(DraftArg::Skip(Layers::parse_skips(&parts.join(","))?));
-        let bar = bar(parts.len(), "parts of layers");
+        let bar = progress::counted(parts.len(), "parts of layers");
         let mut ranked = Vec::new();
         for part in parts {
             let (plan, _) = self.resolve(&skip(std::slice::from_ref(&part))?)?;

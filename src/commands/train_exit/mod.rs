@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow};
 use super::shared::depth::Saved;
 use super::shared::open::Opened;
 use super::shared::output::Inputs;
-use super::shared::progress::bar;
+use super::shared::progress;
 use super::shared::{Usage, note, screen, template};
 use crate::classify::{Answers, Questions, Task};
 use crate::cli::{InputArg, PresetArg, RuleArg, TargetArg, TemplateArgs, TrainExitArgs};
@@ -181,13 +181,13 @@ fn fit_task(
     let start = Instant::now();
     let lenses = match args.lens {
         true => {
-            let bar = bar(items.len(), &format!("{}: lenses", task.name));
+            let bar = progress::counted(items.len(), &format!("{}: lenses", task.name));
             let excerpts = excerpts(&questions, &items);
             fit_lenses(sequence, &excerpts, &candidates.depths, &mut |n| bar.set_position(n as u64))?
         }
         false => Vec::new(),
     };
-    let bar = bar(items.len(), &task.name);
+    let bar = progress::counted(items.len(), &task.name);
     let progress = &mut |n| bar.set_position(n as u64);
     let sight = Sight { depths: &candidates.depths, input, lenses: &lenses };
     let rows = collect(sequence, &questions, &items, sight, progress)?;
@@ -236,10 +236,10 @@ fn fit_own(engine: &mut Opened, args: &TrainExitArgs, candidates: &Candidates) -
     let start = Instant::now();
     // Before the middle a state says too little about the next token.
     let later = candidates.later();
-    let bar_lens = bar(with_lens.len(), "tokens: lenses");
+    let bar_lens = progress::counted(with_lens.len(), "tokens: lenses");
     let lenses = fit_lenses(sequence, &with_lens, &later.depths, &mut |n| bar_lens.set_position(n as u64))?;
     bar_lens.finish_and_clear();
-    let bar_rows = bar(CONFIDENCE_ROWS, "tokens");
+    let bar_rows = progress::counted(CONFIDENCE_ROWS, "tokens");
     let progress = &mut |n| bar_rows.set_position(n as u64);
     let rows = collect_own(sequence, &others, &later.depths, &lenses, CONFIDENCE_ROWS, progress)?;
     bar_rows.finish_and_clear();
@@ -248,7 +248,7 @@ fn fit_own(engine: &mut Opened, args: &TrainExitArgs, candidates: &Candidates) -
     let tokens = fit(TOKENS, 0, &rows, &later, &lenses, &threshold)?;
 
     let start = Instant::now();
-    let bar_rows = bar(args.rows, OWN);
+    let bar_rows = progress::counted(args.rows, OWN);
     let progress = &mut |n| bar_rows.set_position(n as u64);
     let rows = collect_own(sequence, &others, &candidates.depths, &[], args.rows, progress)?;
     bar_rows.finish_and_clear();
@@ -273,7 +273,7 @@ const TOKEN_LOOK_COST: f64 = 0.15;
 
 fn own_answers(engine: &mut Opened, args: &TemplateArgs, n_prompts: usize) -> anyhow::Result<Vec<Excerpt>> {
     let template = engine.template(args)?;
-    let bar = bar(own_prompts().take(n_prompts).count(), "own answers");
+    let bar = progress::counted(own_prompts().take(n_prompts).count(), "own answers");
     let Opened { sequence, tokenizer, .. } = engine;
     let mut answers = Vec::new();
     for prompt in own_prompts().take(n_prompts) {
