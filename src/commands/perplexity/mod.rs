@@ -54,17 +54,7 @@ fn measure(args: &PerplexityArgs) -> anyhow::Result<()> {
                 .into()
         )
     );
-    let n_ctx = match (&stored, args.text.ctx_size) {
-        (None, n_ctx) => n_ctx.unwrap_or(N_CTX),
-        (Some(stored), n_ctx) => {
-            let of_file = stored.chunks().n_ctx();
-            ensure!(
-                n_ctx.is_none_or(|n| n == of_file),
-                Usage(format!("-c: expected {of_file}, as stored, found {}", n_ctx.unwrap_or(0)))
-            );
-            of_file
-        }
-    };
+    let n_ctx = chunk_size(args, stored.as_ref())?;
     let load = args.text.load(n_ctx);
     let inputs = Inputs::load(&load)?.and(&args.text.file);
     let exit_file = exits::path(args.exit_file.as_deref(), &find_model(&load.model)?).filter(|_| args.is_fast());
@@ -102,13 +92,29 @@ fn measure(args: &PerplexityArgs) -> anyhow::Result<()> {
         }
     };
     let found = measurement.found(args, places, &model, &params.plan);
+    print(&found, args.json)?;
+    args.report.as_deref().map_or(Ok(()), |path| report(path, &found))
+}
+
+/// Tokens of a chunk: as stored, if something is.
+fn chunk_size(args: &PerplexityArgs, stored: Option<&BaseFile>) -> anyhow::Result<usize> {
+    let asked = args.text.ctx_size;
+    let Some(stored) = stored else { return Ok(asked.unwrap_or(N_CTX)) };
+    let of_file = stored.chunks().n_ctx();
+    ensure!(
+        asked.is_none_or(|n| n == of_file),
+        Usage(format!("-c: expected {of_file}, as stored, found {}", asked.unwrap_or(0)))
+    );
+    Ok(of_file)
+}
+
+fn print(found: &Found, json: bool) -> anyhow::Result<()> {
     let mut out = screen::stdout();
-    match args.json {
+    match json {
         true => writeln!(out, "{}", serde_json::to_string_pretty(&found.json())?)?,
         false => found.figures().iter().try_for_each(|(name, value)| writeln!(out, "{name:<26} {value}"))?,
     }
-    drop(out);
-    args.report.as_deref().map_or(Ok(()), |path| report(path, &found))
+    Ok(())
 }
 
 /// The ids of a text file (stdin without a name), behind the one that begins a text.

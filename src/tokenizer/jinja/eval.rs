@@ -91,14 +91,7 @@ impl Run {
                 let value = self.captured(body, &inner)?;
                 repr::write_str(out, &self.steps(value, filters, &inner)?)?;
             }
-            StmtKind::With(values, body) => {
-                let inner = Scope::inside(scope);
-                for (target, value) in values {
-                    let value = self.value(value, scope)?;
-                    self.assign(target, value, &inner)?;
-                }
-                return self.body(body, &inner, out);
-            }
+            StmtKind::With(values, body) => return self.with(values, body, scope, out),
             StmtKind::Scope(body) => return self.body(body, &Scope::inside(scope), out),
             StmtKind::Block(body) => return self.body(body, &Scope::inside(&self.root), out),
             StmtKind::Break => return Ok(Flow::Break),
@@ -106,6 +99,15 @@ impl Run {
             StmtKind::Refuse(why) => return Err(Error::new(*why)),
         }
         Ok(Flow::Next)
+    }
+
+    fn with(&self, values: &[(Target, Expr)], body: &Body, scope: &Rc<Scope>, out: &mut Builder) -> Result<Flow> {
+        let inner = Scope::inside(scope);
+        for (target, value) in values {
+            let value = self.value(value, scope)?;
+            self.assign(target, value, &inner)?;
+        }
+        self.body(body, &inner, out)
     }
 
     fn for_(

@@ -37,20 +37,16 @@ pub(super) fn call(text: &Text, name: &str, args: Given) -> Result<Value> {
         "startswith" | "endswith" => ends(text, args.bind(name, ["prefix", "start", "end"])?, name == "endswith"),
         "removeprefix" => {
             let args = args.bind(name, ["prefix"])?;
-            let n = if s.starts_with(args.text(0)?.as_str()) { args.text(0)?.as_str().len() } else { 0 };
-            Ok(Value::Str(text.slice(n..s.len())?))
+            let rest = s.strip_prefix(args.text(0)?.as_str()).unwrap_or(s);
+            Ok(Value::Str(text.slice(s.len() - rest.len()..s.len())?))
         }
         "removesuffix" => {
             let args = args.bind(name, ["suffix"])?;
-            let n = if s.ends_with(args.text(0)?.as_str()) { args.text(0)?.as_str().len() } else { 0 };
-            Ok(Value::Str(text.slice(0..s.len() - n)?))
+            let rest = s.strip_suffix(args.text(0)?.as_str()).unwrap_or(s);
+            Ok(Value::Str(text.slice(0..rest.len())?))
         }
         "find" | "rfind" | "index" | "rindex" => find(text, args.bind(name, ["sub", "start", "end"])?, name),
-        "count" => {
-            let args = args.bind(name, ["sub", "start", "end"])?;
-            let Some(range) = window(text, &args)? else { return Ok(Value::Int(0)) };
-            Ok(Value::Int(s[range].matches(args.text(0)?.as_str()).count() as i64))
-        }
+        "count" => count(text, args.bind(name, ["sub", "start", "end"])?),
         "replace" => {
             let args = args.bind(name, ["old", "new", "count"])?;
             Ok(Value::Str(replace(text, args.text(0)?, args.text(1)?, args.int(2, -1)?)?))
@@ -71,16 +67,18 @@ pub(super) fn call(text: &Text, name: &str, args: Given) -> Result<Value> {
             let named = args.named_dict()?.into_value();
             format::str_format(text, &args.positional, &named)
         }
-        "format_map" => {
-            let args = args.bind(name, ["mapping"])?;
-            format::str_format(text, &[], args.need(0)?)
-        }
+        "format_map" => format::str_format(text, &[], args.bind(name, ["mapping"])?.need(0)?),
         _ if name.starts_with("is") => {
             args.none(name)?;
             Ok(Value::Bool(is(s, name)?))
         }
         _ => Err(Error::new(format!("'str object' has no attribute '{name}'"))),
     }
+}
+
+fn count(text: &Text, args: Bound<3>) -> Result<Value> {
+    let Some(range) = window(text, &args)? else { return Ok(Value::Int(0)) };
+    Ok(Value::Int(text.as_str()[range].matches(args.text(0)?.as_str()).count() as i64))
 }
 
 /// Another case; a part of the text keeps its origin where the case of a letter depends on no other.

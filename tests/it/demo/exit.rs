@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::Output;
 use std::sync::Arc;
 
 use crate::common::golden::cut_model;
@@ -224,7 +225,7 @@ fn task(folder: &Path) -> PathBuf {
     path
 }
 
-fn run(arguments: &[&str]) -> std::process::Output {
+fn run(arguments: &[&str]) -> Output {
     curtail(arguments).output().expect("it starts")
 }
 
@@ -309,32 +310,70 @@ fn the_example_descriptions_read_files_as_they_are_exported() {
     }
 }
 
+/// What `train-exit` and `eval` of the demo model are given for one small task.
+struct Trial {
+    folder: tempfile::TempDir,
+    model: String,
+    task: String,
+}
+
+impl Trial {
+    fn new() -> Trial {
+        let folder = tempfile::tempdir().expect("a folder");
+        let task = task(folder.path()).to_str().expect("UTF-8").to_owned();
+        Trial { folder, model: demo_model(), task }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().expect("UTF-8").to_owned()
+    }
+
+    fn train(&self, exit: &str, how: &[&str]) -> Output {
+        let common = ["train-exit", "-m", &self.model, "-t", "1", "--task", &self.task, "--rows", "60", "-o", exit];
+        let trained = run(&[&common[..], how].concat());
+        assert!(trained.status.success(), "{how:?}: {}", String::from_utf8_lossy(&trained.stderr));
+        trained
+    }
+
+    fn eval(&self, exit: &str, how: &[&str]) -> Value {
+        let common = ["eval", "-m", &self.model, "-t", "1", "--task", &self.task, "--exit", exit, "--json"];
+        let measured = run(&[&common[..], how].concat());
+        assert!(measured.status.success(), "{how:?}: {}", String::from_utf8_lossy(&measured.stderr));
+        serde_json::from_slice(&measured.stdout).expect("JSON")
+    }
+}
+
 #[test]
 fn an_exit_file_is_trained_used_and_refused() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (model, task) = (demo_model(), task(folder.path()));
-    let (task, exit) = (task.to_str().expect("UTF-8"), folder.path().join("demo.exit.gguf"));
-    let exit = exit.to_str().expect("UTF-8");
-    let common = ["train-exit", "-m", &model, "-t", "1", "--task", task, "--rows", "60"];
-    let train = [&common[..], &["-o", exit, "--from-layer", "20"]].concat();
-    let trained = run(&train);
-    assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+    let trial = Trial::new();
+    let exit = &trial.path("demo.exit.gguf");
+    let from_20 = ["--from-layer", "20"];
+    let trained = trial.train(exit, &from_20);
     assert!(
         String::from_utf8_lossy(&trained.stdout).contains("On rows that neither the fit nor its thresholds have seen")
     );
     let bytes = std::fs::read(exit).expect("written");
-    assert!(run(&train).status.success());
+    trial.train(exit, &from_20);
     assert!(std::fs::read(exit).expect("written") == bytes, "the same seed gives the same file");
+    assert_measured(&trial, exit);
+    assert_ways_beside(&trial, exit);
 
-    let page = folder.path().join("report.html");
-    let page = page.to_str().expect("UTF-8");
-    let eval = ["eval", "-m", &model, "-t", "1", "--task", task, "--exit", exit, "--json"];
-    let nine = [&eval[..], &["--rows", "9"]].concat();
-    let beside = run(&[&nine[..], &["--parallel", "7"]].concat());
-    let beside: Value = serde_json::from_slice(&beside.stdout).expect("JSON");
-    let measured = run(&[&nine[..], &["--report", page]].concat());
-    assert!(measured.status.success(), "{}", String::from_utf8_lossy(&measured.stderr));
-    let rows: Value = serde_json::from_slice(&measured.stdout).expect("JSON");
+    let other = golden("gqa-untied.gguf");
+    let other = other.to_str().expect("UTF-8");
+    let refused = run(&["eval", "-m", other, "--task", &trial.task, "--exit", exit]);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && message.contains("was trained on another model: shape"), "{message}");
+    std::fs::write(exit, &bytes[..bytes.len() / 2]).expect("written");
+    let refused = run(&["eval", "-m", &trial.model, "--task", &trial.task, "--exit", exit]);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && message.contains("demo.exit.gguf"), "{message}");
+}
+
+/// An early stop is measured, with its page, and gives the same beside other questions.
+fn assert_measured(trial: &Trial, exit: &str) {
+    let page = &trial.path("report.html");
+    let beside = trial.eval(exit, &["--rows", "9", "--parallel", "7"]);
+    let rows = trial.eval(exit, &["--rows", "9", "--report", page]);
     let row = &rows[0];
     assert_eq!((&row["task"], &row["n"], &row["n_layer"]), (&json!("kind"), &json!(9), &json!(30)));
     assert!(row["agreement"].as_f64().expect("a number") >= 0.9, "{row}");
@@ -345,12 +384,11 @@ fn an_exit_file_is_trained_used_and_refused() {
     assert!(row["flop_share"].as_f64().expect("a number") < 1.0, "{row}");
     let page = std::fs::read_to_string(page).expect("written");
     assert!(page.matches("<svg").count() == 3 && page.contains("Layers per answer"));
+}
 
-    // Fewer layers, an early stop and another file beside full depth; the other file is the same here.
-    let ways = ["--layers", "~21:attn,~22", "--beside", &model, "--rows", "6"];
-    let both = run(&[&eval[..], &ways[..]].concat());
-    assert!(both.status.success(), "{}", String::from_utf8_lossy(&both.stderr));
-    let rows: Value = serde_json::from_slice(&both.stdout).expect("JSON");
+/// Fewer layers, an early stop and another file beside full depth; the other file is the same here.
+fn assert_ways_beside(trial: &Trial, exit: &str) {
+    let rows = trial.eval(exit, &["--layers", "~21:attn,~22", "--beside", &trial.model, "--rows", "6"]);
     let ways = rows[0]["ways"].as_array().expect("all ways");
     let name = |i: usize| ways[i]["way"].as_str().expect("a name");
     let file = "SmolLM2-135M-Instruct.Q4_1.gguf: ";
@@ -366,46 +404,35 @@ fn an_exit_file_is_trained_used_and_refused() {
     let steps: Vec<f64> = ways.iter().map(|way| way["mean_steps"].as_f64().expect("a number")).collect();
     assert_eq!((steps[0], steps[2], &ways[0]["agreement"]), (30.0, 29.0, &json!(1.0)));
     assert!(steps[1] < 30.0 && steps[3] < 29.0, "{steps:?}");
-    // Fitted to a plan, and used with it: policies count the model's layers.
-    let pruned = folder.path().join("pruned.exit.gguf");
-    let pruned = pruned.to_str().expect("UTF-8");
-    let fit = [&common[..], &["-o", pruned, "--layers", "~10-12", "--from-layer", "20"]].concat();
-    let fitted = run(&fit);
-    assert!(fitted.status.success());
+}
+
+/// Policies count the model's layers.
+#[test]
+fn an_exit_file_is_fitted_to_a_plan_and_used_with_it() {
+    let trial = Trial::new();
+    let pruned = &trial.path("pruned.exit.gguf");
+    let fitted = trial.train(pruned, &["--layers", "~10-12", "--from-layer", "20"]);
     // Layers of the model, not steps of the plan: from the one that is named to the last before full depth.
     let looked_at: Vec<usize> = String::from_utf8_lossy(&fitted.stdout)
         .lines()
         .filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok())
         .collect();
     assert_eq!(looked_at, (20..30).collect::<Vec<_>>());
-    let measured = [
-        "eval", "-m", &model, "-t", "1", "--task", task, "--exit", pruned, "--json", "--rows", "6", "--layers",
-        "~10-12",
-    ];
-    let rows: Value = serde_json::from_slice(&run(&measured).stdout).expect("JSON");
+    let rows = trial.eval(pruned, &["--rows", "6", "--layers", "~10-12"]);
     let [plan, early] = [2, 3].map(|i| rows[0]["ways"][i]["accuracy"].as_f64().expect("a number"));
     assert!((plan - early).abs() <= 0.25, "{rows}");
     assert!(rows[0]["ways"][3]["mean_steps"].as_f64() < Some(27.0), "{rows}");
+}
 
-    let lens = folder.path().join("lens.exit.gguf");
-    let lens = lens.to_str().expect("UTF-8");
+#[test]
+fn other_inputs_targets_and_rules_are_fitted() {
+    let trial = Trial::new();
+    let exit = &trial.path("lens.exit.gguf");
     for how in
         [&["--input", "labels", "--lens"][..], &["--preset", "adainfer"], &["--target", "truth", "--rule", "crf"]]
     {
-        let trained = run(&[&common[..], &["-o", lens, "--from-layer", "26"], how].concat());
-        assert!(trained.status.success(), "{how:?}: {}", String::from_utf8_lossy(&trained.stderr));
-        let measured = run(&["eval", "-m", &model, "-t", "1", "--task", task, "--exit", lens, "--json", "--rows", "6"]);
-        let rows: Value = serde_json::from_slice(&measured.stdout).expect("JSON");
+        trial.train(exit, &[&["--from-layer", "26"], how].concat());
+        let rows = trial.eval(exit, &["--rows", "6"]);
         assert!(rows[0]["agreement"].as_f64().expect("a number") >= 0.75, "{how:?}: {rows}");
     }
-
-    let other = golden("gqa-untied.gguf");
-    let other = other.to_str().expect("UTF-8");
-    let refused = run(&["eval", "-m", other, "--task", task, "--exit", exit]);
-    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && message.contains("was trained on another model: shape"), "{message}");
-    std::fs::write(exit, &bytes[..bytes.len() / 2]).expect("written");
-    let refused = run(&["eval", "-m", &model, "--task", task, "--exit", exit]);
-    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && message.contains("demo.exit.gguf"), "{message}");
 }

@@ -375,6 +375,11 @@ fn configurations_that_gguf_has_no_words_for() {
         });
         assert_says(&error, &[key, expected, "config.json"]);
     }
+}
+
+/// The text model of a larger one, a pattern instead of kinds, and architectures that nobody converts.
+#[test]
+fn configurations_of_other_models() {
     let error = refused("gemma3", |files| {
         let config = files.entry("config.json").as_object_mut().expect("an object");
         config.remove("layer_types");
