@@ -1,7 +1,7 @@
 //! Owns what training needs: every row at full depth, with what each candidate layer shows; lenses; what a look costs.
 
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rayon::prelude::*;
 
@@ -9,6 +9,7 @@ use super::Error;
 use crate::classify::{Asked, Item, Questions};
 use crate::engine::{AnswerTokens, Branch, Cut, FeatureExtractor, Sequence, TokenId, View};
 use crate::exit::{Features, Input, Lens, LensFit, Row, softmax_reading};
+use crate::generate::median;
 use crate::plan::Depth;
 use crate::sample::Sampler;
 use crate::tokenizer::Tokenizer;
@@ -218,16 +219,11 @@ pub fn look_cost(
         for (cuts, times) in [(&[][..], &mut without), (sight.depths, &mut with)] {
             let start = Instant::now();
             collect_one(sequence, questions, &extractor, &asked, cuts)?;
-            times.push(start.elapsed());
+            times.push(start.elapsed().as_secs_f64());
         }
     }
-    let (without, with) = (median(without), median(with));
-    let step = without.as_secs_f64() / sequence.n_steps() as f64;
-    let looks = with.saturating_sub(without).as_secs_f64();
+    let (without, with) = (median(without).unwrap_or(0.0), median(with).unwrap_or(0.0));
+    let step = without / sequence.n_steps() as f64;
+    let looks = (with - without).max(0.0);
     Ok(if step > 0.0 { looks / sight.depths.len() as f64 / step } else { 0.0 })
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times.get(times.len() / 2).copied().unwrap_or_default()
 }

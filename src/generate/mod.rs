@@ -10,6 +10,7 @@
 mod checkpoints;
 mod decoder;
 mod drafts;
+mod median;
 mod race;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use crate::exit::Checkpoint;
 use crate::plan::Depth;
 
 pub use decoder::Decoder;
+pub use median::median;
 pub use race::{Raced, race};
 
 /// How tokens are found.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::median::median;
 use super::{Decoder, Mode, Options, Tally};
 use crate::engine::{Error, Sequence, TokenId};
 use crate::sample::Sampler;
@@ -27,10 +28,9 @@ pub fn race(sequence: &mut Sequence, options: &Options, prompts: &[Vec<TokenId>]
         tally.accepted += some.accepted;
         ratios.push(dense.as_secs_f64() / time.as_secs_f64());
     }
-    // The median: one prompt that repeats itself would make any mean.
-    ratios.sort_by(f64::total_cmp);
     let accepted = tally.accepted as f64 / tally.drafted.max(1) as f64;
-    Ok(Raced { accepted, speed: ratios.get(ratios.len() / 2).copied().unwrap_or(1.0) })
+    // The median: one prompt that repeats itself would make any mean.
+    Ok(Raced { accepted, speed: median(ratios).unwrap_or(1.0) })
 }
 
 fn generate(

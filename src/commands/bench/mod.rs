@@ -19,7 +19,7 @@ use super::shared::{open, progress};
 use crate::cli::{BenchArgs, ExitArg, ExitArgs, Range};
 use crate::engine::{EngineParams, Sequence};
 use crate::exit::{Checkpoint, Probe, Scorer};
-use crate::generate::{Decoder, Kv, Mode, Options, Source};
+use crate::generate::{self, Decoder, Kv, Mode, Options, Source};
 use crate::gguf::File;
 use crate::model::{Config, LayerStep, Model};
 use crate::plan::{self, Depth, Half};
@@ -224,8 +224,7 @@ fn time(
 
 /// In seconds.
 fn median(times: &[Duration]) -> f64 {
-    let seconds: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
-    report::median(&seconds)
+    generate::median(times.iter().map(Duration::as_secs_f64)).unwrap_or(0.0)
 }
 
 /// Bytes of weights that a test reads: all that the plan runs once for each batch and each step.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::generate::median;
 use crate::engine::{EngineParams, Sequence, TokenId};
 use crate::eval::Error;
 use crate::model::{LayerStep, Model};
@@ -43,7 +44,8 @@ pub fn measure_costs(
     // Without one half there must be another left.
     let removable: Vec<Half> = halves.into_iter().filter(|&half| count(half) > 0 && count(half.other()) > 0).collect();
     plans.extend(removable.iter().map(|&half| without(half)));
-    let times: Vec<f64> = token_times(model, params, &plans, n_context, n_tokens)?.into_iter().map(median).collect();
+    let times = token_times(model, params, &plans, n_context, n_tokens)?;
+    let times: Vec<f64> = times.into_iter().map(|times| median(times).unwrap_or(0.0)).collect();
     let of = |half: Half| {
         let saved = removable.iter().position(|own| *own == half).map(|i| times[0] - times[i + 1]);
         saved.map_or(times[0], |saved| saved.max(0.0)) / count(half).max(1) as f64
@@ -64,7 +66,8 @@ pub fn measure_speed(
     n_tokens: usize,
 ) -> Result<f64, Error> {
     let times = token_times(model, params, &[unpruned.to_vec(), plan.to_vec()], n_context, n_tokens)?;
-    Ok(median(times[0].iter().zip(&times[1]).map(|(whole, pruned)| whole / pruned.max(f64::MIN_POSITIVE)).collect()))
+    let ratios = times[0].iter().zip(&times[1]).map(|(whole, pruned)| whole / pruned.max(f64::MIN_POSITIVE));
+    Ok(median(ratios).unwrap_or(0.0))
 }
 
 /// Seconds of every generated token of each plan, after `n_context` tokens, measured by turns.
@@ -97,11 +100,6 @@ fn token_times(
         }
     }
     Ok(sequences.into_iter().map(|(_, times)| times).collect())
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or(0.0)
 }
 
 #[cfg(test)]

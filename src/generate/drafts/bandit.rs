@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::generate::median;
 use super::prompt_lookup::LONGEST;
 
 /// What an evaluation tried.
@@ -106,9 +107,7 @@ impl Bandit {
 
     fn of_plain(&self) -> f64 {
         // The median, since the machine has other work: a mean would take its pauses for costs.
-        let mut samples: Vec<f64> = self.plain.iter().copied().collect();
-        samples.sort_by(f64::total_cmp);
-        samples.get(samples.len() / 2).copied().unwrap_or(0.0)
+        median(self.plain.iter().copied()).unwrap_or(0.0)
     }
 
     /// Whether drafts may turn out to have cost so many tokens' time for nothing.
