@@ -18,10 +18,11 @@ pub use chat::{ChatTemplate, Message};
 pub use jinja::Rendered;
 pub(crate) use spaces::{Prefix, SPACE};
 pub use stream::TextStream;
+pub(crate) use vocab::Kind;
 
 use crate::gguf::{self, Metadata};
 use special::{Defaults, Matcher, Part, Roles, Surroundings};
-use vocab::{Kind, Strings, Vocab};
+use vocab::{Strings, Vocab};
 
 /// The number of a token.
 pub type TokenId = u32;

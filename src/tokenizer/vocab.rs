@@ -8,9 +8,9 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::{Error, TokenId, keys};
 use crate::gguf::{Metadata, Value};
 
-/// What a token is, with the ids of `tokenizer.ggml.token_type`.
+/// What a token is, with the ids of `tokenizer.ggml.token_type`, which are SentencePiece's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Undefined = 0,
     Normal = 1,
     Unknown = 2,
@@ -21,7 +21,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn from_id(id: i128) -> Option<Kind> {
+    pub(crate) fn from_id(id: i128) -> Option<Kind> {
         use Kind::*;
         let all = [Undefined, Normal, Unknown, Control, UserDefined, Unused, Byte];
         all.get(usize::try_from(id).ok()?).copied()

@@ -50,11 +50,7 @@ impl Keeper {
     pub(super) fn begin(&self) {
         let mut state = self.0.state();
         state.is_busy = true;
-        let ends = state.ends;
-        drop(state);
-        if ends {
-            wait_for_end();
-        }
+        wait_if_it_ends(state);
     }
 
     /// It is carried out, and this is what was said.
@@ -64,11 +60,7 @@ impl Keeper {
         state.model = ModelId::of(model);
         state.is_busy = false;
         self.0.idle.notify_all();
-        let ends = state.ends;
-        drop(state);
-        if ends {
-            wait_for_end();
-        }
+        wait_if_it_ends(state);
     }
 }
 
@@ -96,8 +88,10 @@ impl Shared {
 }
 
 /// Holds the chat back while its conversation is written.
-fn wait_for_end() -> ! {
-    loop {
+fn wait_if_it_ends(state: MutexGuard<'_, State>) {
+    let ends = state.ends;
+    drop(state);
+    while ends {
         std::thread::park();
     }
 }

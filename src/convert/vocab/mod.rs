@@ -19,31 +19,11 @@ use super::Error;
 use super::json::{Document, Object};
 use super::read::{self, Kind as FileKind};
 use crate::gguf::{Metadata, Value};
-use crate::tokenizer::{ChatTemplate, Prefix, Tokenizer, keys};
+use crate::tokenizer::{ChatTemplate, Kind, Prefix, Tokenizer, keys};
 use added::{Added, Normal};
 use rules::Spaces;
 use special::{Files, Special};
 use tokens::{LeftOut, Tokens};
-
-/// What a token is, with the ids of `tokenizer.ggml.token_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Normal = 1,
-    Unknown = 2,
-    Control = 3,
-    UserDefined = 4,
-    Unused = 5,
-    Byte = 6,
-}
-
-impl Kind {
-    /// SentencePiece uses the same numbers.
-    fn of_sentencepiece(id: u64) -> Option<Kind> {
-        use Kind::*;
-        let all = [Normal, Unknown, Control, UserDefined, Unused, Byte];
-        all.get(usize::try_from(id.checked_sub(1)?).ok()?).copied()
-    }
-}
 
 /// What the tokenizers of an architecture have in common.
 #[derive(Debug)]

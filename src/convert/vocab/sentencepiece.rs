@@ -102,7 +102,7 @@ fn piece(path: &Path, bytes: &[u8], id: usize) -> Result<Piece, Error> {
             (2, Field::Fixed32(bits)) => piece.score = f32::from_bits(bits),
             (3, Field::Varint(kind)) => {
                 let wrong = || Error::invalid(path, format_args!("type of piece {id}"), "1 to 6", kind);
-                piece.kind = Kind::of_sentencepiece(kind).ok_or_else(wrong)?;
+                piece.kind = Kind::from_id(kind.into()).filter(|&kind| kind != Kind::Undefined).ok_or_else(wrong)?;
             }
             _ => {}
         }

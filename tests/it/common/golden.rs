@@ -10,6 +10,7 @@ use curtail::engine::{EngineParams, Sequence, TokenId};
 use curtail::ggml::Device;
 use curtail::gguf::{self, File, Writer};
 use curtail::model::Model;
+use curtail::plan::Depth;
 
 /// A file of a folder of `tests/data`.
 pub(crate) fn path(folder: &str, file: &str) -> PathBuf {
@@ -77,6 +78,35 @@ pub(crate) fn assert_batches_give_the_reference(folder: &str, variants: &[&str],
             let found = last_logits(&model, &tokens, EngineParams { n_batch, ..f32_cache() });
             let difference = largest_difference(&found, last);
             assert!(difference < tolerance, "{name}, batches of {n_batch}: {difference}");
+        }
+    }
+}
+
+/// The logits of every variant, with and without flash attention, are the reference's.
+pub(crate) fn assert_logits_are_the_references(folder: &str, variants: &[&str], tolerance: impl Fn(&str, bool) -> f32) {
+    for name in variants {
+        let (model, tokens, reference) = (load(folder, name, 1), prompt(folder, name), reference(folder, name));
+        for flash_attn in [false, true] {
+            let found = logits(&model, &tokens, EngineParams { flash_attn: Some(flash_attn), ..f32_cache() });
+            let difference = largest_difference(&found, &reference);
+            println!("{name}, flash attention {flash_attn}: largest difference {difference:e}");
+            assert!(difference < tolerance(name, flash_attn), "{name}: {difference}");
+        }
+    }
+}
+
+/// Layers that run one by one give what they give at once, to the bit: the prompt in batches, and token by token.
+pub(crate) fn assert_ranges_change_nothing(folder: &str, variants: &[&str]) {
+    let flash = EngineParams { flash_attn: Some(true), ..EngineParams::default() };
+    for name in variants {
+        let (model, tokens) = (load(folder, name, 1), prompt(folder, name));
+        let cuts: Vec<Depth> = (1..model.config().n_layer).map(Depth).collect();
+        assert!(!cuts.is_empty(), "{name} has several layers");
+        for whole in [f32_cache(), EngineParams::default(), flash.clone()] {
+            let cut = EngineParams { cuts: cuts.clone(), ..whole.clone() };
+            for run in [logits, last_logits] {
+                assert_eq!(run(&model, &tokens, whole.clone()), run(&model, &tokens, cut.clone()), "{name}");
+            }
         }
     }
 }

@@ -1,10 +1,9 @@
 //! Logits of tiny models of every other architecture against Hugging Face transformers, and of the graph's forms against each
 //! other. The prompt is longer than any window.
 
-use crate::common::golden::{self, cut_model, f32_cache, largest_difference, last_logits, logits};
+use crate::common::golden::{self, cut_model, f32_cache, largest_difference, last_logits};
 use curtail::engine::EngineParams;
 use curtail::model::LayerStep;
-use curtail::plan::Depth;
 
 const FOLDER: &str = "arch_golden";
 
@@ -18,18 +17,12 @@ fn tolerance(name: &str) -> f32 {
 
 #[test]
 fn logits_equal_those_of_transformers() {
-    for name in VARIANTS {
-        let model = golden::load(FOLDER, name, 1);
-        let (tokens, reference) = (golden::prompt(FOLDER, name), golden::reference(FOLDER, name));
-        for flash_attn in [false, true] {
-            let found = logits(&model, &tokens, EngineParams { flash_attn: Some(flash_attn), ..f32_cache() });
-            let difference = largest_difference(&found, &reference);
-            println!("{name}, flash attention {flash_attn}: largest difference {difference:e}");
-            // Flash attention reads queries as f16 whatever the cache holds.
-            let tolerance = if flash_attn { 2e-2 } else { tolerance(name) };
-            assert!(difference < tolerance, "{name}: {difference}");
-        }
-    }
+    // Flash attention reads queries as f16 whatever the cache holds.
+    golden::assert_logits_are_the_references(
+        FOLDER,
+        &VARIANTS,
+        |name, flash| if flash { 2e-2 } else { tolerance(name) },
+    );
 }
 
 #[test]
@@ -41,14 +34,7 @@ fn a_prompt_in_batches_gives_the_same_logits() {
 
 #[test]
 fn layers_in_ranges_give_the_very_same_logits() {
-    for name in VARIANTS {
-        let (model, tokens) = (golden::load(FOLDER, name, 1), golden::prompt(FOLDER, name));
-        let cuts: Vec<Depth> = (1..model.config().n_layer).map(Depth).collect();
-        for params in [f32_cache(), EngineParams::default()] {
-            let whole = last_logits(&model, &tokens, params.clone());
-            assert_eq!(whole, last_logits(&model, &tokens, EngineParams { cuts: cuts.clone(), ..params }), "{name}");
-        }
-    }
+    golden::assert_ranges_change_nothing(FOLDER, &VARIANTS);
 }
 
 /// A window's pattern counts layers from the first: the first layers of a model are a model.

@@ -7,7 +7,6 @@ use crate::common::golden::{self, f32_cache, largest_difference, last_logits, lo
 use curtail::dtype::DType;
 use curtail::engine::{EngineParams, Sequence, TokenId};
 use curtail::model::Model;
-use curtail::plan::Depth;
 
 const FOLDER: &str = "llama_golden";
 
@@ -30,17 +29,8 @@ fn reference(name: &str) -> Vec<f32> {
 
 #[test]
 fn logits_equal_those_of_transformers() {
-    for name in VARIANTS {
-        let (model, tokens, reference) = (load(name), prompt(name), reference(name));
-        for flash_attn in [false, true] {
-            let found = logits(&model, &tokens, EngineParams { flash_attn: Some(flash_attn), ..f32_cache() });
-            let difference = largest_difference(&found, &reference);
-            println!("{name}, flash attention {flash_attn}: largest difference {difference:e}");
-            // Flash attention reads queries as f16 whatever the cache holds.
-            let tolerance = if flash_attn { 2e-2 } else { F32_TOLERANCE };
-            assert!(difference < tolerance, "{name}: {difference}");
-        }
-    }
+    // Flash attention reads queries as f16 whatever the cache holds.
+    golden::assert_logits_are_the_references(FOLDER, &VARIANTS, |_, flash| if flash { 2e-2 } else { F32_TOLERANCE });
 }
 
 #[test]
@@ -50,15 +40,7 @@ fn a_prompt_in_one_batch_gives_the_same_logits() {
 
 #[test]
 fn layers_in_ranges_give_the_very_same_logits() {
-    let (model, tokens) = (load("gqa-untied"), prompt("gqa-untied"));
-    let cuts: Vec<Depth> = (1..model.config().n_layer).map(Depth).collect();
-    assert!(!cuts.is_empty(), "the golden model has several layers");
-    for params in
-        [f32_cache(), EngineParams::default(), EngineParams { flash_attn: Some(true), ..EngineParams::default() }]
-    {
-        let whole = logits(&model, &tokens, params.clone());
-        assert_eq!(whole, logits(&model, &tokens, EngineParams { cuts: cuts.clone(), ..params }));
-    }
+    golden::assert_ranges_change_nothing(FOLDER, &["gqa-untied"]);
 }
 
 /// A block of q8_0 counts in steps of 1/127 of its largest value, f16 in steps of 1/2048 of each: 16 to 32 times finer.

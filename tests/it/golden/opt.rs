@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::common::golden::{self, cut_model, f32_cache, largest_difference, last_logits, logits};
+use crate::common::golden::{self, cut_model, f32_cache, largest_difference, last_logits};
 use curtail::engine::{Branch, Cut, EngineParams, Sequence, TokenId, View};
 use curtail::ggml::Device;
 use curtail::gguf::{self, File, Metadata, Value, Writer};
@@ -29,25 +29,13 @@ fn prompt(name: &str) -> Vec<TokenId> {
     golden::prompt(FOLDER, name)
 }
 
-fn reference(name: &str) -> Vec<f32> {
-    golden::reference(FOLDER, name)
-}
-
 fn go_on(_: usize, _: usize) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
 #[test]
 fn logits_equal_those_of_transformers() {
-    for name in VARIANTS {
-        let (model, tokens, reference) = (load(name), prompt(name), reference(name));
-        for flash_attn in [false, true] {
-            let found = logits(&model, &tokens, EngineParams { flash_attn: Some(flash_attn), ..f32_cache() });
-            let difference = largest_difference(&found, &reference);
-            println!("{name}, flash attention {flash_attn}: largest difference {difference:e}");
-            assert!(difference < F32_TOLERANCE, "{name}: {difference}");
-        }
-    }
+    golden::assert_logits_are_the_references(FOLDER, &VARIANTS, |_, _| F32_TOLERANCE);
 }
 
 #[test]
@@ -57,14 +45,7 @@ fn a_prompt_in_one_batch_gives_the_same_logits() {
 
 #[test]
 fn layers_in_ranges_give_the_very_same_logits() {
-    for name in VARIANTS {
-        let (model, tokens) = (load(name), prompt(name));
-        let cuts: Vec<Depth> = (1..model.config().n_layer).map(Depth).collect();
-        for params in [f32_cache(), EngineParams::default()] {
-            let whole = logits(&model, &tokens, params.clone());
-            assert_eq!(whole, logits(&model, &tokens, EngineParams { cuts: cuts.clone(), ..params }), "{name}");
-        }
-    }
+    golden::assert_ranges_change_nothing(FOLDER, &VARIANTS);
 }
 
 /// The hidden states and logits that a prompt's last row has after some layers.
