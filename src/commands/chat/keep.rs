@@ -91,8 +91,10 @@ impl Shared {
 fn wait_if_it_ends(state: MutexGuard<'_, State>) {
     let ends = state.ends;
     drop(state);
-    while ends {
-        std::thread::park();
+    if ends {
+        loop {
+            std::thread::park();
+        }
     }
 }
 
