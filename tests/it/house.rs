@@ -101,9 +101,6 @@ fn modules_use_only_what_lies_below_them() {
     assert!(may_use.keys().all(|name| files.iter().any(|(module, ..)| module == name)), "a module is gone");
 }
 
-/// Circles that are still there, each by its folder. To be removed, and this list with the last of them.
-const KNOWN_CIRCLES: [(&str, &[&str]); 0] = [];
-
 /// Within a folder, which of its files and folders uses which. What `mod.rs` says belongs to all of them and does not count.
 #[test]
 fn files_of_a_folder_use_each_other_in_one_direction() {
@@ -125,11 +122,8 @@ fn files_of_a_folder_use_each_other_in_one_direction() {
         }
     }
     for (folder, uses) in &uses {
-        for circle in circles(uses) {
-            let is_known =
-                |(known, all): &(&str, &[&str])| known == folder && circle.iter().all(|name| all.contains(name));
-            assert!(KNOWN_CIRCLES.iter().any(is_known), "src/{folder}: a circle of {circle:?}");
-        }
+        let circles = circles(uses);
+        assert!(circles.is_empty(), "src/{folder}: circles of {circles:?}");
     }
 }
 
@@ -249,11 +243,6 @@ fn unsafe_code_lives_in_ggml_and_kernels_and_around_the_map_of_a_file() {
 const MOST_LINES_OF_A_FILE: usize = 500;
 const MOST_LINES_OF_A_FUNCTION: usize = 60;
 
-/// Files, and functions, that are longer still. To be removed, and these lists with the last of them.
-const LONG_FILES: [&str; 3] = ["src/exit/file.rs", "src/exit/fit/train.rs", "src/plan/mod.rs"];
-const LONG_FUNCTIONS: [(&str, &str); 3] =
-    [("src/engine/graph.rs", "build"), ("src/exit/fit/train.rs", "train"), ("src/ggml/attention/mod.rs", "tile")];
-
 /// All that is compiled, by its path in the repository.
 fn all_code() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -290,10 +279,9 @@ fn function<'t>(lines: &[&'t str]) -> Option<(&'t str, usize)> {
 fn files_and_functions_are_short() {
     for (path, text) in all_code() {
         let n = text.lines().count();
-        assert!(n <= MOST_LINES_OF_A_FILE || LONG_FILES.contains(&path.as_str()), "{path}: {n} lines");
+        assert!(n <= MOST_LINES_OF_A_FILE, "{path}: {n} lines");
         for (name, n) in functions(&text) {
-            let is_known = LONG_FUNCTIONS.contains(&(path.as_str(), name));
-            assert!(n <= MOST_LINES_OF_A_FUNCTION || is_known, "{path}: {name} has {n} lines");
+            assert!(n <= MOST_LINES_OF_A_FUNCTION, "{path}: {name} has {n} lines");
         }
     }
 }

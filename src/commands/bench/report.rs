@@ -11,7 +11,7 @@ use super::Test;
 use crate::cli::{BenchArgs, BenchFormat};
 use crate::commands::shared::depth::LayersPerToken;
 use crate::commands::shared::{print_line, screen};
-use crate::decode::median;
+use crate::generate::median;
 use crate::gguf::File;
 
 /// The timed runs of one test.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::generate::median;
 use crate::engine::{EngineParams, Sequence, TokenId};
 use crate::eval::Error;
+use crate::generate::median;
 use crate::model::{LayerStep, Model};
 use crate::plan::Half;
 

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use crate::generate::median;
 use super::prompt_lookup::LONGEST;
+use crate::generate::median;
 
 /// What an evaluation tried.
 #[derive(Clone, Copy, Debug, PartialEq)]
