@@ -9,6 +9,8 @@ use crate::ggml::{Isa, has_features, isa};
 pub(super) enum Level {
     /// Eight rows of a group at a time.
     Avx2,
+    /// Eight rows, with dot products of bytes.
+    AvxVnni,
     /// Sixteen rows, with dot products of bytes.
     Avx512Vnni,
 }
@@ -17,7 +19,8 @@ impl Level {
     /// The level of ggml's code that it belongs to: what `CURTAIL_ISA` turns off there is off here.
     fn isa(self) -> Isa {
         match self {
-            Level::Avx2 => Isa::Avx2,
+            // AVX-VNNI goes with AVX2: processors have it that lack AVX-512.
+            Level::Avx2 | Level::AvxVnni => Isa::Avx2,
             Level::Avx512Vnni => Isa::Avx512,
         }
     }
@@ -26,6 +29,7 @@ impl Level {
     fn features(self) -> &'static [&'static str] {
         match self {
             Level::Avx2 => &["avx2", "fma", "f16c"],
+            Level::AvxVnni => &["avxvnni", "avx2", "fma", "f16c"],
             Level::Avx512Vnni => &["avx512f", "avx512bw", "avx512vnni", "f16c"],
         }
     }

@@ -4,18 +4,46 @@
 //!
 //! Another format is another file and its line in [`FORMATS`]. Nothing else asks for the type of a weight.
 
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod q2_k;
+mod q3_k;
 mod q4_0;
 mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
 mod q8_0;
+mod six_bits;
 
+use super::blocks::{self, Blocks};
+use super::fields::{self, interleave};
 use super::level::Level;
+use super::super_blocks::{self, SuperBlocks};
 #[cfg(target_arch = "x86_64")]
 use super::x86;
-use super::{GROUP, Group, Rows};
+use super::{GROUP, Group, Rows, activations};
 use crate::dtype::DType;
 
 /// Every format, each in its file.
-pub(super) static FORMATS: [&Format; 3] = [&q4_0::FORMAT, &q4_1::FORMAT, &q8_0::FORMAT];
+pub(super) static FORMATS: [&Format; 13] = [
+    &q4_0::FORMAT,
+    &q4_1::FORMAT,
+    &q5_0::FORMAT,
+    &q5_1::FORMAT,
+    &q8_0::FORMAT,
+    &q2_k::FORMAT,
+    &q3_k::FORMAT,
+    &q4_k::FORMAT,
+    &q5_k::FORMAT,
+    &q6_k::FORMAT,
+    &iq4_nl::FORMAT,
+    &iq4_xs::FORMAT,
+    &mxfp4::FORMAT,
+];
 
 /// A weight format. A block, or super-block, is what [`DType::block_len`] says: columns that are packed together.
 ///
@@ -58,6 +86,55 @@ pub(super) struct Kernel {
 pub(super) type Multiply = unsafe fn(group: Group<'_>, rows: Rows<'_>, products: &mut [[f32; GROUP]]);
 
 impl Format {
+    /// A format of super-blocks.
+    const fn of_super_blocks<F: SuperBlocks>(dtype: DType) -> Format {
+        Format {
+            dtype,
+            group: const { &[super_blocks::Layout::<F>::BYTES] },
+            pack_row: |row, r, group| fields::pack_row(F::FIELDS, row, r, group),
+            activation: DType::Q8_K,
+            row: const { &[size_of::<super_blocks::Activations>()] },
+            prepare_row: super_blocks::prepare_row::<F>,
+            kernels: const {
+                &[
+                    #[cfg(target_arch = "x86_64")]
+                    Kernel { level: Level::Avx512Vnni, multiply: x86::dots::super_blocks_512::<F> },
+                    #[cfg(target_arch = "x86_64")]
+                    Kernel { level: Level::AvxVnni, multiply: x86::dots::super_blocks_256::<F> },
+                    #[cfg(target_arch = "x86_64")]
+                    Kernel { level: Level::Avx2, multiply: x86::pairs::super_blocks::<F> },
+                ]
+            },
+            #[cfg(test)]
+            reference: super_blocks::reference::<F>,
+        }
+    }
+
+    /// A format of blocks.
+    const fn of_blocks<F: Blocks>(dtype: DType) -> Format {
+        let has_minima = matches!(F::ZERO, blocks::Zero::Minimum);
+        Format {
+            dtype,
+            group: const { &[blocks::Layout::<F>::BYTES] },
+            pack_row: |row, r, group| fields::pack_row(F::FIELDS, row, r, group),
+            activation: if has_minima { DType::Q8_1 } else { DType::Q8_0 },
+            row: if has_minima { &activations::Q8_1_PARTS } else { const { &activations::q8_0_parts(1) } },
+            prepare_row: blocks::prepare_row::<F>,
+            kernels: const {
+                &[
+                    #[cfg(target_arch = "x86_64")]
+                    Kernel { level: Level::Avx512Vnni, multiply: x86::dots::blocks_512::<F> },
+                    #[cfg(target_arch = "x86_64")]
+                    Kernel { level: Level::AvxVnni, multiply: x86::dots::blocks_256::<F> },
+                    #[cfg(target_arch = "x86_64")]
+                    Kernel { level: Level::Avx2, multiply: x86::pairs::blocks::<F> },
+                ]
+            },
+            #[cfg(test)]
+            reference: blocks::reference::<F>,
+        }
+    }
+
     /// The format of a type.
     pub(super) fn of(dtype: DType) -> Option<&'static Format> {
         FORMATS.into_iter().find(|format| format.dtype == dtype)
@@ -66,16 +143,6 @@ impl Format {
     /// The best kernel that this process may use.
     pub(super) fn kernel(&self) -> Option<&'static Kernel> {
         self.kernels.iter().find(|kernel| kernel.level.is_usable())
-    }
-}
-
-/// Puts the bytes of one row's block into the columns of four that it shares with fifteen other rows.
-///
-/// Four bytes are what the instructions for dot products of bytes add up in one lane, and sixteen lanes are sixteen
-/// rows: so a register is filled by one load, and a lane holds sums of a single row.
-fn interleave(bytes: &[u8], r: usize, columns: &mut [u8]) {
-    for (c, four) in bytes.chunks_exact(4).enumerate() {
-        columns[(c * GROUP + r) * 4..][..4].copy_from_slice(four);
     }
 }
 

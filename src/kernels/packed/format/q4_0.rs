@@ -19,7 +19,7 @@ pub(super) static FORMAT: Format = Format {
     pack_row,
     activation: DType::Q8_0,
     row: &activations::q8_0_parts(1),
-    prepare_row: activations::q8_0::<1, 8>,
+    prepare_row: |blocks, row| activations::q8_0::<1>(8, blocks, row),
     kernels: &[
         #[cfg(target_arch = "x86_64")]
         Kernel { level: Level::Avx512Vnni, multiply: x86::avx512::multiply_blocks },
@@ -37,7 +37,7 @@ fn pack_row(row: &[u8], r: usize, group: &mut [u8]) {
         scales[(ib * GROUP + r) * HALF..][..HALF].copy_from_slice(&block[..HALF]);
         // Bytes as they are: column c lies in a low half, column c + 16 in the high half beside it, and one mask and
         // one shift of a register give both for all rows.
-        interleave(&block[HALF..], r, &mut quants[ib * GROUP * QUANTS..][..GROUP * QUANTS]);
+        interleave::<4>(&block[HALF..], r, &mut quants[ib * GROUP * QUANTS..][..GROUP * QUANTS]);
     }
 }
 

@@ -42,7 +42,7 @@ fn pack_row(row: &[u8], r: usize, group: &mut [u8]) {
         let at = (ib * GROUP + r) * HALF;
         scales[at..][..HALF].copy_from_slice(&block[..HALF]);
         minima[at..][..HALF].copy_from_slice(&block[HALF..2 * HALF]);
-        interleave(&block[2 * HALF..], r, &mut quants[ib * GROUP * QUANTS..][..GROUP * QUANTS]);
+        interleave::<4>(&block[2 * HALF..], r, &mut quants[ib * GROUP * QUANTS..][..GROUP * QUANTS]);
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) static FORMAT: Format = Format {
     pack_row,
     activation: DType::Q8_0,
     row: &activations::q8_0_parts(8),
-    prepare_row: activations::q8_0::<8, 128>,
+    prepare_row: |blocks, row| activations::q8_0::<8>(128, blocks, row),
     kernels: &[
         #[cfg(target_arch = "x86_64")]
         Kernel { level: Level::Avx512Vnni, multiply: x86::avx512::multiply_columns::<8, false> },
@@ -37,7 +37,7 @@ fn pack_row(row: &[u8], r: usize, group: &mut [u8]) {
         scales[(ib * GROUP + r) * HALF..][..HALF].copy_from_slice(&block[..HALF]);
         // 128 added: one side of a dot product of bytes is unsigned. The prepared rows take it off again.
         let unsigned: [u8; QUANTS] = std::array::from_fn(|i| block[HALF + i] ^ 0x80);
-        interleave(&unsigned, r, &mut quants[ib * GROUP * QUANTS..][..GROUP * QUANTS]);
+        interleave::<4>(&unsigned, r, &mut quants[ib * GROUP * QUANTS..][..GROUP * QUANTS]);
     }
 }
 

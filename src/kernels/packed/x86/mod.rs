@@ -7,6 +7,9 @@
 
 pub(super) mod avx2;
 pub(super) mod avx512;
+pub(super) mod dots;
+mod lanes;
+pub(super) mod pairs;
 
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
