@@ -131,6 +131,10 @@ impl Sequence {
     /// Those of [`Sequence::hidden_state_at`].
     pub fn logits_at(&mut self, depth: Depth, lens: Option<&Lens>) -> Result<Vec<f32>, Error> {
         let x = self.normed_state_at(depth)?;
-        self.logits_of_states(&lens.map_or(x.clone(), |lens| lens.apply(&x)))
+        let x = match lens {
+            Some(lens) => lens.apply(&x),
+            None => x,
+        };
+        self.logits_of_states(&x)
     }
 }
