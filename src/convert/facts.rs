@@ -116,7 +116,11 @@ impl<'a> Facts<'a> {
         let size = |default| if json.has("sliding_window") { json.count("sliding_window") } else { Ok(default) };
         let left_out = match self.arch.window {
             Window::None => None,
-            Window::All(default) => size(default)?,
+            Window::All(default) => {
+                // One that no text of the model reaches beyond is none.
+                self.window = size(default)?.filter(|&window| window < self.size(Size::Context));
+                None
+            }
             Window::Upper(default, first) => {
                 let is_used = json.bool("use_sliding_window")?.unwrap_or(false) && self.has_window(first)?;
                 if is_used { size(Some(default))? } else { None }

@@ -236,8 +236,9 @@ pub(super) fn build<'g>(
         slots.reading = probe.map(|probe| g.output(probe.read(g, h)));
         return slots;
     }
-    // After the last attention only rows that give logits go on.
-    let finish = steps.pop_if(|last| last.feed_forward).map(|last| {
+    // After the last attention only rows that give logits go on, unless the other half of the layer takes what it took.
+    let is_split = !model.config().is_parallel;
+    let finish = steps.pop_if(|last| is_split && last.feed_forward).map(|last| {
         steps.extend(last.attention.then(|| last.only(Half::Attention)));
         last.only(Half::FeedForward)
     });

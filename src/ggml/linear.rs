@@ -46,13 +46,20 @@ pub enum Activation {
     Relu,
     /// x / 2 * (1 + erf(x / sqrt(2))) (arXiv 1606.08415).
     Gelu,
+    /// The same, approximated by tanh.
+    GeluTanh,
+    /// gate * sigmoid(1.702 gate) * (up + 1), with the gate up to 7 and up from -7 to 7 (gpt-oss).
+    ClampedSwiglu,
 }
 
 impl Activation {
     /// Whether half of what it takes multiplies the other half.
     pub fn is_gated(self) -> bool {
-        matches!(self, Activation::Swiglu | Activation::Geglu)
+        matches!(self, Activation::Swiglu | Activation::Geglu | Activation::ClampedSwiglu)
     }
+
+    pub(super) const CLAMPED_FACTOR: f32 = 1.702;
+    pub(super) const CLAMPED_LIMIT: f32 = 7.0;
 }
 
 /// Up to this many rows every thread prepares the activations by itself, which is quicker than to wait for another.
@@ -292,6 +299,10 @@ impl Multiply {
                     );
                 }
                 Some(Activation::Geglu) => products.iter_mut().zip(gated).for_each(|(y, up)| *y = gelu_tanh(*y) * *up),
+                Some(Activation::ClampedSwiglu) => {
+                    products.iter_mut().zip(gated).for_each(|(y, up)| *y = clamped_swiglu(*y, *up));
+                }
+                Some(Activation::GeluTanh) => products.iter_mut().for_each(|y| *y = gelu_tanh(*y)),
                 Some(Activation::Relu) => products.iter_mut().for_each(|y| *y = if *y > 0.0 { *y } else { 0.0 }),
                 Some(Activation::Gelu) => {
                     products.iter_mut().for_each(|y| *y = 0.5 * *y * (1.0 + erff(*y * FRAC_1_SQRT_2)));
@@ -324,6 +335,14 @@ fn gelu_tanh(x: f32) -> f32 {
         _ if x >= 10.0 => x,
         _ => TABLE[usize::from(f16::from_f32(x).to_bits())].to_f32(),
     }
+}
+
+/// As ggml adds it up.
+fn clamped_swiglu(gate: f32, up: f32) -> f32 {
+    let limit = Activation::CLAMPED_LIMIT;
+    // Not `min`: NaN stays NaN.
+    let (gate, up) = (if gate > limit { limit } else { gate }, up.clamp(-limit, limit));
+    gate / (1.0 + (Activation::CLAMPED_FACTOR * -gate).exp()) * (up + 1.0)
 }
 
 fn tanh(x: f32) -> f32 {
@@ -399,6 +418,8 @@ mod tests {
                 Fused { norm: Some(Norm::Layer { weight: norm, bias: None, eps: 1e-3 }), ..Fused::default() },
                 Fused { activation: Some(Activation::Relu), ..layer },
                 Fused { activation: Some(Activation::Gelu), ..layer },
+                Fused { activation: Some(Activation::GeluTanh), ..layer },
+                Fused { activation: Some(Activation::ClampedSwiglu), residual: Some(g), ..all },
             ];
             for (key, fused) in forms.into_iter().enumerate() {
                 let run = runner.prepare(key, 40, &[stored[0].store()], |b| {

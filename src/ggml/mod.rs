@@ -10,6 +10,7 @@ mod context;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod experts;
 mod graph;
 mod linear;
 mod node;

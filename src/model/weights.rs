@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Error, Placement};
+use super::{Error, Experts, Placement};
 use crate::dtype::DType;
 use crate::ggml::{self, Content, StoreBuilder, Stored, Tensor, Weight};
 use crate::gguf::{File, TensorInfo};
@@ -90,14 +90,47 @@ impl<'p> Loader<'p> {
 
     /// A vector of f32 that a model may lack.
     pub(crate) fn optional_vector(&mut self, name: &str, n: usize) -> Result<Option<Stored>, Error> {
+        Ok(self.optional_of_shapes(name, &[&[n]])?.map(|(vector, _)| vector))
+    }
+
+    /// Numbers in f32 that a model may lack, and which of the shapes that they may have they have.
+    pub(crate) fn optional_of_shapes(
+        &mut self,
+        name: &str,
+        shapes: &[&[usize]],
+    ) -> Result<Option<(Stored, usize)>, Error> {
         let file = self.file.clone();
         let Some(info) = file.tensor(name) else { return Ok(None) };
-        expect_shape(&file, info, &[n])?;
+        let which = shapes.iter().position(|shape| has_shape(info, shape));
+        let which = which.ok_or_else(|| Error::shape(&file, info, shapes[0]))?;
         let values = to_f32(&file, info)?;
-        let vector = self.builder.add_plain(name, DType::F32, &[n], &values)?;
+        let stored = self.builder.add_plain(name, DType::F32, shapes[which], &values)?;
         self.count_sent(values.len());
         self.weights_bytes += info.bytes;
-        Ok(Some(vector))
+        Ok(Some((stored, which)))
+    }
+
+    /// Whether the file has such a tensor.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.file.tensor(name).is_some()
+    }
+
+    /// A matrix \[n_in, n_out\] of each expert, in one tensor.
+    pub(crate) fn experts(&mut self, name: &str, [n_in, n_out]: [usize; 2], of: Experts) -> Result<Stored, Error> {
+        let file = self.file.clone();
+        let info = file.tensor(name).ok_or_else(|| Error::missing(&file, name))?;
+        let shape = [n_in, n_out, of.n];
+        expect_shape(&file, info, &shape)?;
+        expect_type(&file, info, ggml::can_multiply, "can be multiplied by")?;
+        // A token reads those that it takes.
+        self.weights_bytes += info.bytes / of.n * of.n_used;
+        if self.builder.is_host() {
+            return match self.builder.add_mapped(name, info.dtype, &shape, &file, |f| f.data(info)) {
+                Some(mapped) => Ok(mapped),
+                None => Ok(self.builder.add_plain(name, info.dtype, &shape, file.data(info))?),
+            };
+        }
+        self.send_as(name, &[info], &shape)
     }
 
     /// A matrix whose rows are looked up: it stays in the file's map where it can.
@@ -227,6 +260,10 @@ impl<'p> Loader<'p> {
 
     /// Matrices of one type, one below the other, to a device other than the CPU.
     fn send(&mut self, label: &str, infos: &[&TensorInfo], shape: [usize; 2]) -> Result<Weight, Error> {
+        Ok(Weight::plain(self.send_as(label, infos, &shape)?))
+    }
+
+    fn send_as(&mut self, label: &str, infos: &[&TensorInfo], shape: &[usize]) -> Result<Stored, Error> {
         let (file, names) = (self.file.clone(), infos.iter().map(|info| info.name.clone()).collect::<Vec<_>>());
         let content: Content = Arc::new(move |sink| {
             names.iter().filter_map(|name| file.tensor(name)).for_each(|info| {
@@ -234,9 +271,9 @@ impl<'p> Loader<'p> {
                 file.release(info); // copied
             });
         });
-        let weight = self.builder.add_content(label, infos[0].dtype, &shape, content)?;
+        let stored = self.builder.add_content(label, infos[0].dtype, shape, content)?;
         self.count_sent(infos.iter().map(|info| info.bytes).sum());
-        Ok(Weight::plain(weight))
+        Ok(stored)
     }
 
     fn count_sent(&mut self, bytes: usize) {
@@ -253,10 +290,13 @@ impl Linear {
     }
 }
 
-fn expect_shape(file: &File, info: &TensorInfo, shape: &[usize]) -> Result<(), Error> {
+fn has_shape(info: &TensorInfo, shape: &[usize]) -> bool {
     let found = &info.shape[..];
-    let matches = found.starts_with(shape) && found[shape.len()..].iter().all(|&n| n == 1);
-    if matches { Ok(()) } else { Err(Error::shape(file, info, shape)) }
+    found.starts_with(shape) && found[shape.len()..].iter().all(|&n| n == 1)
+}
+
+fn expect_shape(file: &File, info: &TensorInfo, shape: &[usize]) -> Result<(), Error> {
+    if has_shape(info, shape) { Ok(()) } else { Err(Error::shape(file, info, shape)) }
 }
 
 fn expect_matrix(file: &File, info: &TensorInfo, shape: [usize; 2]) -> Result<(), Error> {

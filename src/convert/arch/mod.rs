@@ -171,11 +171,10 @@ pub(super) struct Ropes {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Window {
     None,
-    /// All, with a window of this size, or none, where the configuration does not speak of it. GGUF has no key: it is left out,
-    /// and said.
+    /// All, with a window of this size, or none, where the configuration does not speak of it.
     All(Option<usize>),
     /// From `max_window_layers` on, if `use_sliding_window` says so; this size and this layer where the configuration does not
-    /// speak of them. It is left out as well.
+    /// speak of them. GGUF has no key for it: it is left out, and said.
     Upper(usize, usize),
     /// All but the last of so many; this size where the configuration does not speak of it.
     Pattern(usize, usize),

@@ -131,11 +131,12 @@ const LLAMA: Arch = Arch {
     vocabulary: vocab::LLAMA,
 };
 
-/// A Llama, but for a window that the first of them had.
+/// A Llama, but for a window that the first of them had. llama.cpp leaves it out: the key is one of ours, under a usual name.
 const MISTRAL: Arch = Arch {
     names: &["MistralForCausalLM"],
     sizes: &[SIZES, &[Field::or(Context, "max_position_embeddings", Is(131_072)), kv_heads(Is(8)), HEAD_SHARE], WIDTHS],
     window: Window::All(Some(4096)),
+    keys: &[FIRST_KEYS, RMS_KEYS, HEAD_KEYS, LLAMA_KEYS, &[Key::Window]],
     ..LLAMA
 };
 
@@ -298,7 +299,7 @@ const GEMMA2: Arch = Arch {
 const SMOLLM3: Arch = Arch {
     names: &["SmolLM3ForCausalLM"],
     gguf: "smollm3",
-    runs: false,
+    runs: true,
     sizes: &[SIZES, &[Field::or(Context, "max_position_embeddings", Is(32_768)), kv_heads(Is(4)), HEAD_SHARE], WIDTHS],
     flags: &[
         (Flag::Tied, "tie_word_embeddings", true),
@@ -322,7 +323,7 @@ const SMOLLM3: Arch = Arch {
 const GRANITE: Arch = Arch {
     names: &["GraniteForCausalLM"],
     gguf: "granite",
-    runs: false,
+    runs: true,
     sizes: &[
         SIZES,
         &[
@@ -362,7 +363,7 @@ const GRANITE: Arch = Arch {
 const OLMO2: Arch = Arch {
     names: &["Olmo2ForCausalLM"],
     gguf: "olmo2",
-    runs: false,
+    runs: true,
     sizes: &[
         SIZES,
         &[Field::or(Context, "max_position_embeddings", Is(2048)), kv_heads(Same(Heads)), HEAD_SHARE],
@@ -389,7 +390,7 @@ const OLMO2: Arch = Arch {
 const STARCODER2: Arch = Arch {
     names: &["Starcoder2ForCausalLM"],
     gguf: "starcoder2",
-    runs: false,
+    runs: true,
     sizes: &[SIZES, &[Field::or(Context, "max_position_embeddings", Is(4096)), kv_heads(Is(2)), HEAD_SHARE], WIDTHS],
     flags: &[(Flag::Tied, "tie_word_embeddings", true)],
     checks: &[CHECKS[0], CHECKS[1], Check::Word("hidden_act", &["gelu_pytorch_tanh"])],
@@ -404,7 +405,12 @@ const STARCODER2: Arch = Arch {
             Row::matrix("model.layers.{}.mlp.c_proj", "blk.{}.ffn_down", Embd, FeedForward).bias(Bias::Yes),
         ],
     ],
-    keys: &[FIRST_KEYS, &[Key::Number("attention.layer_norm_epsilon", "norm_epsilon", 1e-5)], OPEN_HEAD_KEYS],
+    keys: &[
+        FIRST_KEYS,
+        &[Key::Number("attention.layer_norm_epsilon", "norm_epsilon", 1e-5)],
+        OPEN_HEAD_KEYS,
+        &[Key::Window],
+    ],
     ..QWEN2
 };
 

@@ -1,0 +1,100 @@
+//! The architectures that run. Facts are those of transformers' `modeling_*.py`; names are GGUF's.
+
+use super::{Arch, Halves, LogitScale, NormKind, Norms, Positions, Rotates, Softcaps, Windows};
+use crate::ggml::{Activation, Pairs};
+
+/// All that run, the most common first.
+pub const ARCHITECTURES: [Arch; 10] = [LLAMA, QWEN2, QWEN3, GEMMA2, GEMMA3, SMOLLM3, GRANITE, OLMO2, STARCODER2, OPT];
+
+/// Mistral's files have a window in every layer, where they say its size.
+const LLAMA: Arch = Arch {
+    name: "llama",
+    models: "Llama 1 to 3, Mistral, SmolLM 2",
+    norm: NormKind::Rms,
+    norms: Norms::Pre,
+    halves: Halves::InTurn,
+    positions: Positions::Rotary(Pairs::Adjacent),
+    rotates: Rotates::All,
+    activation: Activation::Swiglu,
+    varies: false,
+    scales_embeddings: false,
+    logit_scale: LogitScale::Multiplies,
+    windows: Some(Windows { period: None, freq_base: None }),
+    softcaps: None,
+    n_layer_scaled_by_width: None,
+    has_experts: false,
+};
+
+/// arXiv 2407.10671: Llama but for the pairs that are rotated together; queries, keys and values have biases.
+const QWEN2: Arch = Arch {
+    name: "qwen2",
+    models: "Qwen 2 and 2.5",
+    positions: Positions::Rotary(Pairs::Halves),
+    windows: None,
+    has_experts: false,
+    ..LLAMA
+};
+
+/// arXiv 2505.09388: queries and keys are normed by head, without biases.
+const QWEN3: Arch = Arch { name: "qwen3", models: "Qwen 3", ..QWEN2 };
+
+/// arXiv 2408.00118: every other layer has a window.
+const GEMMA2: Arch = Arch {
+    name: "gemma2",
+    models: "Gemma 2",
+    norms: Norms::Sandwich,
+    activation: Activation::Geglu,
+    scales_embeddings: true,
+    windows: Some(Windows { period: Some(2), freq_base: Some(10_000.0) }),
+    softcaps: Some(Softcaps { attention: 50.0, output: 30.0 }),
+    n_layer_scaled_by_width: Some(46),
+    ..QWEN2
+};
+
+/// arXiv 2503.19786, the text model: five layers with a window to one without; norms of heads instead of bounds on scores.
+const GEMMA3: Arch = Arch {
+    name: "gemma3",
+    models: "Gemma 3 (text)",
+    windows: Some(Windows { period: Some(6), freq_base: Some(10_000.0) }),
+    softcaps: None,
+    n_layer_scaled_by_width: Some(62),
+    ..GEMMA2
+};
+
+/// A Llama, but for the fourth layers, which do not rotate.
+const SMOLLM3: Arch =
+    Arch { name: "smollm3", models: "SmolLM 3", rotates: Rotates::AllButLastOf(4), windows: None, ..LLAMA };
+
+/// A Llama with four factors: for embeddings, scores, halves of layers and logits.
+const GRANITE: Arch = Arch {
+    name: "granite",
+    models: "Granite 3",
+    logit_scale: LogitScale::Divides,
+    windows: None,
+    has_experts: false,
+    ..LLAMA
+};
+
+/// arXiv 2501.00656: norms behind each half of a layer, before the sum, and of all queries and keys together.
+const OLMO2: Arch = Arch { name: "olmo2", models: "OLMo 2", norms: Norms::Inner, ..QWEN2 };
+
+/// arXiv 2402.19173: norms with means and biases, no gate, a window in every layer where a file gives its size.
+const STARCODER2: Arch = Arch {
+    name: "starcoder2",
+    models: "StarCoder 2",
+    norm: NormKind::Layer,
+    activation: Activation::GeluTanh,
+    windows: Some(Windows { period: None, freq_base: None }),
+    ..QWEN2
+};
+
+/// arXiv 2205.01068, and Galactica. opt-350m has its norms behind each half, and narrower embeddings: its file says so.
+const OPT: Arch = Arch {
+    name: "opt",
+    models: "OPT in every size, Galactica",
+    norm: NormKind::Layer,
+    positions: Positions::Learned,
+    activation: Activation::Relu,
+    varies: true,
+    ..QWEN2
+};
