@@ -31,8 +31,8 @@ pub(crate) struct Loader<'p> {
     /// Hears how many bytes went to devices other than the CPU so far.
     progress: &'p mut dyn FnMut(usize),
     n_sent: usize,
-    /// Vectors that layers share, by device and name.
-    shared: HashMap<(usize, String), Stored>,
+    /// Vectors, by device and name, with which of their shapes they have: layers share some, and so do the halves of a layer.
+    shared: HashMap<(usize, String), (Stored, usize)>,
     builder: StoreBuilder,
     weights_bytes: usize,
 }
@@ -44,8 +44,8 @@ pub(crate) fn head_tensor(file: &File) -> Option<&TensorInfo> {
 
 impl<'p> Loader<'p> {
     pub(crate) fn new(file: Arc<File>, placement: &'p Placement, progress: &'p mut dyn FnMut(usize)) -> Loader<'p> {
-        // Each device may have its copy of a vector that layers share.
-        let builder = StoreBuilder::new(file.tensors().len() + 1 + placement.devices().len());
+        // Each device may have its copy of the vectors that layers share, of which there are two at most.
+        let builder = StoreBuilder::new(file.tensors().len() + 1 + 2 * placement.devices().len());
         let shared = HashMap::new();
         Loader { file, placement, device: 0, progress, n_sent: 0, shared, builder, weights_bytes: 0 }
     }
@@ -67,19 +67,15 @@ impl<'p> Loader<'p> {
 
     /// What divides the rotary frequencies: several layers read it and a model may lack it; once on each device.
     pub(crate) fn shared_divisors(&mut self, name: &str, n: usize) -> Result<Option<Stored>, Error> {
-        let key = (self.device, name.to_owned());
-        if let Some(loaded) = self.shared.get(&key) {
-            return Ok(Some(loaded.clone()));
-        }
+        let is_known = self.shared.contains_key(&(self.device, name.to_owned()));
         let loaded = self.optional_vector(name, n)?;
-        if let Some(info) = self.file.tensor(name) {
+        if let Some(info) = self.file.tensor(name).filter(|_| !is_known) {
             let values = to_f32(&self.file, info)?;
             // Angles of nearly endless size have no cosine.
             if let Some(x) = values.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).find(|&x| x < 1e-3) {
                 return Err(Error::unsupported(&self.file, name, "divisors above 0.001".to_owned(), x.to_string()));
             }
         }
-        self.shared.extend(loaded.clone().map(|loaded| (key, loaded)));
         Ok(loaded)
     }
 
@@ -99,6 +95,10 @@ impl<'p> Loader<'p> {
         name: &str,
         shapes: &[&[usize]],
     ) -> Result<Option<(Stored, usize)>, Error> {
+        let key = (self.device, name.to_owned());
+        if let Some(known) = self.shared.get(&key) {
+            return Ok(Some(known.clone()));
+        }
         let file = self.file.clone();
         let Some(info) = file.tensor(name) else { return Ok(None) };
         let which = shapes.iter().position(|shape| has_shape(info, shape));
@@ -107,6 +107,7 @@ impl<'p> Loader<'p> {
         let stored = self.builder.add_plain(name, DType::F32, shapes[which], &values)?;
         self.count_sent(values.len());
         self.weights_bytes += info.bytes;
+        self.shared.insert(key, (stored.clone(), which));
         Ok(Some((stored, which)))
     }
 

@@ -3,6 +3,7 @@
 //! queries and keys, experts, or a head of its own is read off its tensors.
 
 mod table;
+mod words;
 
 pub use table::ARCHITECTURES;
 
