@@ -39,6 +39,7 @@ impl<'a> Facts<'a> {
         let rope = arch.rope.as_ref().map(|ropes| Rope::read(arch.gguf, ropes, &json, context, notices)).transpose()?;
         let mut facts = Facts { arch, json, sizes, flags, rope, window: None };
         arch.checks.iter().try_for_each(|check| facts.check(check))?;
+        facts.check_rotation()?;
         facts.read_window(notices)?;
         Ok(facts)
     }
@@ -105,6 +106,35 @@ impl<'a> Facts<'a> {
                 }
             }
         }
+    }
+
+    /// Rotation takes two elements together.
+    fn check_rotation(&self) -> Result<(), Error> {
+        let Some(rope) = self.rope.as_ref().filter(|_| self.arch.rope.as_ref().is_some_and(|r| r.part.is_some()))
+        else {
+            return Ok(());
+        };
+        match rope.n_dims(self.size(Size::HeadDim)) {
+            n if n == 0 || !n.is_multiple_of(2) => {
+                Err(self.json.error("partial_rotary_factor", "an even count of elements of a head", n))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses more tensors of one kind, such as those of experts, than the checkpoint has: they are listed one by one.
+    pub(super) fn check_members(&self, n_tensors: usize) -> Result<(), Error> {
+        let rows = self.arch.layer.iter().flat_map(|rows| rows.iter());
+        let present = rows.filter(|row| row.when.iter().all(|&when| self.holds(when)));
+        for size in present.filter_map(|row| row.each) {
+            let n = self.size(size);
+            if n.saturating_mul(self.size(Size::Layers)) > n_tensors {
+                let key = self.arch.sizes.iter().flat_map(|fields| fields.iter()).find(|field| field.size == size);
+                let expected = format_args!("no more than the {n_tensors} tensors of the checkpoint make");
+                return Err(self.json.error(key.map_or("", |field| field.key), expected, n));
+            }
+        }
+        Ok(())
     }
 
     fn check_every(&self, list: &str, interval: &str, period: usize) -> Result<(), Error> {

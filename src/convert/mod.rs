@@ -146,6 +146,7 @@ fn plan(arch: &'static Arch, folder: &Path, json: Object, options: &Options) -> 
     let facts = Facts::read(arch, text, &mut notices)?;
     let tensors = checkpoint::open(folder)?;
     check_layers(&json, facts.size(Size::Layers), &tensors)?;
+    facts.check_members(tensors.len())?;
     let dtype = options.outtype.resolved(&tensors);
     // The checkpoint's own come first to be checked, and last in the file: the others take the sizes that these prove.
     let own = place(folder, &tensors, facts.targets(), dtype, |name| facts.name_of(name))?;

@@ -318,20 +318,28 @@ pub(super) fn place<'n>(
     Ok(outputs)
 }
 
-/// Tensors that become one, as they come.
+/// Tensors that become one, as they come, by layer.
 struct Together {
-    /// By layer: how many are still to come, and what came by name of the output.
-    layers: IndexMap<usize, (usize, IndexMap<String, Vec<Option<Source>>>)>,
+    layers: IndexMap<usize, Waiting>,
+}
+
+/// Those of a layer.
+#[derive(Default)]
+struct Waiting {
+    /// How many are still to come.
+    n_missing: usize,
+    /// What came, by name of the output.
+    outputs: IndexMap<String, Vec<Option<Source>>>,
 }
 
 impl Together {
     fn of(targets: &Targets) -> Together {
-        let mut layers = IndexMap::<usize, (usize, IndexMap<String, Vec<Option<Source>>>)>::new();
+        let mut layers = IndexMap::<usize, Waiting>::new();
         for target in targets.values().flatten() {
             if let (Some(member), Some(to)) = (target.member, &target.to) {
-                let (n_missing, outputs) = layers.entry(member.layer).or_default();
-                *n_missing += 1;
-                outputs.entry(to.clone()).or_default().push(None);
+                let waiting = layers.entry(member.layer).or_default();
+                waiting.n_missing += 1;
+                waiting.outputs.entry(to.clone()).or_default().push(None);
             }
         }
         Together { layers }
@@ -339,7 +347,7 @@ impl Together {
 
     /// All outputs of the layer, once the last of their parts is there.
     fn add(&mut self, member: Member, from: &str, source: &Source, target: Target, wanted: DType) -> Vec<Output> {
-        let (n_missing, outputs) = self.layers.get_mut(&member.layer).expect("all members were counted");
+        let Waiting { n_missing, outputs } = self.layers.get_mut(&member.layer).expect("all members were counted");
         let to = target.to.clone().expect("members have a place to go to");
         outputs.get_mut(&to).expect("all outputs were counted")[member.index] = Some(source.clone());
         *n_missing -= 1;
