@@ -33,8 +33,10 @@ pub(crate) fn bind(ggml: &Path, out: &Path) {
         .allowlist_function("ggml_(init|free|used_mem|get_mem_buffer|version|log_set)")
         .allowlist_function("ggml_(new_tensor|set_name|get_name|set_input|set_output|nbytes|tensor_overhead)")
         .allowlist_function(
-            "ggml_(add|mul|mul_mat|norm|rms_norm|swiglu|swiglu_split|geglu|geglu_split|relu|gelu_erf|scale|tanh)",
+            "ggml_(add|mul|mul_mat|norm|rms_norm|swiglu|swiglu_split|geglu|geglu_split|relu|gelu|gelu_erf|scale|tanh)",
         )
+        .allowlist_function("ggml_(swiglu_oai|mul_mat_id|add_id|argsort|reshape_3d)")
+        .allowlist_function("ggml_(soft_max_add_sinks|flash_attn_ext_add_sinks)")
         .allowlist_function("ggml_(rope_ext|get_rows|set_rows|cpy)")
         .allowlist_function(
             "ggml_(soft_max_ext|flash_attn_ext|view_3d|reshape_2d|permute|transpose|cont|cast|concat|prec_set_acc)",

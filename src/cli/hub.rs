@@ -26,6 +26,9 @@ pub struct PullArgs {
 /// `list`.
 #[derive(Args, Debug)]
 pub struct ListArgs {
+    /// List the architectures that run instead: name in GGUF, models, checkpoints that are converted, parts
+    #[arg(long)]
+    pub supported: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

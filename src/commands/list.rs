@@ -9,15 +9,21 @@ use std::time::SystemTime;
 use chrono::{DateTime, Local, SecondsFormat, Utc};
 use indicatif::HumanBytes;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::shared::columns::{Align, columns};
 use super::shared::open::models_in;
 use super::shared::{note, print_line, screen};
 use crate::cli::ListArgs;
+use crate::convert::checkpoints_of;
 use crate::gguf::{File, Metadata, TensorInfo};
 use crate::hub::{CachedModel, Hub};
+use crate::model::{ARCHITECTURES, Arch};
 
 pub(super) fn run(args: &ListArgs) -> anyhow::Result<ExitCode> {
+    if args.supported {
+        return print_supported(args.json);
+    }
     let hub = Hub::from_env()?;
     let cached = hub.cache.models().into_iter().map(Row::cached);
     let rows: Vec<Row> = models_in(Path::new("models")).into_iter().map(Row::beside).chain(cached).collect();
@@ -33,6 +39,28 @@ pub(super) fn run(args: &ListArgs) -> anyhow::Result<ExitCode> {
     } else {
         screen::stdout().write_all(table(&rows).as_bytes())?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The architectures that run, from the table that loading reads.
+fn print_supported(json: bool) -> anyhow::Result<ExitCode> {
+    if json {
+        let of = |arch: &Arch| {
+            let (checkpoints, features) = (checkpoints_of(arch.name), arch.features());
+            json!({"name": arch.name, "models": arch.models, "checkpoints": checkpoints, "features": features})
+        };
+        print_line(&Value::Array(ARCHITECTURES.iter().map(of).collect()).to_string())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let cells = |arch: &Arch| {
+        let (checkpoints, features) = (checkpoints_of(arch.name).join(", "), arch.features().join("; "));
+        [arch.name.to_owned(), arch.models.to_owned(), checkpoints, features]
+    };
+    let head = ["architecture", "models", "converted from", "parts"].map(str::to_owned);
+    let rows: Vec<[String; 4]> = [head].into_iter().chain(ARCHITECTURES.iter().map(cells)).collect();
+    let mut text = String::new();
+    columns(&mut text, "", &rows, [Align::Left; 4]);
+    screen::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

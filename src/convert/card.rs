@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 
 use super::Error;
 use super::json::{Document, Object};
-use super::naming::{Name, count_label, title};
+use super::naming::{Name, Parameters, title};
 use super::read::{self, Kind};
 use crate::gguf::Metadata;
 
@@ -19,7 +19,7 @@ pub(super) fn write(
     folder: &Path,
     name: Option<&str>,
     config: Object,
-    parameters: u64,
+    counts: &Parameters,
     meta: &mut Metadata,
     notices: &mut Vec<String>,
 ) -> Result<(), Error> {
@@ -33,6 +33,7 @@ pub(super) fn write(
     let mut card = card.unwrap_or_default();
     card.truncate(MAX_HEAD_BYTES);
     let card = Card::parse(&String::from_utf8_lossy(&card));
+    let parameters = counts.all;
     let named = names(folder, config, parameters);
     let first = |part: fn(&Name) -> Option<String>| named.iter().find_map(part);
     let text = |keys: &[&str]| keys.iter().find_map(|key| card.text(key)).map(str::to_owned);
@@ -53,7 +54,7 @@ pub(super) fn write(
     put("basename", text(&["basename", "model_basename", "model_type"]).or_else(|| first(|n| n.basename.clone())));
     put("description", text(&["description", "model_description"]));
     let size = text(&["size_label", "model_size_label"]).or_else(|| first(|n| n.size_label.clone()));
-    put("size_label", size.or_else(|| (parameters > 0).then(|| count_label(parameters))));
+    put("size_label", size.or_else(|| (parameters > 0).then(|| counts.label())));
     put("license", card.list(&["license"]).map(|all| all.join(",")));
     put("license.name", text(&["license_name"]));
     put("license.link", text(&["license_link"]));

@@ -7,11 +7,12 @@ use serde_json::Value;
 
 use super::Error;
 use super::arch::{
-    Arch, Bias, Check, Field, Flag, Key, Order, Otherwise, Row, RowKind, Shape, Size, When, Window, alternatives,
+    Arch, Bias, Check, Field, Flag, HeadKind, Key, Order, Otherwise, Row, RowKind, Shape, Size, When, Window,
+    alternatives,
 };
 use super::json::{Object, shown};
 use super::rope::Rope;
-use super::target::{Output, Rows, Target, Targets};
+use super::target::{Output, Pick, Picked, Rows, Stride, Target, Targets};
 use crate::gguf::Metadata;
 
 /// What a configuration says.
@@ -38,6 +39,7 @@ impl<'a> Facts<'a> {
         let rope = arch.rope.as_ref().map(|ropes| Rope::read(arch.gguf, ropes, &json, context, notices)).transpose()?;
         let mut facts = Facts { arch, json, sizes, flags, rope, window: None };
         arch.checks.iter().try_for_each(|check| facts.check(check))?;
+        facts.check_rotation()?;
         facts.read_window(notices)?;
         Ok(facts)
     }
@@ -60,7 +62,19 @@ impl<'a> Facts<'a> {
                 }
                 _ => Ok(()),
             },
+            Check::Set(key, default) => match json.bool(key)?.unwrap_or(default) {
+                true => Ok(()),
+                false => {
+                    let found = if json.has(key) { "false" } else { "no such key" };
+                    Err(json.error(key, format_args!("true, as GGUF's `{}` has it", self.arch.gguf), found))
+                }
+            },
+            Check::Number(key, number) => match json.f64(key)? {
+                Some(found) if found != number => Err(json.error(key, number, found)),
+                _ => Ok(()),
+            },
             Check::Unset(key) => match json.get(key) {
+                Some(Value::Array(list)) if list.is_empty() => Ok(()),
                 Some(value) if *value != false && value.as_f64() != Some(0.0) => {
                     Err(json.error(key, format_args!("none, as GGUF's `{}` has it", self.arch.gguf), shown(value)))
                 }
@@ -80,6 +94,10 @@ impl<'a> Facts<'a> {
                 n if n == 0 || !n.is_multiple_of(2) => Err(json.error(key, "an even count", n)),
                 _ => Ok(()),
             },
+            Check::AtMost(key, size, most) => match (self.size(size), self.size(most)) {
+                (n, most) if n > most => Err(json.error(key, format_args!("at most {most}"), n)),
+                _ => Ok(()),
+            },
             Check::Divides(key, divisor, size, what) => {
                 let (n, divisor) = (self.size(size), self.size(divisor));
                 match n.is_multiple_of(divisor) {
@@ -88,6 +106,35 @@ impl<'a> Facts<'a> {
                 }
             }
         }
+    }
+
+    /// Rotation takes two elements together.
+    fn check_rotation(&self) -> Result<(), Error> {
+        let Some(rope) = self.rope.as_ref().filter(|_| self.arch.rope.as_ref().is_some_and(|r| r.part.is_some()))
+        else {
+            return Ok(());
+        };
+        match rope.n_dims(self.size(Size::HeadDim)) {
+            n if n == 0 || !n.is_multiple_of(2) => {
+                Err(self.json.error("partial_rotary_factor", "an even count of elements of a head", n))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses more tensors of one kind, such as those of experts, than the checkpoint has: they are listed one by one.
+    pub(super) fn check_members(&self, n_tensors: usize) -> Result<(), Error> {
+        let rows = self.arch.layer.iter().flat_map(|rows| rows.iter());
+        let present = rows.filter(|row| row.when.iter().all(|&when| self.holds(when)));
+        for size in present.filter_map(|row| row.each) {
+            let n = self.size(size);
+            if n.saturating_mul(self.size(Size::Layers)) > n_tensors {
+                let key = self.arch.sizes.iter().flat_map(|fields| fields.iter()).find(|field| field.size == size);
+                let expected = format_args!("no more than the {n_tensors} tensors of the checkpoint make");
+                return Err(self.json.error(key.map_or("", |field| field.key), expected, n));
+            }
+        }
+        Ok(())
     }
 
     fn check_every(&self, list: &str, interval: &str, period: usize) -> Result<(), Error> {
@@ -116,7 +163,11 @@ impl<'a> Facts<'a> {
         let size = |default| if json.has("sliding_window") { json.count("sliding_window") } else { Ok(default) };
         let left_out = match self.arch.window {
             Window::None => None,
-            Window::All(default) => size(default)?,
+            Window::All(default) => {
+                // One that no text of the model reaches beyond is none.
+                self.window = size(default)?.filter(|&window| window < self.size(Size::Context));
+                None
+            }
             Window::Upper(default, first) => {
                 let is_used = json.bool("use_sliding_window")?.unwrap_or(false) && self.has_window(first)?;
                 if is_used { size(Some(default))? } else { None }
@@ -186,28 +237,39 @@ impl<'a> Facts<'a> {
             return;
         }
         let name = |name: &str, part: &str| format!("{}.{part}", name.replace("{}", &il.to_string()));
+        let from = |part: &str, e: usize| match row.whole {
+            Some(_) => row.from.replace("{}", &il.to_string()),
+            None => name(&row.from.replace("{e}", &e.to_string()), part),
+        };
         let shape = match row.shape {
             Shape::Vector(n) => vec![self.size(n)],
             Shape::Matrix(rows, columns) => vec![self.size(rows), self.size(columns)],
+            Shape::Matrices(n, rows, columns) => vec![self.size(n), self.size(rows), self.size(columns)],
         };
         let is_filled = matches!(row.kind, RowKind::OnesUnless(flag) if !self.has(flag));
         let target = |part: &str, shape: &[usize], neutral: f32| {
             let target = match row.kind {
                 RowKind::Head if self.has(Flag::Tied) => return Target::dropped(shape),
-                RowKind::Head => Target::head(shape),
+                RowKind::Head => Target::head(name(row.to, part), shape),
                 _ if is_filled => Target::filled(name(row.to, part), shape, neutral),
                 _ => Target::new(name(row.to, part), shape),
             };
-            target.rows(self.rows(row.order)).plus(row.offset)
+            target.rows(self.rows(row.order, shape)).plus(row.offset)
         };
-        targets.insert(name(row.from, "weight"), target("weight", &shape, 1.0));
+        for e in 0..row.each.map_or(1, |n| self.size(n)) {
+            let target = target(row.whole.unwrap_or("weight"), &shape, 1.0);
+            let target = if row.each.is_some() { target.member(il, e) } else { target };
+            targets.entry(from("weight", e)).or_default().push(target);
+        }
         let has_bias = match row.bias {
             Bias::No => false,
             Bias::Yes => true,
             Bias::If(flag) => self.has(flag),
         };
         if has_bias {
-            targets.insert(name(row.from, "bias"), target("bias", &shape[..1], 0.0));
+            // One number for each output.
+            let n_out = if row.order == Order::Transposed { shape.len() - 1 } else { 0 };
+            targets.entry(from("bias", 0)).or_default().push(target("bias", &shape[n_out..=n_out], 0.0));
         }
     }
 
@@ -219,8 +281,30 @@ impl<'a> Facts<'a> {
         }
     }
 
-    fn rows(&self, order: Order) -> Rows {
+    fn rows(&self, order: Order, shape: &[usize]) -> Rows {
+        let picked = |picks: &[Pick], group, interleaved| {
+            let mut all = [Pick::default(); 3];
+            all.iter_mut().zip(picks).for_each(|(place, pick)| *place = *pick);
+            Rows::Picked(Picked { picks: all, group, interleaved })
+        };
+        let head = self.size(Size::HeadDim);
+        let n_queries = self.size(Size::Heads).checked_div(self.size(Size::KvHeads)).unwrap_or(0) * head;
+        let queries = Pick { start: 0, len: n_queries };
+        let [keys, values] = [0, head].map(|behind| Pick { start: n_queries + behind, len: head });
+        let group = n_queries + 2 * head;
+        // Rows of one matrix, or elements of a vector.
+        let n_rows = shape.iter().rev().nth(1).or(shape.first()).copied().unwrap_or(0);
         match order {
+            Order::Ungrouped => picked(&[queries, keys, values], group, None),
+            Order::Of(HeadKind::Q) => picked(&[queries], group, Some(head)),
+            Order::Of(HeadKind::K) => picked(&[keys], group, Some(head)),
+            Order::Of(HeadKind::V) => picked(&[values], group, None),
+            Order::Half(i) => picked(&[Pick { start: i * n_rows / 2, len: n_rows / 2 }], n_rows, None),
+            // A bias stays as it is.
+            Order::Transposed if shape.len() == 1 => Rows::All,
+            Order::Transposed => Rows::Columns(Stride { first: 0, step: 1 }),
+            Order::AlternateColumns(first) => Rows::Columns(Stride { first, step: 2 }),
+            Order::AlternateElements(first) => Rows::Elements(Stride { first, step: 2 }),
             Order::Same => Rows::All,
             Order::Skip(n) => Rows::Skip(n),
             Order::Interleaved => Rows::Interleaved { head_dim: self.size(Size::HeadDim) },
@@ -230,7 +314,9 @@ impl<'a> Facts<'a> {
     /// The name of a tensor in [`Facts::targets`]; `None` for one to pass over: the angles that old checkpoints keep, and what
     /// is no part of the text model.
     pub(super) fn name_of<'n>(&self, name: &'n str) -> Option<Cow<'n, str>> {
-        if self.rope.is_some() && name.ends_with(".rotary_emb.inv_freq") {
+        let ends_so = |end: &&str| name.ends_with(*end);
+        if (self.rope.is_some() && name.ends_with(".rotary_emb.inv_freq")) || self.arch.passed_over.iter().any(ends_so)
+        {
             return None;
         }
         if let Some(part) = &self.arch.part {
@@ -244,8 +330,20 @@ impl<'a> Facts<'a> {
 
     /// What the file has besides the checkpoint's tensors; it comes first.
     pub(super) fn extra(&self) -> Result<Vec<Output>, Error> {
-        let factors = self.rope.as_ref().map_or(Ok(None), |rope| rope.llama3_factors(self.size(Size::HeadDim)))?;
-        Ok(factors.map(|factors| Output::made("rope_freqs.weight", factors)).into_iter().collect())
+        let Some(rope) = &self.rope else { return Ok(Vec::new()) };
+        let mut made = Vec::new();
+        let factors = rope.llama3_factors(self.size(Size::HeadDim))?;
+        made.extend(factors.map(|factors| Output::made("rope_freqs.weight", factors)));
+        if let Some([long, short]) = rope.long_and_short_factors(rope.n_dims(self.size(Size::HeadDim)))? {
+            made.push(Output::made("rope_factors_long.weight", long));
+            made.push(Output::made("rope_factors_short.weight", short));
+        }
+        Ok(made)
+    }
+
+    /// What llama.cpp's converter writes before all others.
+    pub(super) fn write_first(&self, meta: &mut Metadata) -> Result<(), Error> {
+        self.rope.iter().try_for_each(|rope| rope.write_long_factor(meta))
     }
 
     pub(super) fn write(&self, file_type: u32, meta: &mut Metadata) -> Result<(), Error> {
@@ -258,6 +356,14 @@ impl<'a> Facts<'a> {
                 }
                 Key::SizeIf(..) => {}
                 Key::Number(key, from, default) => drop(meta.insert(named(key), self.number(from, default)?)),
+                Key::Text(key, text) => drop(meta.insert(named(key), text)),
+                Key::CountOrNone(key, from) => drop(meta.insert(named(key), self.json.u32(from)?.unwrap_or(0))),
+                Key::AddsBos(adds) => drop(meta.insert("tokenizer.ggml.add_bos_token", adds)),
+                Key::RotaryDims => self.rope.iter().for_each(|rope| {
+                    meta.insert(named("rope.dimension_count"), rope.n_dims(self.size(Size::HeadDim)) as u32);
+                }),
+                Key::RopeBase => self.rope.iter().for_each(|rope| rope.write_base(meta)),
+                Key::OriginalContext => self.rope.iter().for_each(|rope| rope.write_original_context(meta)),
                 Key::Always(key, number) => drop(meta.insert(named(key), number)),
                 Key::Word(key, from, default) => drop(meta.insert(named(key), self.json.str(from)?.unwrap_or(default))),
                 Key::Flag(key, flag) => drop(meta.insert(named(key), self.has(flag))),
@@ -286,6 +392,12 @@ impl<'a> Facts<'a> {
 const WINDOWED: &str = "sliding_attention";
 
 fn size(field: &Field, json: &Object, sizes: &[usize; Size::COUNT]) -> Result<usize, Error> {
+    if let Some((yes, no)) = field.single {
+        // The first of them is on where the configuration does not speak of it.
+        if json.bool(yes)?.unwrap_or(true) && !json.bool(no)?.unwrap_or(false) {
+            return Ok(1);
+        }
+    }
     let found = if field.key.is_empty() { None } else { json.count(field.key)? };
     let otherwise = if json.has(field.key) { field.null } else { field.absent };
     let of = |size: Size| sizes[size as usize];
@@ -297,5 +409,7 @@ fn size(field: &Field, json: &Object, sizes: &[usize; Size::COUNT]) -> Result<us
         (None, Otherwise::Product(a, b)) => Ok(of(a) * of(b)),
         (None, Otherwise::Quotient(a, b)) => Ok(of(a) / of(b)),
         (None, Otherwise::Sum(size, n)) => Ok(of(size) + n),
+        (None, Otherwise::Times(size, n)) => Ok(of(size) * n),
+        (None, Otherwise::Both(a, b)) => Ok(of(a) + of(b)),
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::element::Element;
 use super::shard::{Shard, Source, size};
 use super::target::{Data, Output, Rows, dtype_of, file_type};
-use super::{Error, Options, OutType, Plan, QUANTIZATION_VERSION, general, naming, parameters, read};
+use super::{Error, Options, OutType, Plan, QUANTIZATION_VERSION, general, parameters, read};
 use crate::dtype::DType;
 use crate::gguf::Metadata;
 use crate::tokenizer::Tokenizer;
@@ -51,7 +51,7 @@ pub(super) fn plan(path: &Path, options: &Options) -> Result<Plan, Error> {
     let mut meta = general("llama");
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     meta.insert("general.name", options.name.clone().unwrap_or(stem));
-    meta.insert("general.size_label", naming::count_label(parameters(&outputs)));
+    meta.insert("general.size_label", parameters(&outputs).label());
     header.write(dtype, &mut meta);
     let Some(vocabulary) = &options.tokenizer else {
         let error = Error::invalid(path, "tokenizer", "the vocabulary of a llama2.c checkpoint", "none");
@@ -220,14 +220,14 @@ impl Layout<'_> {
 
     fn norm(&mut self, name: String) -> Result<(), Error> {
         let source = self.take(vec![self.header.n_embd], Element::F32)?;
-        self.push(name, source.shape.clone(), Data::Stored { source, rows: Rows::All, offset: 0.0 });
+        self.push(name, source.shape.clone(), Data::Stored { sources: vec![source], rows: Rows::All, offset: 0.0 });
         Ok(())
     }
 
     fn matrix(&mut self, name: &str, rows: usize, row: usize) -> Result<(), Error> {
         let shape = vec![rows, row];
         let data = if self.header.version < 2 {
-            Data::Stored { source: self.take(shape.clone(), Element::F32)?, rows: Rows::All, offset: 0.0 }
+            Data::Stored { sources: vec![self.take(shape.clone(), Element::F32)?], rows: Rows::All, offset: 0.0 }
         } else {
             let group = self.header.group;
             if !(rows * row).is_multiple_of(group) {

@@ -35,6 +35,7 @@ use arch::{Arch, Size};
 use checkpoint::Tensors;
 use facts::Facts;
 use json::{Document, Object, shown};
+use naming::Parameters;
 use read::Kind;
 use target::{Output, file_type, place};
 use vocab::Vocab;
@@ -42,6 +43,12 @@ use vocab::Vocab;
 use crate::dtype::DType;
 use crate::files;
 use crate::gguf::{Metadata, TensorInfo, Writer};
+
+/// The names in `architectures` of checkpoints that become files of an architecture, the usual one first.
+pub fn checkpoints_of(architecture: &str) -> Vec<&'static str> {
+    let becomes = arch::ARCHITECTURES.iter().filter(|arch| arch.gguf == architecture);
+    becomes.map(|arch| arch.names[0]).collect()
+}
 
 /// What the user may choose.
 #[derive(Clone, Debug)]
@@ -132,9 +139,6 @@ impl Plan {
 
 fn plan(arch: &'static Arch, folder: &Path, json: Object, options: &Options) -> Result<Plan, Error> {
     let mut notices = Vec::new();
-    if !arch.runs {
-        notices.push(format!("this program does not run `{}`: the file is for others, such as llama.cpp", arch.gguf));
-    }
     let mut text = json.clone();
     if let Some(part) = &arch.part {
         text = json.object(part.config)?.ok_or_else(|| json.error(part.config, "an object", "no such key"))?;
@@ -143,13 +147,17 @@ fn plan(arch: &'static Arch, folder: &Path, json: Object, options: &Options) -> 
     let facts = Facts::read(arch, text, &mut notices)?;
     let tensors = checkpoint::open(folder)?;
     check_layers(&json, facts.size(Size::Layers), &tensors)?;
+    facts.check_members(tensors.len())?;
     let dtype = options.outtype.resolved(&tensors);
     // The checkpoint's own come first to be checked, and last in the file: the others take the sizes that these prove.
     let own = place(folder, &tensors, facts.targets(), dtype, |name| facts.name_of(name))?;
     let mut outputs = facts.extra()?;
     outputs.extend(own);
-    let mut meta = general(arch.gguf);
-    card::write(folder, options.name.as_deref(), json.clone(), parameters(&outputs), &mut meta, &mut notices)?;
+    let mut meta = Metadata::new();
+    meta.insert("general.architecture", arch.gguf);
+    facts.write_first(&mut meta)?;
+    meta.insert("general.type", "model");
+    card::write(folder, options.name.as_deref(), json.clone(), &parameters(&outputs), &mut meta, &mut notices)?;
     facts.write(file_type(dtype), &mut meta)?;
     meta.insert("general.quantization_version", QUANTIZATION_VERSION);
     let n_vocab = facts.size(Size::Vocab);
@@ -167,8 +175,15 @@ fn general(architecture: &str) -> Metadata {
     meta
 }
 
-fn parameters(outputs: &[Output]) -> u64 {
-    outputs.iter().map(Output::elements).sum()
+fn parameters(outputs: &[Output]) -> Parameters {
+    let all = outputs.iter().map(Output::elements).sum();
+    let is_of_experts = |output: &&Output| output.shape.len() > 2 && output.name.contains("_exps.");
+    let counts: Vec<(u64, u64)> =
+        outputs.iter().filter(is_of_experts).map(|output| (output.elements(), output.shape[0] as u64)).collect();
+    let (elements, one): (u64, u64) =
+        counts.iter().fold((0, 0), |(all, one), (elements, n)| (all + elements, one + elements / n));
+    let n_expert = counts.iter().map(|(_, n)| n).sum::<u64>().checked_div(counts.len() as u64).unwrap_or(0);
+    Parameters { all, n_expert, of_one_expert: all - elements + one }
 }
 
 fn check_unquantized(config: &Object) -> Result<(), Error> {

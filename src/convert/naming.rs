@@ -58,8 +58,27 @@ pub(super) fn title(text: &str) -> String {
     text.split_whitespace().map(title_word).collect::<Vec<_>>().join(" ")
 }
 
+/// How many numbers a model has.
+pub(super) struct Parameters {
+    pub(super) all: u64,
+    /// Experts of a layer; 0 where there are none.
+    pub(super) n_expert: u64,
+    /// Where there are: without all experts but one.
+    pub(super) of_one_expert: u64,
+}
+
+impl Parameters {
+    /// The size in a name: `8x7B` where there are experts.
+    pub(super) fn label(&self) -> String {
+        match self.n_expert {
+            0 => count_label(self.all),
+            n => format!("{n}x{}", count_label(self.of_one_expert)),
+        }
+    }
+}
+
 /// A number of parameters in two digits or more, such as `135M`, `1.2B`, `6.7B`.
-pub(super) fn count_label(parameters: u64) -> String {
+fn count_label(parameters: u64) -> String {
     let n = parameters as f64;
     let (scaled, unit) = match n {
         n if n > 1e12 => (n * 1e-12, "T"),

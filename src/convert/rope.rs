@@ -21,6 +21,8 @@ pub(super) struct Rope<'a> {
     settings: Option<Object<'a>>,
     original_context: usize,
     n_context: usize,
+    /// The part of each head that rotates.
+    part: f64,
 }
 
 impl<'a> Rope<'a> {
@@ -55,17 +57,10 @@ impl<'a> Rope<'a> {
                 return Err(json.error(key, "a number above 0 that is not 1", theta));
             }
         }
-        let parts = [
-            ("partial_rotary_factor", json.f64("partial_rotary_factor")?),
-            ("rope_parameters.partial_rotary_factor", inner("partial_rotary_factor")?),
-        ];
-        for (key, part) in parts {
-            if let Some(part) = part.filter(|&part| part != 1.0) {
-                return Err(json.error(key, 1, part));
-            }
-        }
+        let inner = inner("partial_rotary_factor")?;
+        let part = part(json, ropes, inner)?;
         let original_context = original.unwrap_or(n_context);
-        let rope = Rope { architecture, theta, local_theta, kind, settings, original_context, n_context };
+        let rope = Rope { architecture, theta, local_theta, kind, settings, original_context, n_context, part };
         rope.remark(known, notices);
         Ok(rope)
     }
@@ -121,6 +116,57 @@ impl<'a> Rope<'a> {
             meta.insert(self.key("freq_base_swa"), theta as f32);
         }
         Ok(())
+    }
+
+    /// Elements of a head that rotate.
+    pub(super) fn n_dims(&self, head_dim: usize) -> usize {
+        (self.part * head_dim as f64) as usize
+    }
+
+    pub(super) fn write_base(&self, meta: &mut Metadata) {
+        meta.insert(self.key("freq_base"), self.theta as f32);
+    }
+
+    pub(super) fn write_original_context(&self, meta: &mut Metadata) {
+        meta.insert(self.key("scaling.original_context_length"), self.original_context as u32);
+    }
+
+    /// What `longrope` multiplies the rotated vectors by (arXiv 2402.13753, eq. 6).
+    pub(super) fn write_long_factor(&self, meta: &mut Metadata) -> Result<(), Error> {
+        if self.kind != "longrope" {
+            return Ok(());
+        }
+        let scale = self.n_context as f64 / self.original_context as f64;
+        let usual = if scale <= 1.0 { 1.0 } else { (1.0 + scale.ln() / (self.original_context as f64).ln()).sqrt() };
+        let factor = self.number("attention_factor")?.unwrap_or(usual);
+        match &self.settings {
+            Some(settings) if factor <= 0.0 || !(factor as f32).is_normal() => {
+                Err(settings.error("attention_factor", "numbers that give a factor above 0", factor))
+            }
+            _ => {
+                meta.insert(self.key("scaling.attn_factor"), factor as f32);
+                Ok(())
+            }
+        }
+    }
+
+    /// What each of `n_dims / 2` frequencies is divided by in long texts, and in short ones, for `longrope`.
+    pub(super) fn long_and_short_factors(&self, n_dims: usize) -> Result<Option<[Vec<f32>; 2]>, Error> {
+        let Some(settings) = self.settings.as_ref().filter(|_| self.kind == "longrope") else { return Ok(None) };
+        let list = |key: &str| {
+            let numbers: Option<Vec<f32>> = settings.array(key)?.map_or(Some(Vec::new()), |list| {
+                list.iter().map(|x| x.as_f64().map(|x| x as f32).filter(|x| x.is_normal() && *x > 0.0)).collect()
+            });
+            match numbers.filter(|numbers| numbers.len() == n_dims / 2) {
+                Some(numbers) => Ok(numbers),
+                None => Err(settings.error(
+                    key,
+                    format_args!("{} numbers above 0", n_dims / 2),
+                    settings.get(key).map_or_else(|| "no such key".to_owned(), shown),
+                )),
+            }
+        };
+        Ok(Some([list("long_factor")?, list("short_factor")?]))
     }
 
     fn key(&self, key: &str) -> String {
@@ -251,11 +297,33 @@ fn settings<'a>(json: &Object<'a>, ropes: &Ropes) -> Result<(Option<Object<'a>>,
     Ok((scaling.or(full), local))
 }
 
+/// The part of each head that rotates.
+fn part(json: &Object, ropes: &Ropes, inner: Option<f64>) -> Result<f64, Error> {
+    let said = [
+        ("rope_parameters.partial_rotary_factor", inner),
+        ("partial_rotary_factor", json.f64("partial_rotary_factor")?),
+        match ropes.part {
+            Some((old, _)) => (old, json.f64(old)?),
+            None => ("", None),
+        },
+    ];
+    let found = said.into_iter().find_map(|(key, part)| Some((key, part?)));
+    match (found, ropes.part) {
+        (Some((key, part)), None) if part != 1.0 => Err(json.error(key, 1, part)),
+        (Some((key, part)), Some(_)) if !(part > 0.0 && part <= 1.0) => {
+            Err(json.error(key, "a number above 0, up to 1", part))
+        }
+        (Some((_, part)), _) => Ok(part),
+        (None, usual) => Ok(usual.map_or(1.0, |(_, part)| part)),
+    }
+}
+
 /// The settings that each kind of scaling has; `None` for kinds that are not known.
 fn keys_of(kind: &str) -> Option<&'static [&'static str]> {
     Some(match kind {
         "default" => &[],
         "linear" | "dynamic" => &["factor"],
+        "longrope" => &["factor", "attention_factor", "long_factor", "short_factor"],
         "llama3" => &["factor", "low_freq_factor", "high_freq_factor"],
         "yarn" => &[
             "factor",

@@ -23,6 +23,17 @@ pub(super) struct Target {
     /// What is added to every number.
     offset: f32,
     missing: Missing,
+    /// Where it is one of several that become one tensor.
+    member: Option<Member>,
+}
+
+/// One of the tensors that become one: matrices of experts, norms of heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Member {
+    /// The layer: its tensors of this kind come when the last of them is there.
+    layer: usize,
+    /// Its place among them.
+    index: usize,
 }
 
 /// Which rows of a tensor are written, in which order.
@@ -38,6 +49,76 @@ pub(super) enum Rows {
         /// Rows of a head.
         head_dim: usize,
     },
+    /// Some of each group of rows, then some others.
+    Picked(Picked),
+    /// The columns of each matrix, each so-manieth from one on: some checkpoints have matrices the other way round.
+    Columns(Stride),
+    /// Its elements, each so-manieth from one on.
+    Elements(Stride),
+}
+
+/// Each so-manieth of something.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Stride {
+    pub(super) first: usize,
+    pub(super) step: usize,
+}
+
+/// Rows taken out of groups, as heads of queries, keys and values lie in one tensor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Picked {
+    /// One after the other; those of no rows count for nothing.
+    pub(super) picks: [Pick; 3],
+    /// Rows of a group.
+    pub(super) group: usize,
+    /// Rows of a head whose halves are interleaved, if they are.
+    pub(super) interleaved: Option<usize>,
+}
+
+/// Rows of each group.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Pick {
+    pub(super) start: usize,
+    pub(super) len: usize,
+}
+
+impl Picked {
+    /// Rows taken of each group.
+    fn len(&self) -> usize {
+        self.picks.iter().map(|pick| pick.len).sum()
+    }
+
+    /// Rows of the output, of `n` rows of the source.
+    pub(super) fn n_rows(&self, n: usize) -> usize {
+        n / self.group * self.len()
+    }
+
+    /// Where a row of the output lies among the `n` of the source, and how many rows behind it lie there side by side.
+    pub(super) fn source_row(&self, n: usize, mut row: usize) -> (usize, usize) {
+        let n_groups = n / self.group;
+        for pick in self.picks {
+            if row < n_groups * pick.len {
+                let (group, within) = (row / pick.len, row % pick.len);
+                return (group * self.group + pick.start + within, pick.len - within);
+            }
+            row -= n_groups * pick.len;
+        }
+        unreachable!("the output has as many rows as were picked")
+    }
+}
+
+impl Rows {
+    /// The shape of the output.
+    fn shape(self, source: &[usize]) -> Vec<usize> {
+        let mut shape = source.to_vec();
+        match (self, &mut shape[..]) {
+            (Rows::Picked(picked), [.., rows, _] | [rows]) => *rows = *rows / picked.group * picked.len(),
+            (Rows::Columns(stride), [.., rows, columns]) => (*rows, *columns) = (*columns / stride.step, *rows),
+            (Rows::Elements(stride), [.., last]) => *last /= stride.step,
+            _ => {}
+        }
+        shape
+    }
 }
 
 /// What a missing tensor is.
@@ -53,7 +134,8 @@ enum Missing {
 impl Target {
     /// A tensor that must be there.
     pub(super) fn new(to: impl Into<String>, shape: &[usize]) -> Target {
-        Target { to: Some(to.into()), shape: shape.to_vec(), rows: Rows::All, offset: 0.0, missing: Missing::Error("") }
+        let missing = Missing::Error("");
+        Target { to: Some(to.into()), shape: shape.to_vec(), rows: Rows::All, offset: 0.0, missing, member: None }
     }
 
     /// A tensor that may be there and is not needed.
@@ -67,9 +149,9 @@ impl Target {
     }
 
     /// The head, which a checkpoint lacks where the embedding stands for it and its configuration does not say so.
-    pub(super) fn head(shape: &[usize]) -> Target {
+    pub(super) fn head(to: impl Into<String>, shape: &[usize]) -> Target {
         const HINT: &str = "if this model's head is its embedding, `config.json` lost that: put `\"tie_word_embeddings\": true` into it";
-        Target { missing: Missing::Error(HINT), ..Target::new("output.weight", shape) }
+        Target { missing: Missing::Error(HINT), ..Target::new(to, shape) }
     }
 
     pub(super) fn rows(self, rows: Rows) -> Target {
@@ -79,10 +161,15 @@ impl Target {
     pub(super) fn plus(self, offset: f32) -> Target {
         Target { offset, ..self }
     }
+
+    /// One of the tensors of a layer that become one.
+    pub(super) fn member(self, layer: usize, index: usize) -> Target {
+        Target { member: Some(Member { layer, index }), ..self }
+    }
 }
 
-/// All tensors by their names in the checkpoint.
-pub(super) type Targets = IndexMap<String, Target>;
+/// What becomes of each tensor by its name in the checkpoint: in most cases one tensor.
+pub(super) type Targets = IndexMap<String, Vec<Target>>;
 
 /// A tensor of the GGUF file.
 #[derive(Debug)]
@@ -100,7 +187,8 @@ pub(super) struct Output {
 #[derive(Debug)]
 pub(super) enum Data {
     Stored {
-        source: Source,
+        /// One below the other, all of one shape.
+        sources: Vec<Source>,
         rows: Rows,
         /// What is added to every number.
         offset: f32,
@@ -167,11 +255,14 @@ pub(super) fn file_type(dtype: DType) -> u32 {
     }
 }
 
+/// What keeps all its bits: norms, positions, and what tells experts apart.
+const KEPT: [&str; 3] = ["_norm.weight", "position_embd.weight", "ffn_gate_inp.weight"];
+
 /// The type of one tensor: vectors, norms and positions stay in F32, and rows that are no whole blocks become F16.
 pub(super) fn dtype_of(name: &str, shape: &[usize], wanted: DType) -> DType {
     debug_assert!(is_target(wanted));
     let is_matrix = shape.len() > 1 && name.ends_with(".weight");
-    if !is_matrix || name.ends_with("_norm.weight") || name == "position_embd.weight" {
+    if !is_matrix || KEPT.iter().any(|end| name.ends_with(end)) {
         return DType::F32;
     }
     let row = shape.last().copied().unwrap_or(0);
@@ -188,25 +279,31 @@ pub(super) fn place<'n>(
     name_of: impl Fn(&'n str) -> Option<Cow<'n, str>>,
 ) -> Result<Vec<Output>, Error> {
     let mut outputs = Vec::with_capacity(targets.len());
+    let mut together = Together::of(&targets);
     for (name, source) in tensors {
         let Some(key) = name_of(name) else { continue };
         let path = source.shard.path();
-        let Some(target) = targets.shift_remove(&*key) else {
+        let Some(all) = targets.shift_remove(&*key) else {
             let expected = "only tensors that `config.json` tells of";
             return Err(Error::invalid(path, "tensors", expected, format_args!("`{name}` {:?}", source.shape)));
         };
-        if source.shape != target.shape {
-            let field = format_args!("shape of tensor `{name}`");
-            return Err(Error::invalid(
-                path,
-                field,
-                format_args!("{:?}", target.shape),
-                format_args!("{:?}", source.shape),
-            ));
+        for target in all {
+            if source.shape != target.shape {
+                let field = format_args!("shape of tensor `{name}`");
+                return Err(Error::invalid(
+                    path,
+                    field,
+                    format_args!("{:?}", target.shape),
+                    format_args!("{:?}", source.shape),
+                ));
+            }
+            match target.member {
+                Some(member) => outputs.extend(together.add(member, name, source, target, wanted)),
+                None => outputs.extend(output(name, vec![source.clone()], target, wanted)),
+            }
         }
-        outputs.extend(output(name, source, target, wanted));
     }
-    for (name, target) in targets {
+    for (name, target) in targets.into_iter().flat_map(|(name, all)| all.into_iter().map(move |t| (name.clone(), t))) {
         match target.missing {
             Missing::Fine => {}
             Missing::Error(hint) => {
@@ -222,14 +319,61 @@ pub(super) fn place<'n>(
     Ok(outputs)
 }
 
-fn output(from: &str, source: &Source, target: Target, wanted: DType) -> Option<Output> {
+/// Tensors that become one, as they come, by layer.
+struct Together {
+    layers: IndexMap<usize, Waiting>,
+}
+
+/// Those of a layer.
+#[derive(Default)]
+struct Waiting {
+    /// How many are still to come.
+    n_missing: usize,
+    /// What came, by name of the output.
+    outputs: IndexMap<String, Vec<Option<Source>>>,
+}
+
+impl Together {
+    fn of(targets: &Targets) -> Together {
+        let mut layers = IndexMap::<usize, Waiting>::new();
+        for target in targets.values().flatten() {
+            if let (Some(member), Some(to)) = (target.member, &target.to) {
+                let waiting = layers.entry(member.layer).or_default();
+                waiting.n_missing += 1;
+                waiting.outputs.entry(to.clone()).or_default().push(None);
+            }
+        }
+        Together { layers }
+    }
+
+    /// All outputs of the layer, once the last of their parts is there.
+    fn add(&mut self, member: Member, from: &str, source: &Source, target: Target, wanted: DType) -> Vec<Output> {
+        let Waiting { n_missing, outputs } = self.layers.get_mut(&member.layer).expect("all members were counted");
+        let to = target.to.clone().expect("members have a place to go to");
+        outputs.get_mut(&to).expect("all outputs were counted")[member.index] = Some(source.clone());
+        *n_missing -= 1;
+        if *n_missing > 0 {
+            return Vec::new();
+        }
+        let all = std::mem::take(outputs).into_iter().filter_map(|(to, sources)| {
+            let sources: Option<Vec<Source>> = sources.into_iter().collect();
+            output(from, sources?, Target { to: Some(to), ..target.clone() }, wanted)
+        });
+        all.collect()
+    }
+}
+
+/// A tensor of one of the checkpoint, or of several of one shape.
+fn output(from: &str, mut sources: Vec<Source>, target: Target, wanted: DType) -> Option<Output> {
     let name = target.to?;
-    let source = match target.rows {
-        Rows::Skip(n) => source.clone().without_rows(n),
-        _ => source.clone(),
-    };
-    let shape = source.shape.clone();
+    if let Rows::Skip(n) = target.rows {
+        sources = sources.into_iter().map(|source| source.without_rows(n)).collect();
+    }
+    let mut shape = target.rows.shape(&sources[0].shape);
+    if target.member.is_some() {
+        shape.insert(0, sources.len());
+    }
     let dtype = dtype_of(&name, &shape, wanted);
-    let data = Data::Stored { source, rows: target.rows, offset: target.offset };
+    let data = Data::Stored { sources, rows: target.rows, offset: target.offset };
     Some(Output { name, from: from.to_owned(), shape, dtype, data })
 }

@@ -10,7 +10,7 @@ use std::thread;
 use super::Error;
 use super::element::{are_finite, are_finite_encoded, convert, encode, holds, largest, number};
 use super::shard::Source;
-use super::target::{Data, Output, Rows};
+use super::target::{Data, Output, Picked, Rows, Stride};
 use crate::dtype::DType;
 use crate::gguf::{self, Writer};
 
@@ -96,31 +96,50 @@ fn write_in_order(
 
 /// The rows that are converted at a time.
 fn pieces(output: &Output) -> impl Iterator<Item = Range<usize>> + use<> {
-    let (n, row_bytes, unit) = match &output.data {
-        Data::Made(values) => (values.len(), 4, 1),
-        Data::Stored { source, rows, .. } => {
-            let (n, row) = rows_of(source, *rows);
-            let unit = if let Rows::Interleaved { head_dim } = rows { *head_dim } else { 1 };
-            (n, row * source.element.bytes(), unit)
+    // A piece lies within one source.
+    let (n_sources, n, row_bytes, unit) = match &output.data {
+        Data::Made(values) => (1, values.len(), 4, 1),
+        Data::Stored { sources, rows, .. } => {
+            let (n, row) = rows_of(&sources[0], *rows);
+            (sources.len(), n, row * sources[0].element.bytes(), interleaved(*rows).unwrap_or(1))
         }
-        Data::Grouped { values, .. } => (values.rows(), values.row(), 1),
+        Data::Grouped { values, .. } => (1, values.rows(), values.row(), 1),
     };
     let step = (PIECE_BYTES / row_bytes.max(1)).max(1).next_multiple_of(unit);
-    (0..n).step_by(step).map(move |start| start..n.min(start + step))
+    let of_source = move |i: usize| (0..n).step_by(step).map(move |at| i * n + at..i * n + n.min(at + step));
+    (0..n_sources).flat_map(of_source)
 }
 
-/// Rows and elements of each. The rows of an interleaved vector are its elements.
+/// Rows of a head whose halves are interleaved, if they are.
+fn interleaved(rows: Rows) -> Option<usize> {
+    match rows {
+        Rows::Interleaved { head_dim } => Some(head_dim),
+        Rows::Picked(picked) => picked.interleaved,
+        Rows::All | Rows::Skip(_) | Rows::Columns(_) | Rows::Elements(_) => None,
+    }
+}
+
+/// Rows of the output and elements of each. The rows of a vector whose order changes are its elements.
 fn rows_of(source: &Source, rows: Rows) -> (usize, usize) {
     match (rows, source.shape.as_slice()) {
         (Rows::Interleaved { .. }, [n]) => (*n, 1),
+        (Rows::Picked(picked), [n]) => (picked.n_rows(*n), 1),
+        (Rows::Picked(picked), _) => (picked.n_rows(source.rows()), source.row()),
+        (Rows::Columns(stride), [more @ .., rows, columns]) => {
+            (more.iter().product::<usize>() * (columns / stride.step), *rows)
+        }
+        (Rows::Elements(stride), shape) => (shape.iter().product::<usize>() / stride.step, 1),
         _ => (source.rows(), source.row()),
     }
 }
 
 /// Some rows in the output's type. Both buffers are used again and again: fresh memory costs more than the work does.
 fn piece(output: &Output, range: &Range<usize>, raw: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Error> {
-    let (source, rows, offset) = match &output.data {
-        Data::Stored { source, rows, offset } => (source, *rows, *offset),
+    let (source, range, rows, offset) = match &output.data {
+        Data::Stored { sources, rows, offset } => {
+            let (source, range) = source_of(sources, *rows, range);
+            (source, range, *rows, *offset)
+        }
         Data::Grouped { values, scales } => {
             let numbers = ungrouped(values, scales, range)?;
             out.clear();
@@ -136,15 +155,17 @@ fn piece(output: &Output, range: &Range<usize>, raw: &mut Vec<u8>, out: &mut Vec
     let (_, row) = rows_of(source, rows);
     let row_bytes = row * source.element.bytes();
     // What is stored in the wanted type needs no second buffer.
-    let is_copy =
-        source.element.same() == Some(output.dtype) && !matches!(rows, Rows::Interleaved { .. }) && offset == 0.0;
+    let is_copy = source.element.same() == Some(output.dtype)
+        && matches!(rows, Rows::All | Rows::Skip(_) | Rows::Picked(Picked { interleaved: None, .. }))
+        && offset == 0.0;
+    let read = Reading { source, rows, row, range: &range };
     if is_copy {
-        read_rows(source, row_bytes, range, out)?;
-        return check_stored(output, range, out);
+        read.bytes(out)?;
+        return read.check(output, out);
     }
-    read_rows(source, row_bytes, range, raw)?;
-    check_stored(output, range, raw)?;
-    if let Rows::Interleaved { head_dim } = rows {
+    read.bytes(raw)?;
+    read.check(output, raw)?;
+    if let Some(head_dim) = interleaved(rows) {
         interleave(raw, row_bytes, head_dim, out);
         std::mem::swap(raw, out);
     }
@@ -158,33 +179,122 @@ fn piece(output: &Output, range: &Range<usize>, raw: &mut Vec<u8>, out: &mut Vec
     }
     match are_finite_encoded(out, output.dtype) {
         true => Ok(()),
-        false => Err(overflow(output, source, row, range)?),
+        false => Err(read.overflow(output)?),
     }
 }
 
-/// Refuses NaN and infinity among elements as they are stored: rounding to integers, as Q8_0 does, would hide them.
-fn check_stored(output: &Output, range: &Range<usize>, raw: &[u8]) -> Result<(), Error> {
-    let Data::Stored { source, rows, .. } = &output.data else { return Ok(()) };
-    if are_finite(raw, source.element) {
-        return Ok(());
+/// The source that rows of the output come from, and their places among its own.
+fn source_of<'s>(sources: &'s [Source], rows: Rows, range: &Range<usize>) -> (&'s Source, Range<usize>) {
+    let (n, _) = rows_of(&sources[0], rows);
+    let i = range.start.checked_div(n).unwrap_or(0);
+    (&sources[i], range.start - i * n..range.end - i * n)
+}
+
+/// Some rows of a source on their way.
+struct Reading<'a> {
+    source: &'a Source,
+    rows: Rows,
+    /// Elements of a row of the output.
+    row: usize,
+    range: &'a Range<usize>,
+}
+
+impl Reading<'_> {
+    /// The rows as they are stored, in the order of the output but for halves of heads.
+    fn bytes(&self, raw: &mut Vec<u8>) -> Result<(), Error> {
+        let row_bytes = self.row * self.source.element.bytes();
+        match self.rows {
+            Rows::Picked(picked) => {
+                raw.resize(self.range.len() * row_bytes, 0);
+                let n = self.source.rows() * self.source.row() / self.row;
+                let mut at = self.range.start;
+                while at < self.range.end {
+                    let (from, n_beside) = picked.source_row(n, at);
+                    let end = self.range.end.min(at + n_beside);
+                    let place = (at - self.range.start) * row_bytes..(end - self.range.start) * row_bytes;
+                    self.source.shard.read(self.source.offset + (from * row_bytes) as u64, &mut raw[place])?;
+                    at = end;
+                }
+                Ok(())
+            }
+            Rows::Columns(stride) => self.columns(stride, raw),
+            Rows::Elements(Stride { first, step }) => {
+                let mut span = Vec::new();
+                let range = self.range.start * step..(self.range.end - 1) * step + 1;
+                let of = Source { offset: self.source.offset + (first * row_bytes) as u64, ..self.source.clone() };
+                read_rows(&of, row_bytes, &range, &mut span)?;
+                raw.clear();
+                span.chunks(step * row_bytes).for_each(|part| raw.extend_from_slice(&part[..row_bytes]));
+                Ok(())
+            }
+            _ => read_rows(self.source, row_bytes, self.range, raw),
+        }
     }
-    let (_, row) = rows_of(source, *rows);
-    Err(refusal(output, source, row, range, raw))
-}
 
-/// Why numbers became infinite on the way; they are read once more, for their order may have changed.
-fn overflow(output: &Output, source: &Source, row: usize, range: &Range<usize>) -> Result<Error, Error> {
-    let mut raw = Vec::new();
-    read_rows(source, row * source.element.bytes(), range, &mut raw)?;
-    Ok(refusal(output, source, row, range, &raw))
-}
+    /// Columns of each matrix of the source as rows.
+    fn columns(&self, stride: Stride, raw: &mut Vec<u8>) -> Result<(), Error> {
+        let (size, n_columns) = (self.source.element.bytes(), self.source.row());
+        let n_of_matrix = n_columns / stride.step;
+        raw.resize(self.range.len() * self.row * size, 0);
+        let mut part = Vec::new();
+        let mut at = self.range.start;
+        while at < self.range.end {
+            let (matrix, column) = (at / n_of_matrix, at % n_of_matrix);
+            let n = (self.range.end - at).min(n_of_matrix - column);
+            part.resize(((n - 1) * stride.step + 1) * size, 0);
+            for i in 0..self.row {
+                let from = (matrix * self.row + i) * n_columns + stride.first + column * stride.step;
+                self.source.shard.read(self.source.offset + (from * size) as u64, &mut part)?;
+                for (j, element) in part.chunks(stride.step * size).enumerate() {
+                    let place = (at - self.range.start + j) * self.row + i;
+                    raw[place * size..][..size].copy_from_slice(&element[..size]);
+                }
+            }
+            at += n;
+        }
+        Ok(())
+    }
 
-/// The error for the first number that the output cannot hold.
-fn refusal(output: &Output, source: &Source, row: usize, range: &Range<usize>, raw: &[u8]) -> Error {
-    let mut numbers = raw.chunks_exact(source.element.bytes()).map(|raw| number(raw, source.element)).enumerate();
-    let found = numbers.find(|&(_, number)| !holds(output.dtype, number));
-    let (i, number) = found.unwrap_or((0, f64::NAN));
-    refused(output, source, range.start * row + i, number)
+    /// Refuses NaN and infinity among elements as they are stored: rounding to integers, as Q8_0 does, would hide them.
+    fn check(&self, output: &Output, raw: &[u8]) -> Result<(), Error> {
+        match are_finite(raw, self.source.element) {
+            true => Ok(()),
+            false => Err(self.refusal(output, raw)),
+        }
+    }
+
+    /// Why numbers became infinite on the way; they are read once more, for their order may have changed.
+    fn overflow(&self, output: &Output) -> Result<Error, Error> {
+        let mut raw = Vec::new();
+        self.bytes(&mut raw)?;
+        Ok(self.refusal(output, &raw))
+    }
+
+    /// The error for the first number that the output cannot hold.
+    fn refusal(&self, output: &Output, raw: &[u8]) -> Error {
+        let element = self.source.element;
+        let mut numbers = raw.chunks_exact(element.bytes()).map(|raw| number(raw, element)).enumerate();
+        let found = numbers.find(|&(_, number)| !holds(output.dtype, number));
+        let (i, number) = found.unwrap_or((0, f64::NAN));
+        refused(output, self.source, self.index(i), number)
+    }
+
+    /// The place in the source of an element that was read.
+    fn index(&self, i: usize) -> usize {
+        let (row, column) = (self.range.start + i / self.row, i % self.row);
+        match self.rows {
+            Rows::Picked(picked) => {
+                picked.source_row(self.source.rows() * self.source.row() / self.row, row).0 * self.row + column
+            }
+            Rows::Columns(Stride { first, step }) => {
+                let n_columns = self.source.row();
+                let (matrix, at) = (row / (n_columns / step), row % (n_columns / step));
+                (matrix * self.row + column) * n_columns + first + at * step
+            }
+            Rows::Elements(Stride { first, step }) => row * step + first,
+            _ => row * self.row + column,
+        }
+    }
 }
 
 /// The same for numbers that were made of two parts.

@@ -274,8 +274,9 @@ fn run_to_end<'g>(
     slots: &mut Slots,
 ) {
     // After the last attention only rows that give logits go on: the feed-forward network and the head are most of the last
-    // step's work, and of a prompt one row needs them.
-    let finish = steps.pop_if(|last| last.has(Half::FeedForward)).and_then(|last| {
+    // step's work, and of a prompt one row needs them. Not where the other half of the layer takes what it took.
+    let is_split = !model.config().is_parallel;
+    let finish = steps.pop_if(|last| is_split && last.has(Half::FeedForward)).and_then(|last| {
         steps.extend(last.only(Half::Attention));
         last.only(Half::FeedForward)
     });

@@ -7,6 +7,7 @@
 
 mod context;
 mod device;
+mod experts;
 mod graph;
 mod isa;
 mod node;

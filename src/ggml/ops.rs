@@ -49,13 +49,20 @@ pub enum Activation {
     Relu,
     /// x / 2 * (1 + erf(x / sqrt(2))) (arXiv 1606.08415).
     Gelu,
+    /// The same, approximated by tanh.
+    GeluTanh,
+    /// gate * sigmoid(1.702 gate) * (up + 1), with the gate up to 7 and up from -7 to 7 (gpt-oss).
+    ClampedSwiglu,
 }
 
 impl Activation {
     /// Whether half of what it takes multiplies the other half.
     pub fn is_gated(self) -> bool {
-        matches!(self, Activation::Swiglu | Activation::Geglu)
+        matches!(self, Activation::Swiglu | Activation::Geglu | Activation::ClampedSwiglu)
     }
+
+    pub(crate) const CLAMPED_FACTOR: f32 = 1.702;
+    pub(crate) const CLAMPED_LIMIT: f32 = 7.0;
 }
 
 /// The operations, on tensors that live as long as the graph being built or longer.
@@ -200,14 +207,19 @@ impl<'g> Ops<'g> {
     pub fn activation(&self, activation: Activation, x: Tensor<'g>) -> Tensor<'g> {
         assert!(!activation.is_gated() || x.shape()[0].is_multiple_of(2), "{activation:?}: {x:?} has no two halves");
         let (room, x) = (self.room(), x.as_ptr());
-        // SAFETY: the tensor is alive, and its rows split evenly where they have to. `ggml_gelu` would be the
-        // approximation by tanh, from a table in f16.
+        // SAFETY: the tensor is alive, and its rows split evenly where they have to. `ggml_gelu` is the approximation by tanh,
+        // from a table in f16.
         self.adopt(unsafe {
             match activation {
                 Activation::Swiglu => sys::ggml_swiglu(room, x),
                 Activation::Geglu => sys::ggml_geglu(room, x),
                 Activation::Relu => sys::ggml_relu(room, x),
                 Activation::Gelu => sys::ggml_gelu_erf(room, x),
+                Activation::GeluTanh => sys::ggml_gelu(room, x),
+                Activation::ClampedSwiglu => {
+                    let (alpha, limit) = (Activation::CLAMPED_FACTOR, Activation::CLAMPED_LIMIT);
+                    sys::ggml_swiglu_oai(room, x, std::ptr::null_mut(), alpha, limit)
+                }
             }
         })
     }
@@ -222,7 +234,10 @@ impl<'g> Ops<'g> {
             match activation {
                 Activation::Swiglu => sys::ggml_swiglu_split(room, gate, up),
                 Activation::Geglu => sys::ggml_geglu_split(room, gate, up),
-                Activation::Relu | Activation::Gelu => panic!("{activation:?} has no gate"),
+                Activation::ClampedSwiglu => {
+                    sys::ggml_swiglu_oai(room, gate, up, Activation::CLAMPED_FACTOR, Activation::CLAMPED_LIMIT)
+                }
+                Activation::Relu | Activation::Gelu | Activation::GeluTanh => panic!("{activation:?} has no gate"),
             }
         })
     }
@@ -292,12 +307,21 @@ impl<'g> Ops<'g> {
         self.adopt(unsafe { sys::ggml_cpy(self.room(), a.as_ptr(), b.as_ptr()) })
     }
 
-    /// softmax(`x` * scale + mask) over rows; `mask` f16 or f32 \[n_kv, t\].
+    /// softmax(`x` * scale + mask) over rows; `mask` f16 or f32 \[n_kv, t\]. `sinks` f32 \[n_head\] take a share of it.
     #[track_caller]
-    pub fn soft_max(&self, x: Tensor<'g>, mask: Tensor<'g>, scale: f32) -> Tensor<'g> {
+    pub fn soft_max(&self, x: Tensor<'g>, mask: Tensor<'g>, scale: f32, sinks: Option<Tensor<'g>>) -> Tensor<'g> {
+        assert!(
+            sinks.is_none_or(|s| s.dtype() == DType::F32 && s.shape() == [x.shape()[2], 1, 1, 1]),
+            "soft_max: {sinks:?}"
+        );
         assert!(mask.shape()[0] == x.shape()[0] && mask.shape()[1] >= x.shape()[1], "soft_max: {x:?} under {mask:?}");
         // SAFETY: both tensors are alive and the mask covers the rows.
-        self.adopt(unsafe { sys::ggml_soft_max_ext(self.room(), x.as_ptr(), mask.as_ptr(), scale, 0.0) })
+        let node = self.adopt(unsafe { sys::ggml_soft_max_ext(self.room(), x.as_ptr(), mask.as_ptr(), scale, 0.0) });
+        if let Some(sinks) = sinks {
+            // SAFETY: both tensors are alive; there is a sink for each head.
+            unsafe { sys::ggml_soft_max_add_sinks(node.as_ptr(), sinks.as_ptr()) };
+        }
+        node
     }
 
     /// softmax(`x`) over rows.
@@ -307,30 +331,37 @@ impl<'g> Ops<'g> {
         self.adopt(unsafe { sys::ggml_soft_max_ext(self.room(), x.as_ptr(), std::ptr::null_mut(), 1.0, 0.0) })
     }
 
-    /// softmax(q k^T * scale + mask) v in one operation. `q` \[head, t, n_head\], `k` and `v` \[head, n_kv,
-    /// n_head_kv\], `mask` f16 \[n_kv, t\]; the result is \[head_v, n_head, t\].
+    /// softmax(q k^T * scale + mask) v in one operation. `q` \[head, t, n_head\], `k` and `v` \[head, n_kv, n_head_kv\],
+    /// `mask` f16 \[n_kv, t\]; the result is \[head_v, n_head, t\]. `sinks` f32 \[n_head\] take a share of the softmax.
     #[track_caller]
     pub fn flash_attn(
         &self,
-        q: Tensor<'g>,
-        k: Tensor<'g>,
-        v: Tensor<'g>,
-        mask: Tensor<'g>,
+        [q, k, v, mask]: [Tensor<'g>; 4],
         scale: f32,
         softcap: Option<f32>,
+        sinks: Option<Tensor<'g>>,
     ) -> Tensor<'g> {
         let (qs, ks, vs, ms) = (q.shape(), k.shape(), v.shape(), mask.shape());
         assert!(qs[0] == ks[0] && qs[2].is_multiple_of(ks[2]) && vs[1..] == ks[1..], "flash_attn: {q:?} {k:?} {v:?}");
         assert!(mask.dtype() == DType::F16 && ms[0] == ks[1] && ms[1] >= qs[1], "flash_attn: mask {mask:?}");
+        assert!(
+            sinks.is_none_or(|s| s.dtype() == DType::F32 && s.shape() == [qs[2], 1, 1, 1]),
+            "flash_attn: {sinks:?}"
+        );
         if self.row_by_row && qs[1] > 1 {
             let alone = Ops { row_by_row: false, ..*self };
-            let row = |i| alone.flash_attn(self.row_of(q, i), k, v, self.row_of(mask, i), scale, softcap);
+            let row = |i| alone.flash_attn([self.row_of(q, i), k, v, self.row_of(mask, i)], scale, softcap, sinks);
             return self.join(2, (0..qs[1]).map(row));
         }
         let softcap = softcap.unwrap_or(0.0); // none
         let [q, k, v, mask] = [q, k, v, mask].map(Tensor::as_ptr);
         // SAFETY: the tensors are alive and their shapes were just checked.
-        add_up_in_f32(self.adopt(unsafe { sys::ggml_flash_attn_ext(self.room(), q, k, v, mask, scale, 0.0, softcap) }))
+        let node = self.adopt(unsafe { sys::ggml_flash_attn_ext(self.room(), q, k, v, mask, scale, 0.0, softcap) });
+        if let Some(sinks) = sinks {
+            // SAFETY: both tensors are alive; there is a sink for each head.
+            unsafe { sys::ggml_flash_attn_ext_add_sinks(node.as_ptr(), sinks.as_ptr()) };
+        }
+        add_up_in_f32(node)
     }
 
     /// The same elements in another shape; `a` is contiguous.
@@ -387,12 +418,12 @@ impl<'g> Ops<'g> {
     }
 
     #[track_caller]
-    fn room(&self) -> *mut sys::ggml_context {
+    pub(super) fn room(&self) -> *mut sys::ggml_context {
         self.ctx.room()
     }
 
     #[track_caller]
-    fn adopt(&self, raw: *mut sys::ggml_tensor) -> Tensor<'g> {
+    pub(super) fn adopt(&self, raw: *mut sys::ggml_tensor) -> Tensor<'g> {
         self.ctx.adopt(raw)
     }
 }
@@ -417,7 +448,7 @@ fn assert_repeats(op: &str, a: Tensor<'_>, b: Tensor<'_>) {
     assert!(repeats, "{op}: {b:?} does not repeat to {a:?}");
 }
 
-fn is_contiguous(a: Tensor<'_>) -> bool {
+pub(super) fn is_contiguous(a: Tensor<'_>) -> bool {
     let (shape, strides) = (a.shape(), a.strides());
     a.dtype().row_bytes(shape[0]) == Some(strides[1])
         && strides[2] == strides[1] * shape[1]

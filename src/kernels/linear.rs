@@ -238,6 +238,10 @@ impl Multiply {
                     swiglu(&gate, gated, products);
                 }
                 Some(Activation::Geglu) => products.iter_mut().zip(gated).for_each(|(y, up)| *y = gelu_tanh(*y) * *up),
+                Some(Activation::ClampedSwiglu) => {
+                    products.iter_mut().zip(gated).for_each(|(y, up)| *y = clamped_swiglu(*y, *up));
+                }
+                Some(Activation::GeluTanh) => products.iter_mut().for_each(|y| *y = gelu_tanh(*y)),
                 // As ggml writes it: `max` might keep the sign of -0.
                 Some(Activation::Relu) => products.iter_mut().for_each(|y| *y = if *y > 0.0 { *y } else { 0.0 }),
                 Some(Activation::Gelu) => {
@@ -264,7 +268,8 @@ fn add(products: &mut [f32; GROUP], other: &[f32]) {
 fn gelu_tanh(x: f32) -> f32 {
     // One value for each f16, as `ggml_table_gelu_f16`; made when the first model needs it.
     static TABLE: LazyLock<Vec<f16>> = LazyLock::new(|| {
-        let of = |x: f32| 0.5 * x * (1.0 + tanh(FRAC_2_SQRT_PI * FRAC_1_SQRT_2 * x * (1.0 + 0.044715 * x * x)));
+        // Rounded once where ggml's compiler joins the product and the sum: f16 tells the two apart at a few places.
+        let of = |x: f32| 0.5 * x * (1.0 + tanh(FRAC_2_SQRT_PI * FRAC_1_SQRT_2 * x * (0.044715 * x).mul_add(x, 1.0)));
         (0..=u16::MAX).map(|bits| f16::from_f32(of(f16::from_bits(bits).to_f32()))).collect()
     });
     match x {
@@ -272,6 +277,14 @@ fn gelu_tanh(x: f32) -> f32 {
         _ if x >= 10.0 => x,
         _ => TABLE[usize::from(f16::from_f32(x).to_bits())].to_f32(),
     }
+}
+
+/// As ggml adds it up.
+fn clamped_swiglu(gate: f32, up: f32) -> f32 {
+    let limit = Activation::CLAMPED_LIMIT;
+    // Not `min`: NaN stays NaN.
+    let (gate, up) = (if gate > limit { limit } else { gate }, up.clamp(-limit, limit));
+    gate / (1.0 + (Activation::CLAMPED_FACTOR * -gate).exp()) * (up + 1.0)
 }
 
 fn tanh(x: f32) -> f32 {
@@ -347,6 +360,8 @@ mod tests {
                 Fused { norm: Some(Norm::Layer { weight: norm, bias: None, eps: 1e-3 }), ..Fused::default() },
                 Fused { activation: Some(Activation::Relu), ..layer },
                 Fused { activation: Some(Activation::Gelu), ..layer },
+                Fused { activation: Some(Activation::GeluTanh), ..layer },
+                Fused { activation: Some(Activation::ClampedSwiglu), residual: Some(g), ..all },
             ];
             for (key, fused) in forms.into_iter().enumerate() {
                 let run = runner.prepare(key, 40, &[stored[0].store()], |b| {

@@ -17,7 +17,7 @@ pub(super) struct Qkv<'g> {
 }
 
 /// Attention of rows over the cache, to which their keys and values are added first: what the heads found,
-/// \[n_head * head_v, t\].
+/// \[n_head * head_v, t\]. `sinks` \[n_head\] take a share of each head's softmax.
 pub(super) fn attend<'g>(
     g: &Builder<'g>,
     config: &Config,
@@ -25,6 +25,7 @@ pub(super) fn attend<'g>(
     cache: &'g Cache,
     rows: &Rows<'g>,
     qkv: Qkv<'g>,
+    sinks: Option<Tensor<'g>>,
 ) -> Tensor<'g> {
     let Qkv { q, k, v } = qkv;
     cache.write(g, step, rows, k, v);
@@ -41,12 +42,12 @@ pub(super) fn attend<'g>(
     let mixed = if cache.transposes_values(step) {
         let scores = g.ops.mul_mat_f32(k, q); // [n_kv, t, n_head]
         let weights = match heads.softcap {
-            Some(cap) => g.ops.soft_max(g.ops.softcap(g.ops.scale(scores, heads.scale), cap), mask, 1.0),
-            None => g.ops.soft_max(scores, mask, heads.scale),
+            Some(cap) => g.ops.soft_max(g.ops.softcap(g.ops.scale(scores, heads.scale), cap), mask, 1.0, sinks),
+            None => g.ops.soft_max(scores, mask, heads.scale, sinks),
         };
         g.ops.contiguous(g.ops.swap_1_2(g.ops.mul_mat(v, weights))) // [head_v, n_head, t]
     } else {
-        g.ops.flash_attn(q, k, v, mask, heads.scale, heads.softcap) // [head_v, n_head, t]
+        g.ops.flash_attn([q, k, v, mask], heads.scale, heads.softcap, sinks) // [head_v, n_head, t]
     };
     g.ops.reshape(mixed, [config.n_head * config.head_dim_v, t]).named("kqv_out", step.il)
 }

@@ -31,6 +31,7 @@ pub struct Cache {
     types: [DType; 2],
     n_embd_v: usize,
     n_rows: usize,
+    n_ctx: usize,
     n_clear: usize,
 }
 
@@ -65,7 +66,17 @@ impl Cache {
             v.push(builder.add_empty(&format!("cache_v-{il}"), type_v, &shape_v(layout(device)))?);
         }
         let (n_embd_v, layout_on_cpu, types) = (config.n_embd_v(), layout(placement.cpu()), [type_k, type_v]);
-        Ok(Cache { steps: with_rows, k, v, layouts, layout_on_cpu, types, n_embd_v, n_rows, n_clear: 0 })
+        Ok(Cache { steps: with_rows, k, v, layouts, layout_on_cpu, types, n_embd_v, n_rows, n_ctx: n_rows, n_clear: 0 })
+    }
+
+    /// The same, said to hold texts of at most so many tokens each.
+    pub fn for_texts_of(self, n_ctx: usize) -> Cache {
+        Cache { n_ctx, ..self }
+    }
+
+    /// Tokens of a text at most.
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
     }
 
     /// Positions there is room for.

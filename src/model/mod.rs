@@ -6,16 +6,20 @@ mod attention;
 mod block;
 mod cache;
 mod config;
+mod experts;
+mod feed_forward;
 mod head;
+mod norms;
 mod placement;
 mod pruned;
+mod qkv;
 mod readout;
 mod weights;
 
-pub use arch::{ARCHITECTURES, Arch, NormKind, Norms, Positions, Windows};
+pub use arch::{ARCHITECTURES, Arch, Halves, LogitScale, NormKind, Norms, Positions, Rotates, Softcaps, Windows};
 pub use cache::{Cache, ValueLayout};
-pub use config::Config;
 pub(crate) use config::MAX_POSITIONS;
+pub use config::{Config, Experts, Window};
 pub use placement::Placement;
 pub use readout::{FinalNorm, OutputRow};
 
@@ -200,7 +204,8 @@ impl Model {
 
     /// Whether attention over this cache needs no mask on the CPU: a kernel tells from the positions what each row sees.
     pub fn masks_by_position(&self, cache: &Cache) -> bool {
-        cache.has_kernel(&self.config.heads())
+        // The kernel knows of no sinks.
+        cache.has_kernel(&self.config.heads()) && !self.network.has_sinks()
     }
 
     /// Whether several rows over this cache on the CPU come out to the bit as each alone would, without
@@ -217,7 +222,7 @@ impl Model {
 
     /// Bound on the tensors of a graph that runs `n_steps` steps, embedding and head included.
     pub fn graph_size(&self, n_steps: usize) -> usize {
-        n_steps * block::TENSORS_PER_LAYER + 32
+        n_steps * block::tensors_per_layer(&self.config) + 32
     }
 
     /// Embeddings of `tokens` i32 \[t\] at `positions` i32 \[t\]: \[n_embd, t\].
@@ -251,14 +256,18 @@ impl Model {
     /// neighbouring tokens are exact: those that look best to the low-bit copy `sketch`.
     pub fn best_of_head<'g>(&'g self, g: &Builder<'g>, sketch: &'g Weight, h: Tensor<'g>, keep: usize) -> Tensor<'g> {
         let (h, norm) = self.before_head(g, h);
-        self.network.head().best(g, sketch, h, norm, keep)
+        self.scaled(g, self.network.head().best(g, sketch, h, norm, keep))
     }
 
     /// Logits of the hidden states `h` \[n_embd, t\]: final norm and output head, \[n_vocab, t\].
     pub fn head<'g>(&'g self, g: &Builder<'g>, h: Tensor<'g>) -> Tensor<'g> {
         let (h, norm) = self.before_head(g, h);
-        let logits = self.network.head().logits(g, h, norm);
+        let logits = self.scaled(g, self.network.head().logits(g, h, norm));
         self.config.softcaps.map_or(logits, |caps| g.ops.softcap(logits, caps.output))
+    }
+
+    fn scaled<'g>(&self, g: &Builder<'g>, logits: Tensor<'g>) -> Tensor<'g> {
+        self.config.logit_scale.map_or(logits, |scale| g.ops.scale(logits, scale))
     }
 
     /// What the output head takes, and the norm that is still to come before it.

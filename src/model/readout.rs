@@ -62,19 +62,25 @@ pub(super) fn output_rows(file: &File, config: &Config, tokens: &[u32]) -> Resul
         let map = values(find("token_embd_proj_out.weight")?); // a row [n_embd] for each element of an embedding
         rows.iter_mut().for_each(|row| *row = combined(row, &map, config.n_embd));
     }
+    let bias = file.tensor("output.bias").map(values);
+    let scale = config.logit_scale.unwrap_or(1.0);
+    let rows = rows.into_iter().zip(tokens).map(|(row, &token)| {
+        let constant = bias.as_ref().map_or(0.0, |bias| bias[token as usize]);
+        (row.into_iter().map(|w| w * scale).collect(), constant * scale)
+    });
     if config.final_norm() == FinalNorm::None {
-        return Ok(rows.into_iter().map(|row| (row, 0.0)).collect());
+        return Ok(rows.collect());
     }
     let weight = values(find("output_norm.weight")?);
     let bias = match config.final_norm() {
         FinalNorm::Layer(_) => file.tensor("output_norm.bias").map(values),
         FinalNorm::Rms(_) | FinalNorm::None => None,
     };
-    let folded = |row: Vec<f32>| {
-        let constant = bias.iter().flatten().zip(&row).map(|(b, w)| b * w).sum();
+    let folded = |(row, constant): OutputRow| {
+        let constant = constant + bias.iter().flatten().zip(&row).map(|(b, w)| b * w).sum::<f32>();
         (row.iter().zip(&weight).map(|(w, n)| w * n).collect(), constant)
     };
-    Ok(rows.into_iter().map(folded).collect())
+    Ok(rows.map(folded).collect())
 }
 
 /// The sum of the rows \[n\] of `map`, each times its factor.

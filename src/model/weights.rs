@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Error, Placement};
+use super::{Error, Experts, Placement};
 use crate::dtype::DType;
 use crate::ggml::{self, Content, StoreBuilder, Stored, Tensor};
 use crate::gguf::{File, TensorInfo};
@@ -32,8 +32,8 @@ pub(crate) struct Loader<'p> {
     /// Hears how many bytes went to devices other than the CPU so far.
     progress: &'p mut dyn FnMut(usize),
     n_sent: usize,
-    /// Vectors that layers share, by device and name.
-    shared: HashMap<(usize, String), Stored>,
+    /// Vectors, by device and name, with which of their shapes they have: layers share some, and so do the halves of a layer.
+    shared: HashMap<(usize, String), (Stored, usize)>,
     builder: StoreBuilder,
     weights_bytes: usize,
 }
@@ -45,8 +45,8 @@ pub(crate) fn head_tensor(file: &File) -> Option<&TensorInfo> {
 
 impl<'p> Loader<'p> {
     pub(crate) fn new(file: Arc<File>, placement: &'p Placement, progress: &'p mut dyn FnMut(usize)) -> Loader<'p> {
-        // Each device may have its copy of a vector that layers share.
-        let builder = StoreBuilder::new(file.tensors().len() + 1 + placement.devices().len());
+        // Each device may have its copy of the vectors that layers share, of which there are two at most.
+        let builder = StoreBuilder::new(file.tensors().len() + 1 + 2 * placement.devices().len());
         let shared = HashMap::new();
         Loader { file, placement, device: Placement::CPU, progress, n_sent: 0, shared, builder, weights_bytes: 0 }
     }
@@ -68,19 +68,15 @@ impl<'p> Loader<'p> {
 
     /// What divides the rotary frequencies: several layers read it and a model may lack it; once on each device.
     pub(crate) fn shared_divisors(&mut self, name: &str, n: usize) -> Result<Option<Stored>, Error> {
-        let key = (self.device, name.to_owned());
-        if let Some(loaded) = self.shared.get(&key) {
-            return Ok(Some(loaded.clone()));
-        }
+        let is_known = self.shared.contains_key(&(self.device, name.to_owned()));
         let loaded = self.optional_vector(name, n)?;
-        if let Some(info) = self.file.tensor(name) {
+        if let Some(info) = self.file.tensor(name).filter(|_| !is_known) {
             let values = to_f32(&self.file, info)?;
             // Angles of nearly endless size have no cosine.
             if let Some(x) = values.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).find(|&x| x < 1e-3) {
                 return Err(Error::unsupported(&self.file, name, "divisors above 0.001".to_owned(), x.to_string()));
             }
         }
-        self.shared.extend(loaded.clone().map(|loaded| (key, loaded)));
         Ok(loaded)
     }
 
@@ -91,14 +87,52 @@ impl<'p> Loader<'p> {
 
     /// A vector of f32 that a model may lack.
     pub(crate) fn optional_vector(&mut self, name: &str, n: usize) -> Result<Option<Stored>, Error> {
+        Ok(self.optional_of_shapes(name, &[&[n]])?.map(|(vector, _)| vector))
+    }
+
+    /// Numbers in f32 that a model may lack, and which of the shapes that they may have they have.
+    pub(crate) fn optional_of_shapes(
+        &mut self,
+        name: &str,
+        shapes: &[&[usize]],
+    ) -> Result<Option<(Stored, usize)>, Error> {
+        let key = (self.device, name.to_owned());
+        if let Some(known) = self.shared.get(&key) {
+            return Ok(Some(known.clone()));
+        }
         let file = self.file.clone();
         let Some(info) = file.tensor(name) else { return Ok(None) };
-        expect_shape(&file, info, &[n])?;
+        let which = shapes.iter().position(|shape| has_shape(info, shape));
+        let which = which.ok_or_else(|| Error::shape(&file, info, shapes[0]))?;
         let values = to_f32(&file, info)?;
-        let vector = self.builder.add_plain(name, DType::F32, &[n], &values)?;
+        let stored = self.builder.add_plain(name, DType::F32, shapes[which], &values)?;
         self.count_sent(values.len());
         self.weights_bytes += info.bytes;
-        Ok(Some(vector))
+        self.shared.insert(key, (stored.clone(), which));
+        Ok(Some((stored, which)))
+    }
+
+    /// Whether the file has such a tensor.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.file.tensor(name).is_some()
+    }
+
+    /// A matrix \[n_in, n_out\] of each expert, in one tensor.
+    pub(crate) fn experts(&mut self, name: &str, [n_in, n_out]: [usize; 2], of: Experts) -> Result<Stored, Error> {
+        let file = self.file.clone();
+        let info = file.tensor(name).ok_or_else(|| Error::missing(&file, name))?;
+        let shape = [n_in, n_out, of.n];
+        expect_shape(&file, info, &shape)?;
+        expect_type(&file, info, ggml::can_multiply, "can be multiplied by")?;
+        // A token reads those that it takes.
+        self.weights_bytes += info.bytes / of.n * of.n_used;
+        if self.builder.is_host() {
+            return match self.builder.add_mapped(name, info.dtype, &shape, &file, |f| f.data(info)) {
+                Some(mapped) => Ok(mapped),
+                None => Ok(self.builder.add_plain(name, info.dtype, &shape, file.data(info))?),
+            };
+        }
+        self.send_as(name, &[info], &shape)
     }
 
     /// A matrix whose rows are looked up: it stays in the file's map where it can.
@@ -228,6 +262,10 @@ impl<'p> Loader<'p> {
 
     /// Matrices of one type, one below the other, to a device other than the CPU.
     fn send(&mut self, label: &str, infos: &[&TensorInfo], shape: [usize; 2]) -> Result<Weight, Error> {
+        Ok(Weight::plain(self.send_as(label, infos, &shape)?))
+    }
+
+    fn send_as(&mut self, label: &str, infos: &[&TensorInfo], shape: &[usize]) -> Result<Stored, Error> {
         let (file, names) = (self.file.clone(), infos.iter().map(|info| info.name.clone()).collect::<Vec<_>>());
         let content: Content = Arc::new(move |sink| {
             names.iter().filter_map(|name| file.tensor(name)).for_each(|info| {
@@ -235,9 +273,9 @@ impl<'p> Loader<'p> {
                 file.release(info); // copied
             });
         });
-        let weight = self.builder.add_content(label, infos[0].dtype, &shape, content)?;
+        let stored = self.builder.add_content(label, infos[0].dtype, shape, content)?;
         self.count_sent(infos.iter().map(|info| info.bytes).sum());
-        Ok(Weight::plain(weight))
+        Ok(stored)
     }
 
     fn count_sent(&mut self, bytes: usize) {
@@ -254,10 +292,13 @@ impl Linear {
     }
 }
 
-fn expect_shape(file: &File, info: &TensorInfo, shape: &[usize]) -> Result<(), Error> {
+fn has_shape(info: &TensorInfo, shape: &[usize]) -> bool {
     let found = &info.shape[..];
-    let matches = found.starts_with(shape) && found[shape.len()..].iter().all(|&n| n == 1);
-    if matches { Ok(()) } else { Err(Error::shape(file, info, shape)) }
+    found.starts_with(shape) && found[shape.len()..].iter().all(|&n| n == 1)
+}
+
+fn expect_shape(file: &File, info: &TensorInfo, shape: &[usize]) -> Result<(), Error> {
+    if has_shape(info, shape) { Ok(()) } else { Err(Error::shape(file, info, shape)) }
 }
 
 fn expect_matrix(file: &File, info: &TensorInfo, shape: [usize; 2]) -> Result<(), Error> {

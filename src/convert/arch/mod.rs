@@ -1,13 +1,45 @@
 //! Owns what an architecture of Hugging Face transformers is, as data: where `config.json` has its sizes, what else must hold
 //! there, which tensor becomes which, which keys a GGUF file gets. Refuses names that have no entry in [`ARCHITECTURES`].
 
+mod experts;
+mod learned;
+mod parallel;
+mod parts;
 mod table;
-
-pub(super) use table::ARCHITECTURES;
 
 use super::Error;
 use super::json::Object;
 use super::vocab::Rules;
+
+/// All, the most common first.
+pub(super) static ARCHITECTURES: [Arch; 26] = [
+    table::LLAMA,
+    table::MISTRAL,
+    table::QWEN2,
+    table::QWEN3,
+    table::GEMMA3,
+    table::GEMMA3_IMAGES,
+    table::GEMMA2,
+    table::PHI3,
+    experts::MIXTRAL,
+    experts::QWEN3MOE,
+    experts::GPT_OSS,
+    table::SMOLLM3,
+    table::GRANITE,
+    experts::GRANITEMOE,
+    table::OLMO2,
+    table::GLM4,
+    parallel::COMMAND_R,
+    parallel::COHERE2,
+    table::STARCODER2,
+    table::INTERNLM2,
+    parallel::STABLELM,
+    parallel::FALCON,
+    parallel::PHI2,
+    parallel::GPTNEOX,
+    learned::GPT2,
+    learned::OPT,
+];
 
 /// One architecture.
 #[derive(Debug)]
@@ -16,8 +48,6 @@ pub(super) struct Arch {
     pub(super) names: &'static [&'static str],
     /// `general.architecture`.
     pub(super) gguf: &'static str,
-    /// Whether this program runs it.
-    pub(super) runs: bool,
     /// Its sizes, each after those that it may be made of.
     pub(super) sizes: &'static [&'static [Field]],
     /// Its settings that are true or false: key, and what holds without it.
@@ -30,6 +60,8 @@ pub(super) struct Arch {
     pub(super) part: Option<Part>,
     /// Names that begin with the second of these may have the first in front of it.
     pub(super) lead: Option<(&'static str, &'static str)>,
+    /// Tensors with such ends of names are no weights: they are passed over.
+    pub(super) passed_over: &'static [&'static str],
     /// Tensors before the layers, in each layer, behind them.
     pub(super) first: &'static [Row],
     pub(super) layer: &'static [&'static [Row]],
@@ -72,11 +104,21 @@ pub(super) enum Size {
     Q,
     /// All key heads together.
     Kv,
+    /// Keys and values.
+    TwoKv,
+    /// Queries, keys and values.
+    Qkv,
+    /// Gate and up.
+    GateUp,
+    /// Feed-forward networks of a layer.
+    Experts,
+    /// Those that a token takes.
+    ExpertsUsed,
 }
 
 impl Size {
     /// How many there are.
-    pub(super) const COUNT: usize = Size::Kv as usize + 1;
+    pub(super) const COUNT: usize = Size::ExpertsUsed as usize + 1;
 }
 
 /// Where a size is found.
@@ -88,6 +130,8 @@ pub(super) struct Field {
     pub(super) absent: Otherwise,
     /// What `null` stands for.
     pub(super) null: Otherwise,
+    /// It is 1, whatever the configuration says, if the first of these settings is true and the second is not.
+    pub(super) single: Option<(&'static str, &'static str)>,
 }
 
 /// What a size is that the configuration does not name.
@@ -100,6 +144,8 @@ pub(super) enum Otherwise {
     Product(Size, Size),
     Quotient(Size, Size),
     Sum(Size, usize),
+    Times(Size, usize),
+    Both(Size, Size),
 }
 
 impl Field {
@@ -108,11 +154,15 @@ impl Field {
     }
 
     const fn or(size: Size, key: &'static str, otherwise: Otherwise) -> Field {
-        Field { size, key, absent: otherwise, null: otherwise }
+        Field { size, key, absent: otherwise, null: otherwise, single: None }
     }
 
     const fn null(self, null: Otherwise) -> Field {
         Field { null, ..self }
+    }
+
+    const fn single(self, settings: (&'static str, &'static str)) -> Field {
+        Field { single: Some(settings), ..self }
     }
 
     const fn made(size: Size, of: Otherwise) -> Field {
@@ -135,6 +185,12 @@ pub(super) enum Flag {
     Biases,
     /// Whether norms have weights.
     NormWeights,
+    /// Whether the halves of a layer take one hidden state.
+    Parallel,
+    /// Whether queries and keys are normed.
+    HeadNorms,
+    /// Whether each half of a layer has a norm of its own.
+    TwoNorms,
 }
 
 /// What else a configuration must say, if it says anything.
@@ -142,8 +198,12 @@ pub(super) enum Flag {
 pub(super) enum Check {
     /// One of these words.
     Word(&'static str, &'static [&'static str]),
-    /// Nothing, `false` or 0: what it asks for has no place in the file.
+    /// Nothing, `false`, 0 or an empty list: what it asks for has no place in the file.
     Unset(&'static str),
+    /// `true`; what stands for it without the key.
+    Set(&'static str, bool),
+    /// This number, if any.
+    Number(&'static str, f64),
     /// A number above 0, if it stands there at all.
     Positive(&'static str),
     /// The same as a size; without it, this number must be the same, where there is one.
@@ -152,6 +212,8 @@ pub(super) enum Check {
     Every(&'static str, &'static str, usize),
     /// An even size.
     Even(&'static str, Size),
+    /// A size that is no larger than another one.
+    AtMost(&'static str, Size, Size),
     /// A size that divides another one; that one's name in words.
     Divides(&'static str, Size, Size, &'static str),
 }
@@ -165,17 +227,18 @@ pub(super) struct Ropes {
     pub(super) theta: f64,
     /// The same of layers with a window, where they have one of their own.
     pub(super) local_theta: Option<f64>,
+    /// Where a part of each head may rotate: an old key that says it, and the part where the configuration says nothing.
+    pub(super) part: Option<(&'static str, f64)>,
 }
 
 /// Which layers see the last positions only.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Window {
     None,
-    /// All, with a window of this size, or none, where the configuration does not speak of it. GGUF has no key: it is left out,
-    /// and said.
+    /// All, with a window of this size, or none, where the configuration does not speak of it.
     All(Option<usize>),
     /// From `max_window_layers` on, if `use_sliding_window` says so; this size and this layer where the configuration does not
-    /// speak of them. It is left out as well.
+    /// speak of them. GGUF has no key for it: it is left out, and said.
     Upper(usize, usize),
     /// All but the last of so many; this size where the configuration does not speak of it.
     Pattern(usize, usize),
@@ -193,6 +256,10 @@ pub(super) struct Row {
     pub(super) order: Order,
     /// What is added to every number.
     pub(super) offset: f32,
+    /// So many tensors, for whose numbers `{e}` stands, become one.
+    pub(super) each: Option<Size>,
+    /// Whether the name in the checkpoint is whole, and what the tensor becomes.
+    pub(super) whole: Option<&'static str>,
     /// All must hold, or there is no such tensor.
     pub(super) when: &'static [When],
     pub(super) kind: RowKind,
@@ -203,6 +270,8 @@ pub(super) struct Row {
 pub(super) enum Shape {
     Vector(Size),
     Matrix(Size, Size),
+    /// So many matrices.
+    Matrices(Size, Size, Size),
 }
 
 /// Whether there is a bias.
@@ -214,13 +283,33 @@ pub(super) enum Bias {
 }
 
 /// The order of the rows in the file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     Same,
     /// Without the first ones.
     Skip(usize),
     /// The two halves of each head by turns.
     Interleaved,
+    /// Of groups that each have some heads of queries, one of keys and one of values: all queries, all keys, all values.
+    Ungrouped,
+    /// Of such groups, heads of one kind; the two halves of each head by turns.
+    Of(HeadKind),
+    /// The first half of each matrix's rows, or the second.
+    Half(usize),
+    /// Columns and rows of each matrix exchanged.
+    Transposed,
+    /// The same, of each second column from this on.
+    AlternateColumns(usize),
+    /// Each second element, from this on.
+    AlternateElements(usize),
+}
+
+/// Heads of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeadKind {
+    Q,
+    K,
+    V,
 }
 
 /// A condition.
@@ -251,8 +340,13 @@ impl Row {
         Row::new(from, to, Shape::Matrix(rows, columns))
     }
 
+    const fn matrices(from: &'static str, to: &'static str, [n, rows, columns]: [Size; 3]) -> Row {
+        Row::new(from, to, Shape::Matrices(n, rows, columns))
+    }
+
     const fn new(from: &'static str, to: &'static str, shape: Shape) -> Row {
-        Row { from, to, shape, bias: Bias::No, order: Order::Same, offset: 0.0, when: &[], kind: RowKind::Plain }
+        let (bias, order, kind) = (Bias::No, Order::Same, RowKind::Plain);
+        Row { from, to, shape, bias, order, offset: 0.0, each: None, whole: None, when: &[], kind }
     }
 
     const fn bias(self, bias: Bias) -> Row {
@@ -265,6 +359,14 @@ impl Row {
 
     const fn plus(self, offset: f32) -> Row {
         Row { offset, ..self }
+    }
+
+    const fn each(self, n: Size) -> Row {
+        Row { each: Some(n), ..self }
+    }
+
+    const fn whole(self, part: &'static str) -> Row {
+        Row { whole: Some(part), ..self }
     }
 
     const fn when(self, when: &'static [When]) -> Row {
@@ -286,6 +388,18 @@ pub(super) enum Key {
     Number(&'static str, &'static str, f64),
     /// A number that no configuration has.
     Always(&'static str, f32),
+    /// A word that no configuration has.
+    Text(&'static str, &'static str),
+    /// A count of the configuration's, 0 without it.
+    CountOrNone(&'static str, &'static str),
+    /// `tokenizer.ggml.add_bos_token`.
+    AddsBos(bool),
+    /// `rope.dimension_count`.
+    RotaryDims,
+    /// `rope.freq_base`.
+    RopeBase,
+    /// `rope.scaling.original_context_length`.
+    OriginalContext,
     /// A word: the configuration's key, and what it is without it.
     Word(&'static str, &'static str, &'static str),
     Flag(&'static str, Flag),
@@ -350,8 +464,8 @@ mod tests {
                 for otherwise in [field.absent, field.null] {
                     let parts = match otherwise {
                         Otherwise::Needed | Otherwise::Is(_) => vec![],
-                        Otherwise::Same(a) | Otherwise::Sum(a, _) => vec![a],
-                        Otherwise::Product(a, b) | Otherwise::Quotient(a, b) => vec![a, b],
+                        Otherwise::Same(a) | Otherwise::Sum(a, _) | Otherwise::Times(a, _) => vec![a],
+                        Otherwise::Product(a, b) | Otherwise::Quotient(a, b) | Otherwise::Both(a, b) => vec![a, b],
                     };
                     assert!(parts.iter().all(|part| known.contains(part)), "{}: {:?}", arch.gguf, field.size);
                 }
@@ -362,6 +476,7 @@ mod tests {
                 let sizes = match row.shape {
                     Shape::Vector(n) => vec![n],
                     Shape::Matrix(rows, columns) => vec![rows, columns],
+                    Shape::Matrices(n, rows, columns) => vec![n, rows, columns],
                 };
                 assert!(sizes.iter().all(|size| known.contains(size)), "{}: {}", arch.gguf, row.from);
             }

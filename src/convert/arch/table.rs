@@ -1,106 +1,18 @@
 //! The architectures that are converted. Names of tensors and defaults are those of transformers' `modeling_*.py` and
 //! `configuration_*.py`; GGUF's names, keys and their order are llama.cpp's.
 
-use super::Otherwise::{Is, Product, Quotient, Same, Sum};
-use super::Size::{Context, Embd, FeedForward, HeadDim, Heads, Kv, KvHeads, Layers, Positions, Q, Vocab, Word};
-use super::{Arch, Bias, Check, Field, Flag, Key, Order, Part, Ropes, Row, RowKind, When, Window};
+use super::Otherwise::{Is, Quotient, Same, Times};
+use super::Size::{Context, Embd, FeedForward, GateUp, HeadDim, Heads, Kv, KvHeads, Layers, Q, Qkv, Vocab};
+use super::parts::{
+    CHECKS, EMBEDDING, FIRST_KEYS, FUSED_WIDTHS, HEAD, HEAD_KEYS, HEAD_SHARE, LLAMA_KEYS, OPEN_HEAD_KEYS, OUTPUT_NORM,
+    PRE_NORMS, RMS_KEYS, SILU, SIZES, WIDTHS, attention, gated, head_norms, kv_heads,
+};
+use super::{Arch, Bias, Check, Field, Flag, HeadKind, Key, Order, Part, Ropes, Row, Window};
 use crate::convert::vocab;
 
-/// All, the most common first.
-pub(crate) static ARCHITECTURES: [Arch; 12] =
-    [LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3, GEMMA3_IMAGES, GEMMA2, SMOLLM3, GRANITE, OLMO2, STARCODER2, OPT];
-
-const SIZES: &[Field] = &[
-    Field::need(Heads, "num_attention_heads"),
-    Field::need(Embd, "hidden_size"),
-    Field::need(Vocab, "vocab_size"),
-    Field::need(Layers, "num_hidden_layers"),
-    Field::need(FeedForward, "intermediate_size"),
-];
-
-/// Heads of keys and values where the configuration names none; `null` stands for one to each query head.
-const fn kv_heads(absent: super::Otherwise) -> Field {
-    Field::or(KvHeads, "num_key_value_heads", absent).null(Same(Heads))
-}
-
-const WIDTHS: &[Field] = &[Field::made(Q, Product(Heads, HeadDim)), Field::made(Kv, Product(KvHeads, HeadDim))];
-
-/// Of the widths of heads that a configuration may leave open.
-const HEAD_SHARE: Field = Field::or(HeadDim, "head_dim", Quotient(Embd, Heads));
-
-const CHECKS: [Check; 2] = [
-    Check::Divides("num_key_value_heads", KvHeads, Heads, "heads"),
-    // Rotation takes two elements together.
-    Check::Even("head_dim", HeadDim),
-];
-
-const SILU: Check = Check::Word("hidden_act", &["silu"]);
-
-const EMBEDDING: Row = Row::matrix("model.embed_tokens", "token_embd", Vocab, Embd);
-const HEAD: Row = Row::matrix("lm_head", "output", Vocab, Embd).kind(RowKind::Head);
-const OUTPUT_NORM: Row = Row::vector("model.norm", "output_norm", Embd);
-
-/// Norms before each half of a layer.
-const PRE_NORMS: [Row; 2] = [
-    Row::vector("model.layers.{}.input_layernorm", "blk.{}.attn_norm", Embd),
-    Row::vector("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm", Embd),
-];
-
-/// `queries`: the order of the rows of queries and keys.
-const fn attention(queries: Order, inner: Bias, outer: Bias) -> [Row; 4] {
-    [
-        Row::matrix("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q", Q, Embd).order(queries).bias(inner),
-        Row::matrix("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k", Kv, Embd).order(queries).bias(inner),
-        Row::matrix("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v", Kv, Embd).bias(inner),
-        Row::matrix("model.layers.{}.self_attn.o_proj", "blk.{}.attn_output", Embd, Q).bias(outer),
-    ]
-}
-
-/// Norms of each head of queries and keys.
-const fn head_norms(offset: f32) -> [Row; 2] {
-    [
-        Row::vector("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm", HeadDim).plus(offset),
-        Row::vector("model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm", HeadDim).plus(offset),
-    ]
-}
-
-const fn gated(bias: Bias) -> [Row; 3] {
-    [
-        Row::matrix("model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate", FeedForward, Embd).bias(bias),
-        Row::matrix("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up", FeedForward, Embd).bias(bias),
-        Row::matrix("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down", Embd, FeedForward).bias(bias),
-    ]
-}
-
-/// What architectures with rotary positions write first.
-const FIRST_KEYS: &[Key] = &[
-    Key::Size("block_count", Layers),
-    Key::Size("context_length", Context),
-    Key::Size("embedding_length", Embd),
-    Key::Size("feed_forward_length", FeedForward),
-    Key::Size("attention.head_count", Heads),
-    Key::Size("attention.head_count_kv", KvHeads),
-    Key::Rope,
-];
-
-const RMS_KEYS: &[Key] = &[Key::Number("attention.layer_norm_rms_epsilon", "rms_norm_eps", 1e-6)];
-
-/// Of architectures whose heads have the usual width, unless the configuration names one.
-const OPEN_HEAD_KEYS: &[Key] = &[
-    Key::SizeIf("attention.key_length", HeadDim, "head_dim"),
-    Key::SizeIf("attention.value_length", HeadDim, "head_dim"),
-    Key::FileType,
-];
-
-const HEAD_KEYS: &[Key] =
-    &[Key::Size("attention.key_length", HeadDim), Key::Size("attention.value_length", HeadDim), Key::FileType];
-
-const LLAMA_KEYS: &[Key] = &[Key::Size("vocab_size", Vocab), Key::Size("rope.dimension_count", HeadDim)];
-
-const LLAMA: Arch = Arch {
+pub(super) const LLAMA: Arch = Arch {
     names: &["LlamaForCausalLM", "LLaMAForCausalLM"],
     gguf: "llama",
-    runs: true,
     sizes: &[
         SIZES,
         &[Field::or(Context, "max_position_embeddings", Is(2048)), kv_heads(Same(Heads)), HEAD_SHARE],
@@ -116,10 +28,12 @@ const LLAMA: Arch = Arch {
         kinds: &["default", "linear", "yarn", "llama3", "dynamic"],
         theta: 10_000.0,
         local_theta: None,
+        part: None,
     }),
     window: Window::None,
     part: None,
     lead: None,
+    passed_over: &[],
     first: &[EMBEDDING, OUTPUT_NORM, HEAD],
     layer: &[
         &PRE_NORMS,
@@ -131,21 +45,27 @@ const LLAMA: Arch = Arch {
     vocabulary: vocab::LLAMA,
 };
 
-/// A Llama, but for a window that the first of them had.
-const MISTRAL: Arch = Arch {
+/// A Llama, but for a window that the first of them had. llama.cpp leaves it out: the key is one of ours, under a usual name.
+pub(super) const MISTRAL: Arch = Arch {
     names: &["MistralForCausalLM"],
     sizes: &[SIZES, &[Field::or(Context, "max_position_embeddings", Is(131_072)), kv_heads(Is(8)), HEAD_SHARE], WIDTHS],
     window: Window::All(Some(4096)),
+    keys: &[FIRST_KEYS, RMS_KEYS, HEAD_KEYS, LLAMA_KEYS, &[Key::Window]],
     ..LLAMA
 };
 
 /// arXiv 2407.10671. Rows stay in transformers' order, which is GGUF's for `qwen2`.
-const QWEN2: Arch = Arch {
+pub(super) const QWEN2: Arch = Arch {
     names: &["Qwen2ForCausalLM"],
     gguf: "qwen2",
     sizes: &[SIZES, &[Field::or(Context, "max_position_embeddings", Is(32_768)), kv_heads(Is(32)), HEAD_SHARE], WIDTHS],
     flags: &[(Flag::Tied, "tie_word_embeddings", false)],
-    rope: Some(Ropes { kinds: &["default", "linear", "yarn", "dynamic"], theta: 10_000.0, local_theta: None }),
+    rope: Some(Ropes {
+        kinds: &["default", "linear", "yarn", "dynamic"],
+        theta: 10_000.0,
+        local_theta: None,
+        part: None,
+    }),
     window: Window::Upper(4096, 28),
     layer: &[&PRE_NORMS, &attention(Order::Same, Bias::Yes, Bias::No), &gated(Bias::No)],
     keys: &[FIRST_KEYS, RMS_KEYS, OPEN_HEAD_KEYS],
@@ -154,7 +74,7 @@ const QWEN2: Arch = Arch {
 };
 
 /// arXiv 2505.09388.
-const QWEN3: Arch = Arch {
+pub(super) const QWEN3: Arch = Arch {
     names: &["Qwen3ForCausalLM"],
     gguf: "qwen3",
     sizes: &[
@@ -186,7 +106,7 @@ const GEMMA_NORMS: [Row; 4] = [
 ];
 
 /// arXiv 2503.19786, the text model. Its norms multiply by one more than their weights.
-const GEMMA3: Arch = Arch {
+pub(super) const GEMMA3: Arch = Arch {
     names: &["Gemma3ForCausalLM"],
     gguf: "gemma3",
     sizes: &[
@@ -209,7 +129,7 @@ const GEMMA3: Arch = Arch {
         // GGUF has no key for what scores are divided by: it is the root of this size.
         Check::SameAs("query_pre_attn_scalar", HeadDim, Some(256.0)),
     ],
-    rope: Some(Ropes { kinds: &["default", "linear"], theta: 1_000_000.0, local_theta: Some(10_000.0) }),
+    rope: Some(Ropes { kinds: &["default", "linear"], theta: 1_000_000.0, local_theta: Some(10_000.0), part: None }),
     window: Window::Pattern(6, 4096),
     first: &[EMBEDDING, OUTPUT_NORM.plus(1.0), HEAD],
     layer: &[
@@ -224,7 +144,7 @@ const GEMMA3: Arch = Arch {
 };
 
 /// The same with an encoder of images beside it. Its configuration names only what differs from the defaults.
-const GEMMA3_IMAGES: Arch = Arch {
+pub(super) const GEMMA3_IMAGES: Arch = Arch {
     names: &["Gemma3ForConditionalGeneration"],
     sizes: &[
         &[
@@ -247,10 +167,9 @@ const GEMMA3_IMAGES: Arch = Arch {
 };
 
 /// arXiv 2408.00118. Scores and logits have soft caps; every other layer has a window.
-const GEMMA2: Arch = Arch {
+pub(super) const GEMMA2: Arch = Arch {
     names: &["Gemma2ForCausalLM"],
     gguf: "gemma2",
-    runs: true,
     sizes: &[
         SIZES,
         &[
@@ -272,7 +191,7 @@ const GEMMA2: Arch = Arch {
         Check::Positive("final_logit_softcapping"),
         Check::SameAs("query_pre_attn_scalar", HeadDim, Some(256.0)),
     ],
-    rope: Some(Ropes { kinds: &["default"], theta: 10_000.0, local_theta: None }),
+    rope: Some(Ropes { kinds: &["default"], theta: 10_000.0, local_theta: None, part: None }),
     window: Window::Pattern(2, 4096),
     layer: &[&GEMMA_NORMS, &attention(Order::Same, Bias::No, Bias::No), &gated(Bias::No)],
     keys: &[&[
@@ -295,10 +214,9 @@ const GEMMA2: Arch = Arch {
 };
 
 /// A Llama, but for layers that do not rotate.
-const SMOLLM3: Arch = Arch {
+pub(super) const SMOLLM3: Arch = Arch {
     names: &["SmolLM3ForCausalLM"],
     gguf: "smollm3",
-    runs: false,
     sizes: &[SIZES, &[Field::or(Context, "max_position_embeddings", Is(32_768)), kv_heads(Is(4)), HEAD_SHARE], WIDTHS],
     flags: &[
         (Flag::Tied, "tie_word_embeddings", true),
@@ -313,16 +231,15 @@ const SMOLLM3: Arch = Arch {
         // GGUF has no key for which layers these are: every fourth.
         Check::Every("no_rope_layers", "no_rope_layer_interval", 4),
     ],
-    rope: Some(Ropes { kinds: &["default", "linear", "yarn"], theta: 2_000_000.0, local_theta: None }),
+    rope: Some(Ropes { kinds: &["default", "linear", "yarn"], theta: 2_000_000.0, local_theta: None, part: None }),
     keys: &[FIRST_KEYS, RMS_KEYS, OPEN_HEAD_KEYS, LLAMA_KEYS],
     ..LLAMA
 };
 
 /// A Llama with four factors, for embeddings, scores, halves of layers and logits.
-const GRANITE: Arch = Arch {
+pub(super) const GRANITE: Arch = Arch {
     names: &["GraniteForCausalLM"],
     gguf: "granite",
-    runs: false,
     sizes: &[
         SIZES,
         &[
@@ -342,7 +259,7 @@ const GRANITE: Arch = Arch {
         Check::Positive("residual_multiplier"),
         Check::Positive("logits_scaling"),
     ],
-    rope: Some(Ropes { kinds: &["default", "linear", "yarn"], theta: 10_000.0, local_theta: None }),
+    rope: Some(Ropes { kinds: &["default", "linear", "yarn"], theta: 10_000.0, local_theta: None, part: None }),
     keys: &[
         FIRST_KEYS,
         RMS_KEYS,
@@ -359,17 +276,16 @@ const GRANITE: Arch = Arch {
 };
 
 /// arXiv 2501.00656. Norms behind each half of a layer, and of all queries and keys together.
-const OLMO2: Arch = Arch {
+pub(super) const OLMO2: Arch = Arch {
     names: &["Olmo2ForCausalLM"],
     gguf: "olmo2",
-    runs: false,
     sizes: &[
         SIZES,
         &[Field::or(Context, "max_position_embeddings", Is(2048)), kv_heads(Same(Heads)), HEAD_SHARE],
         WIDTHS,
     ],
     checks: &[CHECKS[0], CHECKS[1], SILU, Check::Unset("attention_bias")],
-    rope: Some(Ropes { kinds: &["default", "linear", "yarn"], theta: 10_000.0, local_theta: None }),
+    rope: Some(Ropes { kinds: &["default", "linear", "yarn"], theta: 10_000.0, local_theta: None, part: None }),
     window: Window::None,
     layer: &[
         &attention(Order::Same, Bias::No, Bias::No),
@@ -386,14 +302,13 @@ const OLMO2: Arch = Arch {
 };
 
 /// arXiv 2402.19173.
-const STARCODER2: Arch = Arch {
+pub(super) const STARCODER2: Arch = Arch {
     names: &["Starcoder2ForCausalLM"],
     gguf: "starcoder2",
-    runs: false,
     sizes: &[SIZES, &[Field::or(Context, "max_position_embeddings", Is(4096)), kv_heads(Is(2)), HEAD_SHARE], WIDTHS],
     flags: &[(Flag::Tied, "tie_word_embeddings", true)],
     checks: &[CHECKS[0], CHECKS[1], Check::Word("hidden_act", &["gelu_pytorch_tanh"])],
-    rope: Some(Ropes { kinds: &["default", "linear", "yarn"], theta: 10_000.0, local_theta: None }),
+    rope: Some(Ropes { kinds: &["default", "linear", "yarn"], theta: 10_000.0, local_theta: None, part: None }),
     window: Window::All(None),
     first: &[EMBEDDING, OUTPUT_NORM.bias(Bias::Yes), HEAD],
     layer: &[
@@ -404,86 +319,143 @@ const STARCODER2: Arch = Arch {
             Row::matrix("model.layers.{}.mlp.c_proj", "blk.{}.ffn_down", Embd, FeedForward).bias(Bias::Yes),
         ],
     ],
-    keys: &[FIRST_KEYS, &[Key::Number("attention.layer_norm_epsilon", "norm_epsilon", 1e-5)], OPEN_HEAD_KEYS],
+    keys: &[
+        FIRST_KEYS,
+        &[Key::Number("attention.layer_norm_epsilon", "norm_epsilon", 1e-5)],
+        OPEN_HEAD_KEYS,
+        &[Key::Window],
+    ],
     ..QWEN2
 };
 
-/// A norm that ones and zeros stand for where it has no weights.
-const fn opt_norm(from: &'static str, to: &'static str) -> Row {
-    Row::vector(from, to, Embd).bias(Bias::Yes).kind(RowKind::OnesUnless(Flag::NormWeights))
-}
-
-const fn opt_linear(from: &'static str, to: &'static str, rows: super::Size, columns: super::Size) -> Row {
-    Row::matrix(from, to, rows, columns).bias(Bias::If(Flag::Biases))
-}
-
-/// The positions that the embedding begins with and that no token has.
-const OPT_OFFSET: usize = 2;
-
-/// arXiv 2205.01068, in the variants that were published: pre-norm (all sizes but one), 350m with its norms behind the halves
-/// of a layer and a narrow embedding, Galactica without biases.
-const OPT: Arch = Arch {
-    names: &["OPTForCausalLM"],
-    gguf: "opt",
-    runs: true,
-    sizes: &[&[
-        Field::need(Embd, "hidden_size"),
-        Field::need(Vocab, "vocab_size"),
-        Field::need(Layers, "num_hidden_layers"),
-        Field::or(Word, "word_embed_proj_dim", Same(Embd)),
-        Field::need(FeedForward, "ffn_dim"),
-        Field::need(Heads, "num_attention_heads"),
-        Field::need(Context, "max_position_embeddings"),
-        Field::made(Positions, Sum(Context, OPT_OFFSET)),
-    ]],
-    flags: &[
-        (Flag::NormBefore, "do_layer_norm_before", true),
-        (Flag::NoFinalNorm, "_remove_final_layer_norm", false),
-        (Flag::Biases, "enable_bias", true),
-        (Flag::NormWeights, "layer_norm_elementwise_affine", true),
-        (Flag::Tied, "tie_word_embeddings", true),
+/// arXiv 2404.14219, and Phi 4: queries, keys and values in one matrix, gate and up in another.
+pub(super) const PHI3: Arch = Arch {
+    names: &["Phi3ForCausalLM"],
+    gguf: "phi3",
+    sizes: &[
+        SIZES,
+        &[
+            Field::or(Context, "max_position_embeddings", Is(4096)),
+            kv_heads(Same(Heads)),
+            Field::made(HeadDim, Quotient(Embd, Heads)),
+            Field::made(GateUp, Times(FeedForward, 2)),
+        ],
+        WIDTHS,
+        FUSED_WIDTHS,
     ],
-    checks: &[
-        Check::Word("activation_function", &["relu", "gelu"]),
-        Check::Divides("num_attention_heads", Heads, Embd, "of `hidden_size`"),
-    ],
-    rope: None,
+    flags: &[(Flag::Tied, "tie_word_embeddings", false)],
+    checks: &[CHECKS[0], CHECKS[1], SILU, Check::SameAs("head_dim", HeadDim, None)],
+    rope: Some(Ropes {
+        kinds: &["default", "longrope"],
+        theta: 10_000.0,
+        local_theta: None,
+        part: Some(("partial_rotary_factor", 1.0)),
+    }),
     window: Window::None,
-    part: None,
-    lead: Some(("model.", "decoder.")),
-    first: &[
-        Row::matrix("decoder.embed_tokens", "token_embd", Vocab, Word),
-        Row::matrix("decoder.embed_positions", "position_embd", Positions, Embd).order(Order::Skip(OPT_OFFSET)),
-        Row::matrix("decoder.project_in", "token_embd_proj_in", Embd, Word).when(&[When::Narrow]),
-        Row::matrix("decoder.project_out", "token_embd_proj_out", Word, Embd).when(&[When::Narrow]),
-        Row::matrix("lm_head", "output", Vocab, Word).kind(RowKind::Head),
+    layer: &[
+        &PRE_NORMS,
+        &[
+            Row::matrix("model.layers.{}.self_attn.qkv_proj", "blk.{}.attn_qkv", Qkv, Embd),
+            Row::matrix("model.layers.{}.self_attn.o_proj", "blk.{}.attn_output", Embd, Q),
+            Row::matrix("model.layers.{}.mlp.gate_up_proj", "blk.{}.ffn_up", GateUp, Embd),
+            Row::matrix("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down", Embd, FeedForward),
+        ],
     ],
-    layer: &[&[
-        opt_norm("decoder.layers.{}.self_attn_layer_norm", "blk.{}.attn_norm"),
-        opt_norm("decoder.layers.{}.final_layer_norm", "blk.{}.ffn_norm"),
-        opt_linear("decoder.layers.{}.self_attn.q_proj", "blk.{}.attn_q", Embd, Embd),
-        opt_linear("decoder.layers.{}.self_attn.k_proj", "blk.{}.attn_k", Embd, Embd),
-        opt_linear("decoder.layers.{}.self_attn.v_proj", "blk.{}.attn_v", Embd, Embd),
-        opt_linear("decoder.layers.{}.self_attn.out_proj", "blk.{}.attn_output", Embd, Embd),
-        opt_linear("decoder.layers.{}.fc1", "blk.{}.ffn_up", FeedForward, Embd),
-        opt_linear("decoder.layers.{}.fc2", "blk.{}.ffn_down", Embd, FeedForward),
-    ]],
-    last: &[opt_norm("decoder.final_layer_norm", "output_norm")
-        .when(&[When::Is(Flag::NormBefore), When::Not(Flag::NoFinalNorm)])],
     keys: &[&[
         Key::Size("context_length", Context),
+        Key::OriginalContext,
         Key::Size("embedding_length", Embd),
-        Key::Size("word_embed_proj_dim", Word),
-        Key::Size("block_count", Layers),
         Key::Size("feed_forward_length", FeedForward),
+        Key::Size("block_count", Layers),
         Key::Size("attention.head_count", Heads),
-        Key::Size("attention.head_count_kv", Heads),
-        // transformers has no setting for it: PyTorch's default.
-        Key::Always("attention.layer_norm_epsilon", 1e-5),
-        Key::Word("activation", "activation_function", "relu"),
-        Key::Flag("do_layer_norm_before", Flag::NormBefore),
-        Key::Size("vocab_size", Vocab),
+        Key::Size("attention.head_count_kv", KvHeads),
+        Key::Number("attention.layer_norm_rms_epsilon", "rms_norm_eps", 1e-5),
+        Key::RotaryDims,
+        Key::RopeBase,
         Key::FileType,
+        // 0 says that there is none.
+        Key::CountOrNone("attention.sliding_window", "sliding_window"),
     ]],
-    vocabulary: vocab::OPT,
+    ..QWEN2
+};
+
+/// GLM 4 of 2025: norms before and behind each half, a part of each head rotates, gate and up in one matrix.
+pub(super) const GLM4: Arch = Arch {
+    names: &["Glm4ForCausalLM"],
+    gguf: "glm4",
+    sizes: &[
+        SIZES,
+        &[
+            Field::or(Context, "max_position_embeddings", Is(131_072)),
+            kv_heads(Is(2)),
+            Field::or(HeadDim, "head_dim", Is(128)),
+            Field::made(GateUp, Times(FeedForward, 2)),
+        ],
+        WIDTHS,
+    ],
+    flags: &[(Flag::Tied, "tie_word_embeddings", false), (Flag::AttentionBias, "attention_bias", true)],
+    rope: Some(Ropes {
+        kinds: &["default"],
+        theta: 10_000.0,
+        local_theta: None,
+        part: Some(("partial_rotary_factor", 0.5)),
+    }),
+    window: Window::None,
+    layer: &[
+        &attention(Order::Same, Bias::If(Flag::AttentionBias), Bias::No),
+        &[
+            Row::vector("model.layers.{}.input_layernorm", "blk.{}.attn_norm", Embd),
+            Row::vector("model.layers.{}.post_self_attn_layernorm", "blk.{}.post_attention_norm", Embd),
+            Row::vector("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm", Embd),
+            Row::vector("model.layers.{}.post_mlp_layernorm", "blk.{}.post_ffw_norm", Embd),
+            Row::matrix("model.layers.{}.mlp.gate_up_proj", "blk.{}.ffn_up", GateUp, Embd),
+            Row::matrix("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down", Embd, FeedForward),
+        ],
+    ],
+    keys: &[
+        FIRST_KEYS,
+        &[Key::Number("attention.layer_norm_rms_epsilon", "rms_norm_eps", 0.000_000_156_25)],
+        HEAD_KEYS,
+        &[Key::RotaryDims],
+    ],
+    vocabulary: vocab::GLM4,
+    ..QWEN2
+};
+
+/// arXiv 2403.17297: a Llama with queries, keys and values in one matrix, by groups.
+pub(super) const INTERNLM2: Arch = Arch {
+    names: &["InternLM2ForCausalLM"],
+    gguf: "internlm2",
+    sizes: &[
+        SIZES,
+        &[
+            Field::or(Context, "max_position_embeddings", Is(2048)),
+            kv_heads(Same(Heads)),
+            Field::made(HeadDim, Quotient(Embd, Heads)),
+        ],
+        WIDTHS,
+        FUSED_WIDTHS,
+    ],
+    flags: &[(Flag::Tied, "tie_word_embeddings", false)],
+    checks: &[CHECKS[0], CHECKS[1], SILU, Check::Unset("bias"), Check::SameAs("head_dim", HeadDim, None)],
+    rope: Some(Ropes { kinds: &["default", "linear", "dynamic"], theta: 10_000.0, local_theta: None, part: None }),
+    first: &[
+        Row::matrix("model.tok_embeddings", "token_embd", Vocab, Embd),
+        OUTPUT_NORM,
+        Row::matrix("output", "output", Vocab, Embd).kind(super::RowKind::Head),
+    ],
+    layer: &[&[
+        Row::vector("model.layers.{}.attention_norm", "blk.{}.attn_norm", Embd),
+        Row::vector("model.layers.{}.ffn_norm", "blk.{}.ffn_norm", Embd),
+        Row::matrix("model.layers.{}.attention.wqkv", "blk.{}.attn_q", Qkv, Embd).order(Order::Of(HeadKind::Q)),
+        Row::matrix("model.layers.{}.attention.wqkv", "blk.{}.attn_k", Qkv, Embd).order(Order::Of(HeadKind::K)),
+        Row::matrix("model.layers.{}.attention.wqkv", "blk.{}.attn_v", Qkv, Embd).order(Order::Of(HeadKind::V)),
+        Row::matrix("model.layers.{}.attention.wo", "blk.{}.attn_output", Embd, Q),
+        Row::matrix("model.layers.{}.feed_forward.w1", "blk.{}.ffn_gate", FeedForward, Embd),
+        Row::matrix("model.layers.{}.feed_forward.w3", "blk.{}.ffn_up", FeedForward, Embd),
+        Row::matrix("model.layers.{}.feed_forward.w2", "blk.{}.ffn_down", Embd, FeedForward),
+    ]],
+    keys: &[FIRST_KEYS, RMS_KEYS, OPEN_HEAD_KEYS],
+    vocabulary: vocab::INTERNLM2,
+    ..LLAMA
 };

@@ -22,7 +22,7 @@ pub(super) fn is_sentencepiece(root: Object) -> bool {
 }
 
 impl Vocab<'_> {
-    pub(super) fn hf_sentencepiece(&mut self, meta: &mut Metadata) -> Result<(), Error> {
+    pub(super) fn hf_sentencepiece(&mut self, rules: &super::Rules, meta: &mut Metadata) -> Result<(), Error> {
         let Some(tokenizer) = self.tokenizer.take() else { return Ok(()) };
         let (mut tokens, mut left_out) = (Tokens::padding(self.n_vocab, Some(UNUSED_SCORE)), LeftOut::default());
         let root = tokenizer.root();
@@ -51,7 +51,7 @@ impl Vocab<'_> {
         }
         self.write_spaces(Spaces::read(&root), &tokens, &added, meta);
         self.tokenizer = Some(tokenizer);
-        self.finish_sentencepiece(&tokens, meta)
+        self.finish_sentencepiece(&tokens, rules, meta)
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Rules {
     first_space: FirstSpace,
     /// Keys of vocabularies that are told by their sizes, as llama.cpp's converter does.
     by_size: &'static [(usize, &'static str, Value)],
+    /// Roles of added tokens that no file tells: role and text.
+    roles: &'static [(&'static str, &'static str)],
 }
 
 /// Whether a text that starts with no space gets one.
@@ -42,6 +44,8 @@ enum FirstSpace {
     OfSettings,
     /// As the tokenizer itself says.
     OfTokenizer,
+    /// As the tokenizer itself says, and the file says so in either case.
+    Always,
     /// Never.
     None,
 }
@@ -54,14 +58,26 @@ pub(super) const LLAMA: Rules = Rules {
         (32016, "tokenizer.ggml.eot_token_id", Value::U32(32010)),
         (49152, "tokenizer.ggml.add_bos_token", Value::Bool(false)),
     ],
+    roles: &[],
 };
 
 /// SentencePiece or byte-level BPE, as the files are.
-pub(super) const PLAIN: Rules = Rules { sentencepiece: true, first_space: FirstSpace::OfTokenizer, by_size: &[] };
+pub(super) const PLAIN: Rules =
+    Rules { sentencepiece: true, first_space: FirstSpace::OfTokenizer, by_size: &[], roles: &[] };
 
-pub(super) const GEMMA: Rules = Rules { sentencepiece: true, first_space: FirstSpace::None, by_size: &[] };
+pub(super) const GEMMA: Rules = Rules { sentencepiece: true, first_space: FirstSpace::None, by_size: &[], roles: &[] };
 
-pub(super) const OPT: Rules = Rules { sentencepiece: false, first_space: FirstSpace::OfSettings, by_size: &[] };
+pub(super) const OPT: Rules =
+    Rules { sentencepiece: false, first_space: FirstSpace::OfSettings, by_size: &[], roles: &[] };
+
+/// Turns end with the token that begins the user's.
+pub(super) const GLM4: Rules = Rules {
+    roles: &[("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("bos", "<|endoftext|>")],
+    ..PLAIN
+};
+
+/// In chats EOS is what ends a turn.
+pub(super) const INTERNLM2: Rules = Rules { first_space: FirstSpace::Always, roles: &[("eos", "<|im_end|>")], ..PLAIN };
 
 /// The largest known vocabulary has a quarter of a million.
 const MAX_VOCAB: usize = 1 << 21;
@@ -110,12 +126,12 @@ impl<'a> Vocab<'a> {
             let tokens = self.bpe(meta)?;
             self.gpt2_roles(&tokens)?.write(meta, self.notices);
         } else if let Some(bytes) = read::bytes_if_any(&path, FileKind::Lists)? {
-            self.sentencepiece(&path, &bytes, meta)?;
+            self.sentencepiece(&path, &bytes, rules, meta)?;
         } else if self.tokenizer.as_ref().is_some_and(|t| hf::is_sentencepiece(t.root())) {
-            self.hf_sentencepiece(meta)?;
+            self.hf_sentencepiece(rules, meta)?;
         } else {
             let tokens = self.bpe(meta)?;
-            self.special(tokens.len())?.write(meta, self.notices);
+            self.special_of(&tokens, rules)?.write(meta, self.notices);
         }
         if rules.first_space == FirstSpace::None {
             meta.remove(keys::SPACE_PREFIX); // it comes last
@@ -160,7 +176,18 @@ impl<'a> Vocab<'a> {
         Special::load(&files, tokens as u32)
     }
 
-    fn sentencepiece(&mut self, path: &Path, bytes: &[u8], meta: &mut Metadata) -> Result<(), Error> {
+    /// The roles, with those that an architecture gives to tokens by their texts.
+    fn special_of(&self, tokens: &Tokens, rules: &Rules) -> Result<Special, Error> {
+        let mut special = self.special(tokens.len())?;
+        for &(role, text) in rules.roles {
+            if let Some(id) = tokens.id(text) {
+                special.give(role, id as u32);
+            }
+        }
+        Ok(special)
+    }
+
+    fn sentencepiece(&mut self, path: &Path, bytes: &[u8], rules: &Rules, meta: &mut Metadata) -> Result<(), Error> {
         let model = sentencepiece::parse(path, bytes)?;
         if !model.add_dummy_prefix && meta.get("tokenizer.ggml.add_space_prefix").is_none() {
             meta.insert("tokenizer.ggml.add_space_prefix", false);
@@ -206,7 +233,7 @@ impl<'a> Vocab<'a> {
             }
         }
         self.tokenizer = tokenizer;
-        self.finish_sentencepiece(&tokens, meta)
+        self.finish_sentencepiece(&tokens, rules, meta)
     }
 
     /// Where transformers puts a space only before the first part of a text, GGUF's rule is another one.
@@ -234,9 +261,13 @@ impl<'a> Vocab<'a> {
         spaces.write(tokens.texts().iter().any(crosses), meta, self.notices);
     }
 
-    fn finish_sentencepiece(&mut self, tokens: &Tokens, meta: &mut Metadata) -> Result<(), Error> {
+    fn finish_sentencepiece(&mut self, tokens: &Tokens, rules: &Rules, meta: &mut Metadata) -> Result<(), Error> {
         tokens.write("llama", "default", meta);
-        self.special(tokens.len())?.write(meta, self.notices);
+        if rules.first_space == FirstSpace::Always {
+            let said = meta.remove(keys::SPACE_PREFIX).unwrap_or(Value::Bool(true)); // it comes behind the tokens
+            meta.insert(keys::SPACE_PREFIX, said);
+        }
+        self.special_of(tokens, rules)?.write(meta, self.notices);
         Ok(())
     }
 

@@ -70,6 +70,10 @@ fn step(step: &Value) -> String {
             }
         }
         Some("Digits") if flag("individual_digits", false) => DIGITS.into(),
+        Some("Digits") => NUMBERS.into(),
+        Some("Punctuation") if step["behavior"].as_str().is_some_and(|b| b.eq_ignore_ascii_case("contiguous")) => {
+            SIGNS.into()
+        }
         Some("Split") if step["behavior"] == "Isolated" && !flag("invert", false) => {
             match step["pattern"]["Regex"].as_str() {
                 Some(regex) => regex.to_owned(),
@@ -83,6 +87,9 @@ fn step(step: &Value) -> String {
 const GPT2: &str = "GPT-2's pattern on bytes";
 const BYTES: &str = "bytes";
 const DIGITS: &str = "single digits";
+const NUMBERS: &str = "runs of digits";
+const SIGNS: &str = "runs of punctuation";
+const THREE_DIGITS: &str = "[0-9][0-9][0-9]";
 
 /// Rules with a name.
 struct Known {
@@ -104,6 +111,7 @@ static KNOWN: &[Known] = &[
     known("olmo", true, Some(false), &[GPT2]),
     known("smollm", false, Some(false), &[DIGITS, GPT2]),
     known("command-r", true, Some(false), &[DIGITS, GPT2]),
+    known("falcon", false, Some(false), &[SIGNS, GPT2, NUMBERS, THREE_DIGITS]),
     known("llama-bpe", false, Some(true), &[LLAMA3, BYTES]),
     known("smaug-bpe", false, Some(false), &[LLAMA3, BYTES]),
     known("qwen2", true, Some(false), &[QWEN2, BYTES]),

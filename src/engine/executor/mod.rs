@@ -365,7 +365,7 @@ fn cache(model: &Model, params: &EngineParams) -> Result<Cache, Error> {
     let n_rows = params.n_seq * params.n_ctx.next_multiple_of(step);
     let cache =
         Cache::new(model.config(), model.placement(), &params.plan, n_rows, params.type_k, params.type_v, layout);
-    cache.map_err(|error| match error {
+    cache.map(|cache| cache.for_texts_of(params.n_ctx)).map_err(|error| match error {
         ggml::Error::OutOfMemory { .. } => Error::CacheMemory { n_ctx: params.n_seq * params.n_ctx, source: error },
         other => other.into(),
     })

@@ -336,8 +336,8 @@ mod tests {
         let values = b.ops.view(v, [N_CACHE, head_dim_v, n_head_kv], [column, column * head_dim_v], 0);
         let scores = b.ops.mul_mat(keys, b.ops.swap_1_2(q));
         let weights = match softcap {
-            Some(cap) => b.ops.soft_max(b.ops.softcap(b.ops.scale(scores, scale), cap), mask, 1.0),
-            None => b.ops.soft_max(scores, mask, scale),
+            Some(cap) => b.ops.soft_max(b.ops.softcap(b.ops.scale(scores, scale), cap), mask, 1.0, None),
+            None => b.ops.soft_max(scores, mask, scale, None),
         };
         let mixed = b.ops.contiguous(b.ops.swap_1_2(b.ops.mul_mat(values, weights)));
         b.ops.reshape(mixed, [head_dim_v * n_head, q.shape()[2]])

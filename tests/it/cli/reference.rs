@@ -10,6 +10,8 @@ use std::path::Path;
 
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use curtail::cli::Cli;
+use curtail::convert::checkpoints_of;
+use curtail::model::ARCHITECTURES;
 
 #[test]
 fn pages_and_flags_agree() {
@@ -43,6 +45,35 @@ fn pages_and_flags_agree() {
     let n_found = fs::read_dir(&folder).expect("a folder").count();
     assert_eq!(n_found, pages.len(), "docs/src/reference has pages of commands that are gone\nhint: {how}");
 }
+
+/// The page of architectures is the table that loading reads.
+#[test]
+fn architectures_are_those_that_run() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/src/guide/architectures.md");
+    let mut text = String::from(ARCHITECTURES_HEAD);
+    for arch in &ARCHITECTURES {
+        let checkpoints: Vec<String> = checkpoints_of(arch.name).iter().map(|name| format!("`{name}`")).collect();
+        let (name, models, features) = (arch.name, arch.models, arch.features().join("; "));
+        writeln!(text, "| `{name}` | {models} | {} | {features} |", checkpoints.join(", ")).expect("a String takes it");
+    }
+    if std::env::var_os("CURTAIL_BLESS").is_some() {
+        fs::write(&path, &text).expect("a page");
+    }
+    let how = "`CURTAIL_BLESS=1 cargo test --release --test cli reference::` writes it again";
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == text, "docs/src/guide/architectures.md is not what the table says\nhint: {how}");
+}
+
+const ARCHITECTURES_HEAD: &str = "\
+# Architectures
+
+Files with these names in `general.architecture` run; `curtail list --supported` prints the same table. Others are refused, with \
+this list and the nearest of it. Biases, norms of queries and keys, fused matrices, heads of their own, experts and sinks are read \
+off the tensors of a file; sizes, scales, windows and rotation off its keys.
+
+| architecture | models | converted from | parts |
+|---|---|---|---|
+";
 
 /// A command with its subcommands.
 fn page(command: &Command) -> String {

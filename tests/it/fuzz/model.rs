@@ -26,7 +26,7 @@ thread_local! {
 #[test]
 fn mutated_models_never_end_the_process() {
     let _turn = Turn::take();
-    let seeds = [model(0, 1), model(8, 2)];
+    let seeds = [model(0, 1, 0), model(8, 2, 0), model(0, 1, 4)];
     let outcomes = fuzz::run("model", 6_000, &seeds, |bytes, _| {
         CPU.with(|cpu| FOLDER.with(|folder| outcome(&folder.path().join("model.gguf"), bytes, cpu)))
     });
@@ -58,8 +58,8 @@ fn outcome(path: &Path, bytes: &[u8], cpu: &Arc<Device>) -> String {
     if run.is_ok() { "ran".into() } else { "refused on the way".into() }
 }
 
-/// A whole model of so many layers, its matrices of one type (f32 or q8_0).
-fn model(dtype: u32, n_layer: u32) -> Raw {
+/// A whole model of so many layers, its matrices of one type (f32 or q8_0), with so many experts, if any.
+fn model(dtype: u32, n_layer: u32, n_expert: u32) -> Raw {
     let tokens = ["<s>", "</s>", "a", "b", "ab", "\u{120}", "\u{120}a", "\u{10a}"];
     let (matrix, vector) = (dtype, 0);
     let mut tensors: Vec<(String, Vec<u64>, u32)> = vec![
@@ -75,15 +75,24 @@ fn model(dtype: u32, n_layer: u32) -> Raw {
         for name in ["attn_q", "attn_k", "attn_v", "attn_output"] {
             add(name, &[N_EMBD, N_EMBD], matrix);
         }
+        if n_expert > 0 {
+            let n = u64::from(n_expert);
+            add("ffn_gate_inp", &[N_EMBD, n], vector);
+            add("ffn_gate_exps", &[N_EMBD, N_FF, n], matrix);
+            add("ffn_up_exps", &[N_EMBD, N_FF, n], matrix);
+            add("ffn_down_exps", &[N_FF, N_EMBD, n], matrix);
+            continue;
+        }
         add("ffn_gate", &[N_EMBD, N_FF], matrix);
         add("ffn_up", &[N_EMBD, N_FF], matrix);
         add("ffn_down", &[N_FF, N_EMBD], matrix);
     }
-    let raw = Raw::header(tensors.len() as u64, 19).key("general.architecture", 8).str("llama");
+    let raw = Raw::header(tensors.len() as u64, 21).key("general.architecture", 8).str("llama");
     let raw = raw.pair_u32("llama.block_count", n_layer).pair_u32("llama.context_length", 32);
     let raw = raw.pair_u32("llama.embedding_length", N_EMBD as u32).pair_u32("llama.feed_forward_length", N_FF as u32);
     let raw = raw.pair_u32("llama.attention.head_count", 2).pair_u32("llama.attention.head_count_kv", 2);
     let raw = raw.pair_u32("llama.attention.key_length", 16).pair_u32("llama.attention.value_length", 16);
+    let raw = raw.pair_u32("llama.expert_count", n_expert).pair_u32("llama.expert_used_count", n_expert / 2);
     let raw = raw.pair_u32("llama.rope.dimension_count", 16).pair_u32("llama.rope.scaling.original_context_length", 32);
     let float = |raw: Raw, key: &str, x: f32| raw.key(key, 6).u32(x.to_bits());
     let raw = float(raw, "llama.attention.layer_norm_rms_epsilon", 1e-5);

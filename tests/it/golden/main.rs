@@ -4,6 +4,7 @@
 mod common;
 
 mod arch;
+mod checkpoints;
 mod convert;
 mod convert_llama2c;
 mod gguf;

@@ -15,16 +15,20 @@ fn a_missing_head_leads_to_its_setting() {
 }
 
 #[test]
-fn mistral_is_a_llama_and_a_window_is_said() {
+fn mistral_is_a_llama_and_its_window_is_kept() {
     let mistral = || Made::new().with("architectures", json!(["MistralForCausalLM"]));
     let (meta, stderr) = mistral().with("sliding_window", Json::Null).write().converted(&[]);
     assert_eq!(meta.str("general.architecture").expect("a string"), Some("llama"));
     assert!(!stderr.contains("note"), "{stderr}");
-    mistral().with("sliding_window", json!(64)).write().converted(&["the sliding window of 64 tokens is left out"]);
+    let window = |made: Made| {
+        let (meta, stderr) = made.write().converted(&[]);
+        assert!(!stderr.contains("window"), "{stderr}");
+        meta.u32("llama.attention.sliding_window").expect("a count")
+    };
+    assert_eq!(window(mistral().with("sliding_window", json!(64))), Some(64));
     // One that is no shorter than the context never shows; and transformers' default is 4096.
-    let (_, stderr) = mistral().with("sliding_window", json!(256)).write().converted(&[]);
-    assert!(!stderr.contains("window"), "{stderr}");
-    mistral().with("max_position_embeddings", json!(8192)).write().converted(&["window of 4096 tokens"]);
+    assert_eq!(window(mistral().with("sliding_window", json!(256))), None);
+    assert_eq!(window(mistral().with("max_position_embeddings", json!(8192))), Some(4096));
     mistral().with("sliding_window", json!(-5)).write().refused(&[], &["`sliding_window`", "found -5"]);
     // Where the number of key-value heads is not said it is 8, not as many as the 2 of this model.
     let mut made = mistral();

@@ -111,9 +111,9 @@ fn build<'g>(g: &Builder<'g>, stored: &'g [Stored]) -> [Option<Slot>; 40] {
         g.effect(ops.set_rows(cache, x, places));
         if head_bytes > 0 {
             let keys = ops.view(cache, [HEAD, ROWS, N / HEAD], [row_bytes, head_bytes], 0);
-            out(ops.flash_attn(q, keys, keys, mask, 0.25, Some(2.0)));
+            out(ops.flash_attn([q, keys, keys, mask], 0.25, Some(2.0), None));
             out(ops.softcap(ops.mul_mat_f32(keys, q), 2.0));
-            out(ops.soft_max(ops.mul_mat_f32(keys, q), mask, 0.25));
+            out(ops.soft_max(ops.mul_mat_f32(keys, q), mask, 0.25, None));
         }
         out(ops.get_rows(cache, ids));
     }
